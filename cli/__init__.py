@@ -1,0 +1,1 @@
+"""The geoseg command line: thin over the library."""

@@ -1,0 +1,1 @@
+"""geoseg: maps from plain words."""

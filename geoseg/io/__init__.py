@@ -1,0 +1,1 @@
+"""Scenes in, rasters out: everything that touches GDAL for pixels."""

@@ -1,0 +1,1 @@
+"""Models: specs to a loaded CLIP, dense encoding, upsampling."""

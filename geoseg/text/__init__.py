@@ -1,0 +1,1 @@
+"""Words: classes, synonyms, colours, prompt templates and their embeddings."""

@@ -1,0 +1,1 @@
+"""Integer geometry: the window lattice and the tiles. No files, no torch."""

@@ -1,0 +1,1 @@
+"""Label rasters to polygons."""
