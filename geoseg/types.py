@@ -136,7 +136,9 @@ def as_label_classes(
     names: Sequence[str], colors: Sequence[str] | None = None
 ) -> tuple[LabelClass, ...]:
     """Number names from 0 and give each its colour, or the default one for its index."""
-    picked = colors if colors is not None else [default_color(i) for i in range(len(names))]
+    if colors is None:
+        colors = [default_color(i) for i in range(len(names))]
     return tuple(
-        LabelClass(i, name, color) for i, (name, color) in enumerate(zip(names, picked, strict=True))
+        LabelClass(i, name, color)
+        for i, (name, color) in enumerate(zip(names, colors, strict=True))
     )

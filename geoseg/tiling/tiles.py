@@ -1,0 +1,114 @@
+"""How a scene is cut into work.
+
+::
+
+    |-- halo --|-------- core --------|-- halo --|      read = union of the windows that touch
+
+Cores partition the region to be mapped. A tile reads every encoder window that touches its core
+and keeps only the core's pixels, so any cut gives the same map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from geoseg.errors import TilingError
+from geoseg.tiling.lattice import Lattice
+from geoseg.types import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One unit of work."""
+
+    index: int
+    """Position in the plan, row by row from 0."""
+    core: Window
+    """Pixels this tile owns."""
+    read: Window
+    """Pixels its windows see; contains the core."""
+    windows: tuple[Window, ...]
+    """Encoder windows that touch the core, in scene pixels, row by row."""
+
+
+class TilePlan(Sequence[Tile]):
+    """The tiles of one run, computed one at a time when asked for.
+
+    Parameters
+    ----------
+    lattice
+        Encoder windows of the scene.
+    tile
+        Wanted side of a core in pixels; rounded down to a multiple of the stride (at least one
+        stride), because a core that ends on the lattice shares fewest windows with its neighbour.
+    region
+        Pixels to map; the whole scene by default. It does not move the lattice.
+
+    Raises
+    ------
+    TilingError
+        If the tile is smaller than one pixel or the region misses the scene.
+    """
+
+    def __init__(self, lattice: Lattice, tile: int, region: Window | None = None) -> None:
+        if tile < 1:
+            raise TilingError(f"tile is {tile}; give its side in pixels, for example 2048")
+        scene = Window(0, 0, lattice.height, lattice.width)
+        wanted = scene if region is None else region.intersection(scene)
+        if wanted is None:
+            raise TilingError(f"the region {region} lies outside the scene of {scene.shape} pixels")
+        self.lattice = lattice
+        self.region = wanted
+        step = lattice.stride if lattice.window else max(lattice.height, lattice.width)
+        self.tile = max(tile // step, 1) * step
+        self.rows = -(-wanted.height // self.tile)
+        self.cols = -(-wanted.width // self.tile)
+
+    def __len__(self) -> int:
+        return self.rows * self.cols
+
+    def __getitem__(self, index: int) -> Tile:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        core = self._core(*divmod(index, self.cols))
+        windows = self.lattice.touching(core)
+        first, last = windows[0], windows[-1]
+        read = Window(
+            first.row, first.col, last.row_stop - first.row, last.col_stop - first.col
+        )  # fmt: skip
+        return Tile(index, core, read, windows)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self[i] for i in range(len(self)))
+
+    def _core(self, row: int, col: int) -> Window:
+        top, left = self.region.row + row * self.tile, self.region.col + col * self.tile
+        return Window(
+            top,
+            left,
+            min(self.tile, self.region.row_stop - top),
+            min(self.tile, self.region.col_stop - left),
+        )
+
+    @property
+    def row_chunks(self) -> tuple[int, ...]:
+        """Heights of the rows of cores, for a chunked array."""
+        return tuple(self._core(r, 0).height for r in range(self.rows))
+
+    @property
+    def col_chunks(self) -> tuple[int, ...]:
+        """Widths of the columns of cores, for a chunked array."""
+        return tuple(self._core(0, c).width for c in range(self.cols))
+
+    @property
+    def window_runs(self) -> int:
+        """How many windows the plan encodes, those shared by two tiles counted twice."""
+        rows = [
+            len({w.row for w in self.lattice.touching(self._core(r, 0))}) for r in range(self.rows)
+        ]
+        cols = [
+            len({w.col for w in self.lattice.touching(self._core(0, c))}) for c in range(self.cols)
+        ]
+        return sum(rows) * sum(cols)

@@ -1,0 +1,121 @@
+"""The lattice covers every pixel by the original's rule; tiles never change what a pixel sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geoseg.errors import TilingError
+from geoseg.tiling.lattice import Lattice, axis_starts
+from geoseg.tiling.tiles import TilePlan
+from geoseg.types import Window
+
+sizes = st.integers(1, 400)
+
+
+def coverage(lattice: Lattice, windows: tuple[Window, ...]) -> np.ndarray:
+    """How many of these windows cover each pixel."""
+    counts = np.zeros((lattice.height, lattice.width), dtype=int)
+    for window in windows:
+        counts[window.slices()] += 1
+    return counts
+
+
+@st.composite
+def lattices(draw: st.DrawFn) -> Lattice:
+    window = draw(st.integers(1, 120))
+    return Lattice(draw(sizes), draw(sizes), window, draw(st.integers(max(1, window // 6), window)))
+
+
+@given(sizes, st.integers(1, 120), st.data())
+def test_starts_follow_the_sliding_rule(length: int, window: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, window))
+    starts = axis_starts(length, window, stride)
+    # The rule as the method states it, one position at a time.
+    expected = []
+    for i in range(max(length - window + stride - 1, 0) // stride + 1):
+        stop = min(i * stride + window, length)
+        expected.append(max(stop - window, 0))
+    assert starts.tolist() == expected
+    assert starts[-1] + min(window, length) == length
+    assert len(set(starts.tolist())) == len(starts)
+
+
+@given(lattices())
+def test_every_pixel_is_covered(lattice: Lattice) -> None:
+    windows = lattice.touching(Window(0, 0, lattice.height, lattice.width))
+    assert len(windows) == lattice.count
+    assert coverage(lattice, windows).min() >= 1
+
+
+def test_counts_of_the_paper_setting() -> None:
+    lattice = Lattice(448, 448, 224, 112)
+    counts = coverage(lattice, lattice.touching(Window(0, 0, 448, 448)))
+    assert lattice.count == 9
+    assert (counts[0, 0], counts[0, 224], counts[224, 224]) == (1, 2, 4)
+
+
+@given(lattices(), st.integers(1, 500), st.data())
+def test_cores_partition_the_region_and_see_all_their_windows(
+    lattice: Lattice, tile: int, data: st.DataObject
+) -> None:
+    row = data.draw(st.integers(0, lattice.height - 1))
+    col = data.draw(st.integers(0, lattice.width - 1))
+    region = Window(
+        row,
+        col,
+        data.draw(st.integers(1, lattice.height - row)),
+        data.draw(st.integers(1, lattice.width - col)),
+    )
+    plan = TilePlan(lattice, tile, region)
+    whole = coverage(lattice, lattice.touching(Window(0, 0, lattice.height, lattice.width)))
+    owned = np.zeros((lattice.height, lattice.width), dtype=int)
+    runs = 0
+    for tile_ in plan:
+        owned[tile_.core.slices()] += 1
+        runs += len(tile_.windows)
+        seen = coverage(lattice, tile_.windows)
+        assert np.array_equal(seen[tile_.core.slices()], whole[tile_.core.slices()])
+        assert tile_.read.intersection(tile_.core) == tile_.core
+        assert all(tile_.read.intersection(w) == w for w in tile_.windows)
+    inside = np.zeros_like(owned)
+    inside[region.slices()] = 1
+    assert np.array_equal(owned, inside)
+    assert runs == plan.window_runs
+    assert sum(plan.row_chunks) == region.height
+    assert sum(plan.col_chunks) == region.width
+
+
+def test_tile_is_rounded_to_the_lattice() -> None:
+    assert TilePlan(Lattice(9000, 9000, 224, 112), 2048).tile == 2016
+    assert TilePlan(Lattice(9000, 9000, 224, 112), 50).tile == 112
+
+
+def test_one_pass_is_one_tile() -> None:
+    plan = TilePlan(Lattice(300, 260, 0, 0), 64)
+    assert len(plan) == 1
+    assert plan[0].windows == (Window(0, 0, 300, 260),)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((100, 100, 64, 65), "stride 65 with window 64"),
+        ((100, 100, 64, 0), "stride 0"),
+        ((0, 10, 64, 32), "no windows"),
+        ((10, 10, -1, 1), "0 for one pass"),
+    ],
+)
+def test_impossible_lattices_are_refused(args: tuple[int, int, int, int], message: str) -> None:
+    with pytest.raises(TilingError, match=message):
+        Lattice(*args)
+
+
+def test_impossible_tiles_are_refused() -> None:
+    lattice = Lattice(100, 100, 64, 32)
+    with pytest.raises(TilingError, match="2048"):
+        TilePlan(lattice, 0)
+    with pytest.raises(TilingError, match="outside"):
+        TilePlan(lattice, 64, Window(200, 0, 10, 10))
