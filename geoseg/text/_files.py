@@ -1,0 +1,86 @@
+"""Text files as people save them: UTF-8 with any line ends, or one clear error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from geoseg.errors import VocabularyError
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_COMMENT = re.compile(r"(?:^|\s)#.*$")
+
+
+def read_utf8(path: Path, what: str) -> str:
+    r"""Return the text of a UTF-8 file, a byte order mark dropped and line ends as ``\n``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What the file holds, for messages ("class file").
+
+    Raises
+    ------
+    VocabularyError
+        If there is no such file, it cannot be read, or it is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise VocabularyError(f"{what} {path} does not exist{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise VocabularyError(f"{what} {path} is a folder, not a file") from None
+    except OSError as error:
+        raise VocabularyError(f"{what} {path} cannot be read: {error.strerror}") from None
+    # A NUL byte in the first line is what UTF-16 without a byte order mark looks like.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:64]:
+        raise VocabularyError(f"{what} {path}, line 1: this is UTF-16 text; save the file as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len(_LINE_END.findall(data[: error.start].decode("latin-1"))) + 1
+        raise VocabularyError(
+            f"{what} {path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+    return _LINE_END.sub("\n", text)
+
+
+def content_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """Return the lines that say something, with their numbers; comments and blanks dropped.
+
+    A comment is a ``#`` at the start of a line or after white space, and what follows it.
+
+    Raises
+    ------
+    VocabularyError
+        If the file cannot be read (see `read_utf8`) or no line is left.
+    """
+    lines = [
+        (number, collapse(_COMMENT.sub("", line)))
+        for number, line in enumerate(read_utf8(path, what).split("\n"), start=1)
+    ]
+    kept = [(number, line) for number, line in lines if line]
+    if not kept:
+        raise VocabularyError(f"{what} {path} is empty: it has no line but comments and blanks")
+    return kept
+
+
+def collapse(text: str) -> str:
+    """Strip white space at both ends and make one space of every run inside."""
+    return " ".join(text.split())
+
+
+def _neighbours(path: Path) -> str:
+    """Name the files beside a missing one that the user may have meant."""
+    try:
+        names = sorted(
+            entry.name for entry in path.parent.iterdir() if entry.suffix in {".txt", ".toml"}
+        )
+    except OSError:
+        return f" (and neither does its folder {path.parent})"
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
+    return f"; its folder has {', '.join(near)}" if near else ""

@@ -1,0 +1,140 @@
+"""Which direction in the model's space does each query stand for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from geoseg.errors import VocabularyError
+from geoseg.text import _cache
+from geoseg.text.templates import fill
+from geoseg.types import FloatArray
+
+
+class TextEncoder(Protocol):
+    """What the text side needs of a model: tokens and their embeddings."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the text weights and the tokenizer: equal only where embeddings are equal."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Number of tokens that the encoder reads, start and end markers included."""
+        ...
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text needs, markers included, *before* any truncation."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return ``(N, context_length)`` int64 token ids; too long texts may be cut silently."""
+        ...
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return ``(N, D)`` float32 embeddings, not normalised, on any device."""
+        ...
+
+
+def embed_queries(
+    encoder: TextEncoder,
+    queries: Sequence[str],
+    templates: Sequence[str],
+    *,
+    cache_dir: Path | Literal["default"] | None = "default",
+    batch_size: int = 256,
+) -> FloatArray:
+    """Return one unit vector a query: the mean direction of its filled templates.
+
+    Every filled template's embedding is scaled to unit length, they are averaged, and the mean
+    is scaled to unit length (Radford et al., 2021; SegEarth-OV, Li et al., 2025). A query is
+    encoded by itself, so its vector depends neither on the other queries nor on what is cached.
+
+    Parameters
+    ----------
+    encoder
+        Model to ask.
+    queries
+        Words, as in `geoseg.text.vocabulary.Vocabulary.queries`.
+    templates
+        As from `geoseg.text.templates.load_templates`.
+    cache_dir
+        Folder of the disk cache, ``"default"`` for the user's (the environment variable
+        ``GEOSEG_CACHE`` moves it), None for no cache. A folder that cannot be written is no error.
+    batch_size
+        Largest number of texts in one call of the encoder.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(Q, D)`` float32, rows of unit length.
+
+    Raises
+    ------
+    VocabularyError
+        If a query in its longest template has more tokens than the encoder reads, or there is
+        no query or no template.
+    """
+    if not queries or not templates:
+        raise VocabularyError("embedding needs at least one query and one template")
+    _refuse_too_long(encoder, queries, templates)
+    folder = _cache.default_cache_dir() if cache_dir == "default" else cache_dir
+    rows = [_embed(encoder, query, templates, folder, batch_size) for query in queries]
+    return np.stack(rows)
+
+
+def _embed(
+    encoder: TextEncoder,
+    query: str,
+    templates: Sequence[str],
+    folder: Path | None,
+    batch_size: int,
+) -> FloatArray:
+    """Return one query's ``(D,)`` embedding, from the cache if it is there."""
+    if folder is None:
+        return _compute(encoder, query, templates, batch_size)
+    path = _cache.cache_file(folder, encoder.fingerprint, templates, query)
+    cached = _cache.load(path)
+    if cached is not None:
+        return cached
+    embedding = _compute(encoder, query, templates, batch_size)
+    _cache.store(path, embedding)
+    return embedding
+
+
+def _compute(
+    encoder: TextEncoder, query: str, templates: Sequence[str], batch_size: int
+) -> FloatArray:
+    texts = [fill(template, query) for template in templates]
+    with torch.inference_mode():
+        parts = [
+            encoder.encode_text(encoder.tokenize(texts[start : start + batch_size]))
+            for start in range(0, len(texts), batch_size)
+        ]
+        units = torch.nn.functional.normalize(torch.cat(parts).float().cpu(), dim=-1)
+        mean = torch.nn.functional.normalize(units.mean(dim=0), dim=-1)
+    embedding: FloatArray = mean.numpy()
+    return embedding
+
+
+def _refuse_too_long(
+    encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]
+) -> None:
+    """Refuse what the tokenizer would cut off without a word."""
+    frames = encoder.token_counts([fill(template, "") for template in templates])
+    longest = templates[int(np.argmax(frames))]
+    filled = encoder.token_counts([fill(longest, query) for query in queries])
+    for query, tokens in zip(queries, filled, strict=True):
+        over = tokens - encoder.context_length
+        if over > 0:
+            needed = tokens - max(frames)
+            raise VocabularyError(
+                f"query '{query}' is too long: it has {needed} tokens and may have at most "
+                f"{needed - over} in the template '{longest}' (the model reads "
+                f"{encoder.context_length} tokens); shorten it or use --templates none"
+            )

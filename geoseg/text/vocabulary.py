@@ -1,0 +1,218 @@
+"""Which classes are looked for, under which words, colours and thresholds?"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.errors import VocabularyError
+from geoseg.text._files import collapse
+from geoseg.text._sources import RawVocabulary, read_source
+from geoseg.types import LabelClass, default_color
+
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """What is one class called, and by which words is it found?
+
+    White space in the words is collapsed, the colour is written in lower case.
+
+    Raises
+    ------
+    VocabularyError
+        If a word is empty or has control characters, the class has no prompt, the colour is not
+        ``#rrggbb`` or the threshold lies outside 0 to 1.
+    """
+
+    name: str
+    """Display name."""
+    prompts: tuple[str, ...]
+    """The queries: the class scores as its best query does."""
+    color: str
+    """``#rrggbb``."""
+    threshold: float | None = None
+    """Probability in [0, 1] that a pixel of this class needs, or None for the run's own."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _clean(self.name))
+        object.__setattr__(self, "prompts", tuple(_clean(prompt) for prompt in self.prompts))
+        if not self.prompts:
+            raise VocabularyError(f"class '{self.name}' has no prompt")
+        if not _COLOR.fullmatch(self.color):
+            raise VocabularyError(
+                f"class '{self.name}': '{self.color}' is not a colour; write it like #1f7a3d"
+            )
+        object.__setattr__(self, "color", self.color.lower())
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise VocabularyError(
+                f"class '{self.name}': threshold {self.threshold} is not between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which classes does a run tell apart? Their order is the order of label values.
+
+    Raises
+    ------
+    VocabularyError
+        If there are fewer than two classes, or two share a name or a query (in any case).
+    """
+
+    classes: tuple[VocabularyClass, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        places = [f"class {number}" for number in range(1, len(self.classes) + 1)]
+        _refuse_clashes(self.classes, places, "vocabulary")
+
+    @classmethod
+    def parse(cls, source: VocabularySource) -> Vocabulary:
+        """Read classes in any of the ways people write them.
+
+        Parameters
+        ----------
+        source
+            A vocabulary (returned as it is); a text file with one class a line, synonyms after
+            commas, ``#`` comments; a TOML file of ``[[class]]`` tables with ``name``, ``prompts``,
+            ``color`` and ``threshold``; an inline string ``"building,roof;road;water"``; a
+            sequence with one string or list of prompts a class; a mapping from names to prompts.
+            A string that is the path of an existing file is read; one that ends in ``.txt`` or
+            ``.toml``, or has a path separator and no ``;``, must be a file.
+
+        Raises
+        ------
+        VocabularyError
+            With the file and the place in it, and what to write instead.
+
+        Warns
+        -----
+        GeosegWarning
+            Where an empty name between separators is skipped.
+
+        Examples
+        --------
+        >>> Vocabulary.parse("building, roof; road; water").names
+        ('building', 'road', 'water')
+        """
+        if isinstance(source, Vocabulary):
+            return source
+        raw = read_source(source)
+        classes = _build(raw)
+        _refuse_clashes(classes, [entry.where for entry in raw.classes], raw.origin)
+        return cls(classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Display name of every class."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """All queries, class after class: the Q rows of the text embeddings."""
+        return tuple(prompt for entry in self.classes for prompt in entry.prompts)
+
+    @property
+    def query_classes(self) -> npt.NDArray[np.int32]:
+        """``(Q,)`` int32: index of the class that each query belongs to."""
+        counts = [len(entry.prompts) for entry in self.classes]
+        return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    @property
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """Value, name and colour of every class, as label rasters carry them."""
+        return tuple(
+            LabelClass(index, entry.name, entry.color) for index, entry in enumerate(self.classes)
+        )
+
+    def to_toml(self) -> str:
+        """Write the vocabulary as a TOML class file; `parse` reads it back to the same value."""
+        return "\n".join(_toml_table(entry) for entry in self.classes)
+
+
+VocabularySource: TypeAlias = (
+    Vocabulary | str | Path | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
+)
+
+
+def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
+    """Check every class and colour those that have no colour of their own."""
+    colors = _colors([entry.color for entry in raw.classes])
+    classes = []
+    for entry, color in zip(raw.classes, colors, strict=True):
+        try:
+            classes.append(VocabularyClass(entry.name, entry.prompts, color, entry.threshold))
+        except VocabularyError as error:
+            raise VocabularyError(f"{raw.origin}, {entry.where}: {error}") from None
+    return tuple(classes)
+
+
+def _colors(given: Sequence[str | None]) -> list[str]:
+    """Fill gaps with default colours, none of which is a colour that another class was given."""
+    taken = {color.lower() for color in given if color is not None}
+    spare = (color for color in map(default_color, count(len(given))) if color not in taken)
+    colors = []
+    for index, color in enumerate(given):
+        default = default_color(index)
+        colors.append(color or (default if default not in taken else next(spare)))
+    return colors
+
+
+def _refuse_clashes(classes: Sequence[VocabularyClass], places: Sequence[str], origin: str) -> None:
+    """Refuse a vocabulary whose labels would be ambiguous or meaningless."""
+    if not classes:
+        raise VocabularyError(f"{origin}: there is no class in it")
+    if len(classes) == 1:
+        raise VocabularyError(
+            f"{origin}: '{classes[0].name}' is the only class, and the probability of one class "
+            "alone is 100 % everywhere; add what else can be seen, for example "
+            f"'{classes[0].name};vegetation;road;water;bare ground'"
+        )
+    names: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    for entry, place in zip(classes, places, strict=True):
+        _refuse_repeats(names, [entry.name], place, f"{origin}: class name")
+        _refuse_repeats(queries, entry.prompts, place, f"{origin}: query")
+
+
+def _refuse_repeats(seen: dict[str, str], words: Iterable[str], place: str, what: str) -> None:
+    for word in words:
+        key = word.casefold()
+        if key in seen:
+            twice = "twice" if seen[key] == place else f"in {seen[key]} and again"
+            raise VocabularyError(f"{what} '{word}' stands {twice} in {place}; keep one of them")
+        seen[key] = place
+
+
+def _clean(word: str) -> str:
+    """Collapse white space and compose accents; refuse what no file or tokenizer can hold."""
+    cleaned = collapse(unicodedata.normalize("NFC", word))
+    if not cleaned:
+        raise VocabularyError("a name or prompt is empty")
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in cleaned):
+        raise VocabularyError(f"{cleaned!r} has control characters in it")
+    return cleaned
+
+
+def _toml_table(entry: VocabularyClass) -> str:
+    # JSON strings and lists of strings are valid TOML, control characters being refused above.
+    lines = [
+        "[[class]]",
+        f"name = {json.dumps(entry.name, ensure_ascii=False)}",
+        f"prompts = {json.dumps(entry.prompts, ensure_ascii=False)}",
+        f'color = "{entry.color}"',
+    ]
+    if entry.threshold is not None:
+        lines.append(f"threshold = {float(entry.threshold)!r}")
+    return "\n".join([*lines, ""])
