@@ -82,34 +82,28 @@ def embed_queries(
     """
     if not queries or not templates:
         raise VocabularyError("embedding needs at least one query and one template")
-    _refuse_too_long(encoder, queries, templates)
     folder = _cache.default_cache_dir() if cache_dir == "default" else cache_dir
-    rows = [_embed(encoder, query, templates, folder, batch_size) for query in queries]
-    return np.stack(rows)
+    files = [
+        _cache.cache_file(folder, encoder.fingerprint, templates, query) if folder else None
+        for query in queries
+    ]
+    rows = [_cache.load(file) if file else None for file in files]
+    # All lengths are looked at before the first query is encoded, which may take minutes.
+    for query, row in zip(queries, rows, strict=True):
+        if row is None:
+            _refuse_too_long(encoder, query, templates)
+    for index, query in enumerate(queries):
+        if rows[index] is None:
+            rows[index] = row = _embed(encoder, query, templates, batch_size)
+            if file := files[index]:
+                _cache.store(file, row)
+    return np.stack([row for row in rows if row is not None])
 
 
 def _embed(
-    encoder: TextEncoder,
-    query: str,
-    templates: Sequence[str],
-    folder: Path | None,
-    batch_size: int,
-) -> FloatArray:
-    """Return one query's ``(D,)`` embedding, from the cache if it is there."""
-    if folder is None:
-        return _compute(encoder, query, templates, batch_size)
-    path = _cache.cache_file(folder, encoder.fingerprint, templates, query)
-    cached = _cache.load(path)
-    if cached is not None:
-        return cached
-    embedding = _compute(encoder, query, templates, batch_size)
-    _cache.store(path, embedding)
-    return embedding
-
-
-def _compute(
     encoder: TextEncoder, query: str, templates: Sequence[str], batch_size: int
 ) -> FloatArray:
+    """Return the ``(D,)`` mean direction of one query in all templates."""
     texts = [fill(template, query) for template in templates]
     with torch.inference_mode():
         parts = [
@@ -122,19 +116,16 @@ def _compute(
     return embedding
 
 
-def _refuse_too_long(
-    encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]
-) -> None:
+def _refuse_too_long(encoder: TextEncoder, query: str, templates: Sequence[str]) -> None:
     """Refuse what the tokenizer would cut off without a word."""
-    frames = encoder.token_counts([fill(template, "") for template in templates])
-    longest = templates[int(np.argmax(frames))]
-    filled = encoder.token_counts([fill(longest, query) for query in queries])
-    for query, tokens in zip(queries, filled, strict=True):
-        over = tokens - encoder.context_length
-        if over > 0:
-            needed = tokens - max(frames)
-            raise VocabularyError(
-                f"query '{query}' is too long: it has {needed} tokens and may have at most "
-                f"{needed - over} in the template '{longest}' (the model reads "
-                f"{encoder.context_length} tokens); shorten it or use --templates none"
-            )
+    counts = encoder.token_counts([fill(template, query) for template in templates])
+    longest = int(np.argmax(counts))
+    over = counts[longest] - encoder.context_length
+    if over > 0:
+        needed = counts[longest] - encoder.token_counts([fill(templates[longest], "")])[0]
+        shown = query if len(query) <= 60 else f"{query[:57]}..."
+        raise VocabularyError(
+            f"query '{shown}' is too long: it has {needed} tokens and may have at most "
+            f"{needed - over} in the template '{templates[longest]}' (the model reads "
+            f"{encoder.context_length} tokens, markers included); shorten it"
+        )
