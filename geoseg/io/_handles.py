@@ -1,0 +1,53 @@
+"""Open raster datasets, one per thread and file, so that values that name a file can be shared."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+_KEPT_PER_THREAD = 8
+_local = threading.local()
+_warnings_lock = threading.Lock()
+
+
+def open_dataset(path: str, mode: str = "r", **profile: Any) -> Any:
+    """Open with rasterio, without its warning about files that have no transform.
+
+    geoseg says that itself, once and in its own words. ``warnings.catch_warnings`` changes global
+    state, hence the lock.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **profile)
+
+
+def shared_handle(key: Hashable, opener: Callable[[], Any]) -> Any:
+    """Return this thread's open dataset for ``key``; opened on first use, the oldest closed.
+
+    GDAL datasets must not be used by two threads, nor survive a fork.
+    """
+    handles: OrderedDict[Hashable, Any] | None = getattr(_local, "handles", None)
+    if handles is None or _local.pid != os.getpid():
+        handles = _local.handles = OrderedDict()
+        _local.pid = os.getpid()
+    if key in handles:
+        handles.move_to_end(key)
+        return handles[key]
+    while len(handles) >= _KEPT_PER_THREAD:
+        handles.popitem(last=False)[1].close()
+    handle = handles[key] = opener()
+    return handle
+
+
+def close_handle(key: Hashable) -> None:
+    """Close this thread's dataset for ``key``, if it is open."""
+    handles: OrderedDict[Hashable, Any] | None = getattr(_local, "handles", None)
+    if handles is not None and key in handles:
+        handles.pop(key).close()

@@ -1,0 +1,224 @@
+"""Scenes as the models want them: windows of float RGB with a valid mask."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from affine import Affine
+
+from geoseg.errors import GeosegWarning
+from geoseg.io.grid import Grid
+from geoseg.io.source import Pixels, RasterSource
+from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
+from geoseg.types import BoolArray, PixelBlock, Window
+
+__all__ = ["Grid", "Scene", "SceneLike", "parse_stretch"]
+
+logger = logging.getLogger(__name__)
+
+_STATISTICS_SIZE = 2048
+_COARSE_GSD_M = 30.0
+
+
+class SceneLike(Protocol):
+    """What inference needs of a scene, be it a file or an array."""
+
+    @property
+    def grid(self) -> Grid:
+        """Placement and size of the pixels that windows count."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size as ``(height, width)``."""
+        ...
+
+    def read(self, window: Window) -> PixelBlock:
+        """Read float RGB in [0, 1] and the valid mask of a window."""
+        ...
+
+    def is_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window is valid."""
+        ...
+
+    def thumbnail(self, max_size: int) -> PixelBlock:
+        """Read the whole scene with its longer side made ``max_size`` pixels or fewer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A raster file as float RGB, the same way in every window, thread and process.
+
+    Made by :meth:`open`. It holds facts and no open handle, so it can be pickled; each thread that
+    reads opens the file for itself.
+    """
+
+    source: RasterSource
+    """The file: bands, pixel type, nodata."""
+    stretch: Limits | None
+    """Values that become 0 and 1, for every band; None if a value is divided by its type's max."""
+    stretch_rule: Stretch
+    """How ``stretch`` was found, with ``auto`` resolved."""
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        bands: Sequence[int] | None = None,
+        stretch: str = "auto",
+        gsd: float | None = None,
+    ) -> Scene:
+        """Look at a scene and settle bands, stretch and working grid.
+
+        Parameters
+        ----------
+        path
+            Anything rasterio opens: a file, a VRT, ``/vsi…``, ``https://…``, ``s3://…``. A palette
+            is rendered through its colour table.
+        bands
+            Three bands (red, green, blue) or one (grey), counted from 1. Default: what the file
+            tags as red, green and blue, else its first three bands, or its only one.
+        stretch
+            ``auto`` (none for 8-bit, 2 to 98 per cent otherwise), ``none``, ``P1,P2`` percentiles
+            or ``min:max`` values; percentiles come from one decimated read of the whole scene.
+        gsd
+            Work at this many metres a pixel; None for the file's own pixels.
+
+        Raises
+        ------
+        SceneError
+            If the file cannot be opened or used; one line says why and what helps.
+        OptionError
+            If an option cannot be, or not for this scene.
+        """
+        rule = parse_stretch(stretch)
+        source = RasterSource.open(str(path), bands)
+        if gsd is not None:
+            source = source.at_gsd(gsd)
+        limits = None
+        dtype = np.dtype(np.uint8 if source.palette is not None else source.dtype)
+        rule = rule.for_dtype(dtype)
+        if rule.kind != "none" or not np.issubdtype(dtype, np.integer):
+            sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
+            limits = measure_limits(rule, sample, valid, path=source.path)
+        _warn_about_placement(source)
+        return cls(source, limits, rule)
+
+    @property
+    def path(self) -> str:
+        """Path or address, as given."""
+        return self.source.path
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Bands that are read, counted from 1."""
+        return self.source.bands
+
+    @property
+    def dtype(self) -> str:
+        """Numpy name of the file's pixel type."""
+        return self.source.dtype
+
+    @property
+    def grid(self) -> Grid:
+        """Working grid: the one windows count on."""
+        return self.source.grid
+
+    @property
+    def native_grid(self) -> Grid:
+        """Grid of the file itself."""
+        return self.source.native_grid
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size of the working grid as ``(height, width)``."""
+        return self.grid.shape
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Height and width of a working pixel in native pixels; ``(1, 1)`` without ``gsd``."""
+        return self.source.scale
+
+    def native(self) -> Scene:
+        """Return the same scene, with the same stretch, on the file's own grid."""
+        return replace(self, source=self.source.native())
+
+    def read(self, window: Window) -> PixelBlock:
+        """Read a window as float RGB with its valid mask; safe from several threads.
+
+        A single band is repeated three times. An 8-bit value without stretch is exactly
+        value / 255.
+
+        Raises
+        ------
+        SceneError
+            If the file is damaged there.
+        ValueError
+            If the window is not inside the scene.
+        """
+        return self._block(*self.source.read(window))
+
+    def is_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window is valid.
+
+        Blocks that a sparse TIFF leaves out are known without reading, so a huge and mostly empty
+        scene is cheap to skip through.
+        """
+        return self.source.is_empty(window)
+
+    def thumbnail(self, max_size: int) -> PixelBlock:
+        """Read the whole scene, averaged, with its longer side ``max_size`` pixels or fewer."""
+        return self._block(*self.source.read_decimated(max_size, average=True))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Identity of the input, for a resumed run to compare; plain JSON values.
+
+        Files behind the scene (a VRT's sources, masks, overviews) count with size and time.
+        """
+        grid = self.native_grid
+        return {
+            "path": self.path if not self.source.files else self.source.files[0][0],
+            "files": [list(entry) for entry in self.source.files],
+            "shape": list(grid.shape),
+            "transform": list(grid.transform)[:6],
+            "crs": None if grid.crs is None else grid.crs.to_wkt(),
+            "band_count": self.source.band_count,
+            "dtype": self.dtype,
+        }
+
+    def close(self) -> None:
+        """Close this thread's handle; a later read opens it again."""
+        self.source.close()
+
+    def _block(self, data: Pixels, valid: BoolArray) -> PixelBlock:
+        rgb = apply_limits(data, valid, self.stretch)
+        return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+
+
+def _warn_about_placement(source: RasterSource) -> None:
+    grid = source.grid
+    has_transform = grid.transform != Affine.identity()
+    message = None
+    if grid.crs is None:
+        where = "no CRS" if has_transform else "no CRS and no transform"
+        message = f"{where}: results will not be placed on the ground and have no areas"
+    elif not has_transform:
+        message = "a CRS but no transform: results are placed at pixel numbers and have no areas"
+    elif grid.gsd_m is not None and grid.gsd_m > _COARSE_GSD_M:
+        message = (
+            f"pixels of {grid.gsd_m:.0f} m: models trained on photographs and aerial images know "
+            "little of such a coarse view"
+        )
+    if message is not None:
+        prefix = (
+            f"{source.path}: has " if grid.crs is None or not has_transform else f"{source.path}: "
+        )
+        warnings.warn(prefix + message, GeosegWarning, stacklevel=3)

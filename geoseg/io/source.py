@@ -1,0 +1,544 @@
+"""What a raster file holds, and its pixels as they are stored, with their validity."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.io.grid import Grid
+from geoseg.types import BoolArray, Window
+
+logger = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[Any]
+
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_CHUNK = 64
+_LARGE = 64_000_000
+
+
+@dataclass(frozen=True)
+class RasterSource:
+    """A file that can be read as one or three bands: facts only, no open handle.
+
+    Picklable; :meth:`read` opens the file once in every thread and process that uses it.
+    """
+
+    path: str
+    bands: tuple[int, ...]
+    """Bands to read, counted from 1: one or three."""
+    band_count: int
+    dtype: str
+    """Numpy name of the pixel type."""
+    nodata: tuple[float | None, ...]
+    """Nodata value of every band in the file."""
+    mask: Literal["none", "dataset", "band"]
+    """Whether the file brings a mask (in it, or as ``.msk`` beside it)."""
+    alpha: int | None
+    """Number of the alpha band."""
+    palette: tuple[tuple[int, int, int, int], ...] | None
+    """Colour table, if the one band used holds indices into it."""
+    driver: str
+    block_shape: tuple[int, int]
+    interleaved: bool
+    """True if a block holds all bands."""
+    overviews: bool
+    native_grid: Grid
+    grid: Grid
+    """Grid that windows count on; differs from ``native_grid`` only after :meth:`at_gsd`."""
+    files: tuple[tuple[str, int, int], ...]
+    """Path, size in bytes and mtime in ns of every local file behind the scene."""
+
+    @classmethod
+    def open(cls, path: str, bands: Sequence[int] | None = None) -> RasterSource:
+        """Look at a file and settle which bands to read.
+
+        Raises
+        ------
+        SceneError
+            If it cannot be opened or is not an image geoseg can use.
+        OptionError
+            If ``bands`` is neither one nor three bands.
+        """
+        dataset = _open_readable(path)
+        with dataset:
+            _refuse_unusable(dataset, path)
+            _refuse_unrectified(dataset, path)
+            chosen = _choose_bands(dataset, bands, path)
+            dtype = _common_dtype(dataset, chosen, path)
+            flags = dataset.mask_flag_enums[chosen[0] - 1]
+            palette = _colour_table(dataset, chosen, path)
+            grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+            return cls(
+                path=path,
+                bands=chosen,
+                band_count=dataset.count,
+                dtype=dtype,
+                nodata=tuple(_nodata_as(v, dtype) for v in dataset.nodatavals),
+                mask=_mask_kind(flags),
+                alpha=_alpha_band(dataset, chosen),
+                palette=palette,
+                driver=dataset.driver,
+                block_shape=dataset.block_shapes[chosen[0] - 1],
+                interleaved=dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") != "BAND",
+                overviews=bool(dataset.overviews(chosen[0])),
+                native_grid=grid,
+                grid=grid,
+                files=_local_files(dataset),
+            )
+
+    @property
+    def may_have_nodata(self) -> bool:
+        """True if some pixel could be not valid."""
+        return (
+            self.mask != "none"
+            or self.alpha is not None
+            or any(value is not None for value in self.nodata)
+            or self._floating
+            or (self.palette is not None and any(entry[3] == 0 for entry in self.palette))
+            or self.grid != self.native_grid
+        )
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Height and width of a working pixel in native pixels; ``(1, 1)`` without ``--gsd``."""
+        native, working = self.native_grid.transform, self.grid.transform
+        return (
+            math.hypot(working.b, working.e) / math.hypot(native.b, native.e),
+            math.hypot(working.a, working.d) / math.hypot(native.a, native.d),
+        )
+
+    def at_gsd(self, gsd: float) -> RasterSource:
+        """Return the same scene with square pixels of ``gsd`` metres at its centre.
+
+        Raises
+        ------
+        OptionError
+            If ``gsd`` is not a positive number, or the scene's own pixel size is not known.
+        """
+        if not (math.isfinite(gsd) and gsd > 0):
+            raise OptionError(f"gsd must be a positive number of metres, not {gsd}")
+        size = self.native_grid.pixel_size_m
+        if size is None:
+            raise OptionError(
+                f"{self.path}: gsd {gsd:g} m cannot be reached, the scene has no CRS or no "
+                "transform and so no known pixel size; leave --gsd out"
+            )
+        fx, fy = gsd / size[0], gsd / size[1]
+        if abs(fx - 1) < 1e-6 and abs(fy - 1) < 1e-6:
+            return self
+        grid = self.native_grid.scaled(fx, fy)
+        if grid.height * grid.width > 2**40:
+            raise OptionError(
+                f"gsd {gsd:g} m would make {self.path} {grid.width} x {grid.height} pixels large"
+            )
+        return replace(self, grid=grid)
+
+    def native(self) -> RasterSource:
+        """Return the same source on the file's own grid."""
+        return replace(self, grid=self.native_grid)
+
+    # -- pixels ---------------------------------------------------------------------------------
+
+    def read(self, window: Window) -> tuple[Pixels, BoolArray]:
+        """Read pixels as stored (a palette as its colours) and where they are valid.
+
+        Returns
+        -------
+        data, valid
+            ``(C, h, w)`` in the file's type, with C = 1 or 3, and ``(h, w)``.
+
+        Raises
+        ------
+        SceneError
+            If the file is damaged there.
+        ValueError
+            If the window leaves the scene.
+        """
+        if window.intersection(self.grid.window) != window:
+            raise ValueError(f"{window} is not inside the scene of {self.grid.shape} pixels")
+        return self._read(window, window.shape, Resampling.nearest)
+
+    def read_decimated(self, max_size: int, *, average: bool) -> tuple[Pixels, BoolArray]:
+        """Read the whole scene, with its longer side made ``max_size`` pixels or fewer.
+
+        Blocks that a sparse file leaves out cost nothing.
+        """
+        height, width = self.grid.shape
+        factor = max(1, math.ceil(max(height, width) / max_size))
+        resampling = Resampling.nearest
+        if average and factor > 1 and self.palette is None:
+            resampling = Resampling.average
+        shape = (math.ceil(height / factor), math.ceil(width / factor))
+        if self.overviews or height * width < _LARGE:
+            return self._read(self.grid.window, shape, resampling)
+        return self._read_chunks(factor, shape, resampling)
+
+    def _read_chunks(
+        self, factor: int, shape: tuple[int, int], resampling: Resampling
+    ) -> tuple[Pixels, BoolArray]:
+        channels = 3 if self.palette is not None else len(self.bands)
+        data = np.zeros((channels, *shape), "uint8" if self.palette is not None else self.dtype)
+        valid = np.zeros(shape, np.bool_)
+        for row in range(0, shape[0], _CHUNK):
+            for col in range(0, shape[1], _CHUNK):
+                part = Window(row, col, min(_CHUNK, shape[0] - row), min(_CHUNK, shape[1] - col))
+                big = Window(row * factor, col * factor, part.height * factor, part.width * factor)
+                window = big.intersection(self.grid.window)
+                if window is None or self._known_empty(window):
+                    continue
+                rows, cols = part.slices()
+                data[:, rows, cols], valid[rows, cols] = self._read(window, part.shape, resampling)
+        return data, valid
+
+    def _read(
+        self, window: Window, shape: tuple[int, int], resampling: Resampling
+    ) -> tuple[Pixels, BoolArray]:
+        def fetch(bands: Sequence[int], *, how: Resampling = resampling) -> Pixels:
+            return np.asarray(
+                dataset.read(
+                    list(bands),
+                    window=_to_rasterio(window),
+                    out_shape=(len(bands), *shape),
+                    resampling=how,
+                )
+            )
+
+        try:
+            dataset = self._dataset()
+            data = fetch(self.bands)
+            valid = self._valid(data, fetch)
+            if self.mask != "none" and self.grid == self.native_grid:
+                masks = dataset.read_masks(
+                    list(self.bands[:1] if self.mask == "dataset" else self.bands),
+                    window=_to_rasterio(window),
+                    out_shape=(1 if self.mask == "dataset" else len(self.bands), *shape),
+                )
+                valid &= (masks != 0).any(axis=0)
+        except RasterioError as error:
+            self.close()
+            raise SceneError(
+                f"{self.path}: pixels in rows {window.row} to {window.row_stop - 1}, columns "
+                f"{window.col} to {window.col_stop - 1} cannot be read, the file is damaged or "
+                f"incomplete ({_gdal_reason(error)})"
+            ) from error
+        return (data, valid) if self.palette is None else self._render(data, valid)
+
+    def _valid(self, data: Pixels, fetch: Any) -> BoolArray:
+        valid = np.ones(data.shape[1:], np.bool_)
+        alpha = self._alpha_to_read()
+        if alpha is not None:
+            # Not GDAL's own mask: that scales a 16 bit alpha to 8 bit, and 255 becomes 0.
+            valid &= fetch([alpha])[0] > 0
+        if np.issubdtype(data.dtype, np.floating):
+            valid &= np.isfinite(data).all(axis=0)
+        if self.mask == "none":
+            valid &= ~self._holds_nodata(data, fetch)
+        return valid
+
+    def _holds_nodata(self, data: Pixels, fetch: Any) -> BoolArray:
+        """Where pixels carry the nodata value.
+
+        A value that real pixels can take (0 in a shadow, 255 on a white roof) means nodata only if
+        all bands of the file have it, which is GDAL's rule for a dataset. One that no sensor
+        measures (-9999) spoils a pixel wherever a band that is used has it.
+        """
+        values = [self.nodata[band - 1] for band in self.bands]
+        hits = [
+            band == value if value is not None else np.zeros(band.shape, np.bool_)
+            for band, value in zip(data, values, strict=True)
+        ]
+        sentinels = [
+            hit for hit, v in zip(hits, values, strict=True) if v is not None and _is_sentinel(v)
+        ]
+        if sentinels:
+            return np.asarray(np.logical_or.reduce(sentinels))
+        nodata: BoolArray = np.logical_and.reduce(hits)
+        for band in set(range(1, self.band_count + 1)) - set(self.bands):
+            if not nodata.any():
+                break
+            value = self.nodata[band - 1]
+            nodata &= fetch([band])[0] == value if value is not None else False
+        return nodata
+
+    def _render(self, index: Pixels, valid: BoolArray) -> tuple[Pixels, BoolArray]:
+        table = np.array(self.palette, np.uint8)
+        rgba = table[np.minimum(index[0], len(table) - 1)]
+        valid &= (rgba[..., 3] > 0) & (index[0] < len(table))
+        return np.ascontiguousarray(rgba[..., :3].transpose(2, 0, 1)), valid
+
+    # -- emptiness ------------------------------------------------------------------------------
+
+    def is_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window is valid.
+
+        Costs no pixels where the file cannot have nodata, or has not stored the blocks at all;
+        else they are read.
+        """
+        if self._known_empty(window):
+            return True
+        return self.may_have_nodata and not self.read(window)[1].any()
+
+    def _known_empty(self, window: Window) -> bool:
+        """Whether a sparse TIFF left out every block of a window, and that means nodata."""
+        if self.driver != "GTiff" or self.mask != "none" or self.path.startswith("http"):
+            return False
+        if self.alpha is not None:
+            if self.nodata[self.alpha - 1] not in (None, 0):
+                return False
+            bands: Sequence[int] = [self.alpha]
+        elif None in self.nodata:
+            return False
+        else:
+            bands = [1] if self.interleaved else range(1, self.band_count + 1)
+        dataset = shared_handle(self._key(self.native_grid), lambda: _open_readable(self.path))
+        return not any(
+            dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
+            for row, col in self._blocks(self._to_native(window))
+            for band in bands
+        )
+
+    def _blocks(self, window: Window) -> Iterator[tuple[int, int]]:
+        height, width = self.block_shape
+        for row in range(window.row // height, math.ceil(window.row_stop / height)):
+            for col in range(window.col // width, math.ceil(window.col_stop / width)):
+                yield row, col
+
+    def _to_native(self, window: Window) -> Window:
+        """Native pixels that can play a part in a working window."""
+        if self.grid == self.native_grid:
+            return window
+        fy, fx = self.scale
+        row, col = math.floor((window.row - 1) * fy) - 1, math.floor((window.col - 1) * fx) - 1
+        stop_row = math.ceil((window.row_stop + 1) * fy) + 1
+        stop_col = math.ceil((window.col_stop + 1) * fx) + 1
+        grown = Window(row, col, stop_row - row, stop_col - col)
+        return grown.intersection(self.native_grid.window) or Window(0, 0, 0, 0)
+
+    # -- handles --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close this thread's handles; the next read opens them again."""
+        close_handle(self._key(self.grid))
+        close_handle(self._key(self.native_grid))
+
+    def _key(self, grid: Grid) -> tuple[object, ...]:
+        return (self.path, self.files, grid.transform, grid.shape)
+
+    def _dataset(self) -> Any:
+        if self.grid == self.native_grid:
+            return shared_handle(self._key(self.grid), lambda: _open_readable(self.path))
+        return shared_handle(self._key(self.grid), self._open_warped)
+
+    def _alpha_to_read(self) -> int | None:
+        if self.grid != self.native_grid and self._warp_adds_alpha:
+            return self.band_count + 1
+        return self.alpha
+
+    @property
+    def _warp_adds_alpha(self) -> bool:
+        if self.mask != "none":
+            return self.alpha is None
+        return self.alpha is None and self.nodata[0] is None and not self._floating
+
+    @property
+    def _floating(self) -> bool:
+        return np.issubdtype(self.dtype, np.floating)
+
+    def _open_warped(self) -> Any:
+        """Open the file on the working grid; same CRS, only the pixel size differs."""
+        fy, fx = self.scale
+        resampling = Resampling.average if min(fy, fx) >= 1 else Resampling.bilinear
+        if self.palette is not None:
+            resampling = Resampling.nearest
+        options: dict[str, Any] = {}
+        if self._warp_adds_alpha:
+            options["add_alpha"] = True
+        elif self.nodata[0] is None and self._floating:
+            options |= {"src_nodata": math.nan, "nodata": math.nan}
+        elif self.alpha is None:
+            sentinel = any(v is not None and _is_sentinel(v) for v in self.nodata)
+            options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
+        return WarpedVRT(
+            _open_readable(self.path),
+            crs=self.grid.crs,
+            transform=self.grid.transform,
+            height=self.grid.height,
+            width=self.grid.width,
+            resampling=resampling,
+            **options,
+        )
+
+
+# -- looking at a file ----------------------------------------------------------------------------
+
+
+def _to_rasterio(window: Window) -> RasterioWindow:
+    return RasterioWindow(window.col, window.row, window.width, window.height)
+
+
+def _gdal_reason(error: BaseException) -> str:
+    """Return the first cause GDAL named, without the line breaks."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _open_readable(path: str) -> Any:
+    try:
+        return open_dataset(path)
+    except RasterioIOError as error:
+        raise SceneError(_why_unreadable(path, error)) from error
+
+
+def _why_unreadable(path: str, error: RasterioIOError) -> str:
+    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
+        file = Path(path)
+        if not file.exists():
+            return f"{path}: no such file"
+        if file.is_dir():
+            return f"{path}: is a folder, not a raster"
+        if file.stat().st_size == 0:
+            return f"{path}: is empty (0 bytes)"
+        if "not recognized" in str(error):
+            return f"{path}: is not a raster in a format GDAL knows"
+    return f"{path}: cannot be opened ({_gdal_reason(error)})"
+
+
+def _refuse_unusable(dataset: Any, path: str) -> None:
+    if dataset.count == 0:
+        if dataset.subdatasets:
+            names = ", ".join(dataset.subdatasets)
+            raise SceneError(f"{path}: is a container, name one of its subdatasets: {names}")
+        raise SceneError(f"{path}: has no raster bands")
+
+
+def _refuse_unrectified(dataset: Any, path: str) -> None:
+    if dataset.transform != Affine.identity():
+        return
+    if dataset.gcps[0]:
+        raise SceneError(
+            f"{path}: is placed by ground control points only; rectify it first: "
+            f"gdalwarp -r bilinear {path} rectified.tif"
+        )
+    if dataset.rpcs is not None:
+        raise SceneError(
+            f"{path}: is placed by RPCs only; orthorectify it first: "
+            f"gdalwarp -rpc -r bilinear {path} rectified.tif"
+        )
+
+
+def _choose_bands(dataset: Any, bands: Sequence[int] | None, path: str) -> tuple[int, ...]:
+    if bands is not None:
+        return _check_bands(dataset, tuple(bands), path)
+    kinds = dataset.colorinterp
+    if all(kinds.count(kind) == 1 for kind in _RGB):
+        return tuple(kinds.index(kind) + 1 for kind in _RGB)
+    usable = [i for i, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
+    if len(usable) == 1:
+        return (usable[0],)
+    if len(usable) < 3:
+        raise SceneError(
+            f"{path}: has {len(usable)} bands, neither one (grey) nor three (RGB); "
+            "choose one with --bands 1"
+        )
+    if len(usable) > 4:
+        warnings.warn(
+            f"{path}: {len(usable)} bands without colour tags, taking {usable[0]},{usable[1]},"
+            f"{usable[2]} as red, green, blue; set --bands if that is wrong",
+            GeosegWarning,
+            stacklevel=2,
+        )
+    return tuple(usable[:3])
+
+
+def _check_bands(dataset: Any, bands: tuple[int, ...], path: str) -> tuple[int, ...]:
+    text = ",".join(str(band) for band in bands)
+    if len(bands) not in (1, 3):
+        raise OptionError(f"bands {text}: give three (red, green, blue) or one (grey)")
+    missing = [band for band in bands if not 1 <= band <= dataset.count]
+    if missing:
+        raise SceneError(
+            f"{path}: has bands 1 to {dataset.count}, there is no band {missing[0]} (bands {text})"
+        )
+    return bands
+
+
+def _common_dtype(dataset: Any, bands: tuple[int, ...], path: str) -> str:
+    names = {str(dataset.dtypes[band - 1]) for band in bands}
+    if any(name.startswith("complex") for name in names):
+        raise SceneError(
+            f"{path}: holds complex numbers; compute the amplitude first, for example with "
+            f'gdal_translate "DERIVED_SUBDATASET:AMPLITUDE:{path}" amplitude.tif'
+        )
+    return str(np.result_type(*(np.dtype(name) for name in names)))
+
+
+def _nodata_as(value: float | None, dtype: str) -> float | None:
+    """Nodata as pixels of this type would hold it; None if they cannot, or for NaN."""
+    if value is None or math.isnan(value):
+        return None
+    if np.issubdtype(dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return float(np.dtype(dtype).type(value))
+    limits = np.iinfo(dtype)
+    if value != int(value) or not limits.min <= value <= limits.max:
+        return None
+    return int(value)
+
+
+def _is_sentinel(nodata: float) -> bool:
+    return not 0 <= nodata <= np.iinfo(np.uint16).max
+
+
+def _mask_kind(flags: Sequence[MaskFlags]) -> Literal["none", "dataset", "band"]:
+    if MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
+        return "none"
+    if MaskFlags.per_dataset in flags:
+        return "dataset"
+    return "none" if MaskFlags.nodata in flags else "band"
+
+
+def _alpha_band(dataset: Any, bands: tuple[int, ...]) -> int | None:
+    kinds = dataset.colorinterp
+    number = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+    return None if number in bands else number
+
+
+def _colour_table(
+    dataset: Any, bands: tuple[int, ...], path: str
+) -> tuple[tuple[int, int, int, int], ...] | None:
+    if not any(dataset.colorinterp[band - 1] == ColorInterp.palette for band in bands):
+        return None
+    if len(bands) > 1:
+        raise SceneError(
+            f"{path}: a band of {bands} is a palette; use it alone, or expand it first: "
+            f"gdal_translate -expand rgb {path} rgb.tif"
+        )
+    table = dataset.colormap(bands[0])
+    return tuple(table.get(i, (0, 0, 0, 0)) for i in range(max(table) + 1))
+
+
+def _local_files(dataset: Any) -> tuple[tuple[str, int, int], ...]:
+    found = []
+    for name in dataset.files:
+        file = Path(name)
+        if file.is_file():
+            stat = file.stat()
+            found.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)

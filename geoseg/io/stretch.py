@@ -1,0 +1,171 @@
+"""From pixel values of any type to float RGB in [0, 1], the same way for the whole scene."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.types import BoolArray, FloatArray
+
+logger = logging.getLogger(__name__)
+
+AUTO_PERCENTILES = (2.0, 98.0)
+
+Limits = tuple[tuple[float, float], ...]
+"""``(low, high)`` for every band: values that become 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """How to stretch, before a scene has been seen: what ``--stretch`` says."""
+
+    kind: Literal["auto", "none", "percent", "range"]
+    low: float = 0.0
+    """Percentile (``percent``) or pixel value (``range``) that becomes 0."""
+    high: float = 0.0
+    """Percentile or pixel value that becomes 1."""
+
+    def for_dtype(self, dtype: np.dtype[Any]) -> Stretch:
+        """Resolve ``auto``: none for 8-bit, 2 to 98 per cent for everything else."""
+        if self.kind != "auto":
+            return self
+        if dtype == np.uint8:
+            return Stretch("none")
+        return Stretch("percent", *AUTO_PERCENTILES)
+
+    def __str__(self) -> str:
+        if self.kind == "percent":
+            return f"{self.low:g},{self.high:g}"
+        return f"{self.low:g}:{self.high:g}" if self.kind == "range" else self.kind
+
+
+def parse_stretch(text: str) -> Stretch:
+    """Read ``auto``, ``none``, ``P1,P2`` (percentiles) or ``min:max`` (pixel values).
+
+    Raises
+    ------
+    OptionError
+        If the text is none of these, or the first number is not below the second.
+    """
+    word = text.strip().lower()
+    if word == "auto":
+        return Stretch("auto")
+    if word == "none":
+        return Stretch("none")
+    if ":" in word:
+        low, high = _two_numbers(word, ":", text)
+        return Stretch("range", low, high)
+    low, high = _two_numbers(word, ",", text)
+    if low < 0 or high > 100:
+        raise OptionError(f"stretch {text!r}: percentiles lie between 0 and 100")
+    return Stretch("percent", low, high)
+
+
+def _two_numbers(word: str, separator: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in word.split(separator))
+    except ValueError:
+        raise OptionError(
+            f"stretch {text!r} is not understood: give auto, none, two percentiles as 2,98 "
+            "or two pixel values as 0:3000"
+        ) from None
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise OptionError(f"stretch {text!r}: the first number must be below the second")
+    return low, high
+
+
+def measure_limits(
+    stretch: Stretch, sample: npt.NDArray[Any], valid: BoolArray, *, path: str
+) -> Limits | None:
+    """Settle which values become 0 and 1 in each band, from a sample of the whole scene.
+
+    Parameters
+    ----------
+    stretch
+        What was asked for; ``auto`` is resolved by the sample's type.
+    sample
+        ``(C, h, w)`` pixel values of a decimated read.
+    valid
+        ``(h, w)``; True where the sample has data.
+    path
+        The scene, for messages.
+
+    Returns
+    -------
+    tuple of (low, high) or None
+        One pair a band; None means the value divided by the largest of its integer type.
+
+    Raises
+    ------
+    SceneError
+        If ``none`` is asked for but float values leave [0, 1].
+    """
+    stretch = stretch.for_dtype(sample.dtype)
+    values = sample[:, valid]
+    if stretch.kind == "none":
+        if np.issubdtype(sample.dtype, np.integer):
+            return None
+        if values.size and (values.min() < 0 or values.max() > 1):
+            raise SceneError(
+                f"{path}: float values run from {values.min():g} to {values.max():g}; without a "
+                "stretch they must lie in 0 to 1: give --stretch 2,98 or min:max"
+            )
+        return ((0.0, 1.0),) * len(sample)
+    if stretch.kind == "range":
+        return ((stretch.low, stretch.high),) * len(sample)
+    if not values.size:
+        warnings.warn(
+            f"{path}: no pixel with data found to measure the stretch on",
+            GeosegWarning,
+            stacklevel=2,
+        )
+        return ((0.0, 1.0),) * len(sample)
+    return tuple(_percentile_limits(band, stretch) for band in values)
+
+
+def _percentile_limits(values: npt.NDArray[Any], stretch: Stretch) -> tuple[float, float]:
+    low, high = (float(v) for v in np.percentile(values, (stretch.low, stretch.high)))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if low == high:
+        # A constant band becomes mid-grey instead of a division by zero.
+        half = max(0.5, abs(low) * 1e-3)
+        low, high = low - half, high + half
+    return low, high
+
+
+def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None) -> FloatArray:
+    """Map pixel values to [0, 1], and to 0 where they are not valid.
+
+    Parameters
+    ----------
+    data
+        ``(C, H, W)`` pixel values; not changed.
+    valid
+        ``(H, W)``.
+    limits
+        As :func:`measure_limits` gives them. With None an 8-bit value is exactly value / 255.
+
+    Returns
+    -------
+    ndarray
+        ``(C, H, W)`` float32.
+    """
+    pairs: Sequence[tuple[float, float]]
+    pairs = limits if limits is not None else ((0.0, float(np.iinfo(data.dtype).max)),) * len(data)
+    # 32 and 64 bit values may need more digits than float32 has before they are scaled.
+    exact = data.dtype.itemsize <= 2 or data.dtype == np.float32
+    work: type[np.floating[Any]] = np.float32 if exact else np.float64
+    out = np.empty(data.shape, np.float32)
+    for target, band, (low, high) in zip(out, data, pairs, strict=True):
+        values = np.where(valid, band, 0).astype(work)
+        np.clip((values - work(low)) / work(high - low), 0, 1, out=target, casting="same_kind")
+    out[:, ~valid] = 0
+    return out
