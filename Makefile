@@ -1,0 +1,58 @@
+# make demo   a map of a sample scene in demo_output/, from a bare checkout
+# make test   every test, in an environment of its own
+# make lint   ruff and mypy
+# make fast   the tests that take seconds
+# make bench  the benchmarks, one after another
+# make clean  removes what the others made
+
+# The first Python that is new enough; `make PYTHON=...` picks another.
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$name" && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+DEMO_SCENE ?= sample_tiles/village.tif
+DEMO_CLASSES ?= sample_tiles/classes.txt
+DEMO_OUT ?= demo_output
+
+.PHONY: demo test lint fast bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/geoseg segment $(DEMO_SCENE) --classes $(DEMO_CLASSES) --model geoseg-tiny \
+		--out $(DEMO_OUT) --overwrite
+	@echo
+	@echo "The map of $(DEMO_SCENE):"
+	@find "$(DEMO_OUT)" -type f | sort | sed 's/^/  /'
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+bench: $(VENV)/.installed-test
+	@set -e; for script in benchmarks/bench_*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf .venv demo_output build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps keep the second run from installing again.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "geoseg needs Python 3.11 or newer; none was found on PATH" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
