@@ -1,0 +1,160 @@
+"""Scenes that are arrays already: xarray, with numpy or dask behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rioxarray  # noqa: F401  registers the .rio accessor
+import xarray
+from affine import Affine
+
+from geoseg.errors import OptionError, SceneError
+from geoseg.io.grid import Grid
+from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
+from geoseg.types import BoolArray, PixelBlock, Window
+
+_STATISTICS_SIZE = 2048
+_NAME = "the array"
+_Y, _X = ("y", "lat", "latitude"), ("x", "lon", "longitude")
+
+
+@dataclass(frozen=True)
+class ArrayScene:
+    """An ``xarray.DataArray`` read like a scene. The array is never changed.
+
+    Made by :meth:`open`. A dask array stays lazy: a read computes the chunks it touches.
+    """
+
+    array: xarray.DataArray
+    """``(band, y, x)``, with the used bands only."""
+    grid: Grid
+    stretch: Limits | None
+    nodata: float | None
+
+    @classmethod
+    def open(
+        cls, array: xarray.DataArray, *, bands: Sequence[int] | None = None, stretch: str = "auto"
+    ) -> ArrayScene:
+        """Settle dimensions, bands, placement and stretch of an array.
+
+        Parameters
+        ----------
+        array
+            Dimensions ``(y, x)``, ``(band, y, x)`` or ``(y, x, band)``; latitude and longitude
+            are taken for y and x. CRS, transform and nodata as rioxarray finds them.
+        bands, stretch
+            As for :meth:`geoseg.io.scene.Scene.open`.
+
+        Raises
+        ------
+        SceneError
+            If dimensions, type or bands cannot be used.
+        OptionError
+            If ``bands`` or ``stretch`` make no sense.
+        """
+        ordered = _order_dims(array)
+        chosen = _choose_bands(ordered.sizes["band"], bands)
+        used = ordered.isel(band=[band - 1 for band in chosen])
+        if used.dtype == np.bool_ or not (
+            np.issubdtype(used.dtype, np.integer) or np.issubdtype(used.dtype, np.floating)
+        ):
+            raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
+        nodata = array.rio.nodata
+        grid = Grid(array.rio.crs, _transform(used), used.sizes["y"], used.sizes["x"])
+        scene = cls(used, grid, None, None if nodata is None else float(nodata))
+        rule = parse_stretch(stretch).for_dtype(used.dtype)
+        if rule.kind == "none" and np.issubdtype(used.dtype, np.integer):
+            return scene
+        sample, valid = scene._decimated(_STATISTICS_SIZE)
+        limits = measure_limits(rule, sample, valid, path=_NAME)
+        return cls(used, grid, limits, scene.nodata)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size as ``(height, width)``."""
+        return self.grid.shape
+
+    def read(self, window: Window) -> PixelBlock:
+        """Read a window as float RGB with its valid mask.
+
+        Raises
+        ------
+        ValueError
+            If the window is not inside the array.
+        """
+        if window.intersection(self.grid.window) != window:
+            raise ValueError(f"{window} is not inside the array of {self.shape} pixels")
+        rows, cols = window.slices()
+        data = np.asarray(self.array[:, rows, cols].data)
+        return self._block(data, self._valid(data))
+
+    def is_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window is valid."""
+        may = self.nodata is not None or np.issubdtype(self.array.dtype, np.floating)
+        return may and not self.read(window).valid.any()
+
+    def thumbnail(self, max_size: int) -> PixelBlock:
+        """Read every n-th pixel, so that the longer side has ``max_size`` pixels or fewer."""
+        return self._block(*self._decimated(max_size))
+
+    def _decimated(self, max_size: int) -> tuple[npt.NDArray[Any], BoolArray]:
+        step = max(1, math.ceil(max(self.shape) / max_size))
+        data = np.asarray(self.array[:, ::step, ::step].data)
+        return data, self._valid(data)
+
+    def _valid(self, data: npt.NDArray[Any]) -> BoolArray:
+        valid = np.ones(data.shape[1:], np.bool_)
+        if np.issubdtype(data.dtype, np.floating):
+            valid &= np.isfinite(data).all(axis=0)
+        if self.nodata is not None and not math.isnan(self.nodata):
+            hits = data == np.float64(self.nodata).astype(
+                data.dtype if np.issubdtype(data.dtype, np.floating) else np.float64
+            )
+            valid &= ~(hits.all(axis=0) if self.nodata >= 0 else hits.any(axis=0))
+        return valid
+
+    def _block(self, data: npt.NDArray[Any], valid: BoolArray) -> PixelBlock:
+        rgb = apply_limits(data, valid, self.stretch)
+        return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+
+
+def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
+    """Bring the dimensions to ``(band, y, x)``."""
+    names = [str(dim) for dim in array.dims]
+    y = next((name for name in names if name.lower() in _Y), None)
+    x = next((name for name in names if name.lower() in _X), None)
+    others = [name for name in names if name not in (y, x)]
+    if y is None or x is None or len(others) > 1:
+        raise SceneError(
+            f"{_NAME} has dimensions {', '.join(names) or 'none'}; geoseg reads (band, y, x) or "
+            "(y, x, band): rename or select them"
+        )
+    if not others:
+        array, others = array.expand_dims("band"), ["band"]
+    renamed = {old: new for old, new in ((others[0], "band"), (y, "y"), (x, "x")) if old != new}
+    return array.rename(renamed).transpose("band", "y", "x")
+
+
+def _choose_bands(count: int, bands: Sequence[int] | None) -> tuple[int, ...]:
+    if bands is None:
+        if count == 2 or count == 0:
+            raise SceneError(f"{_NAME} has {count} bands, neither one (grey) nor three (RGB)")
+        return (1,) if count == 1 else (1, 2, 3)
+    chosen = tuple(bands)
+    if len(chosen) not in (1, 3):
+        raise OptionError(f"bands {chosen}: give three (red, green, blue) or one (grey)")
+    if not all(1 <= band <= count for band in chosen):
+        raise SceneError(f"{_NAME} has bands 1 to {count}, not all of {chosen}")
+    return chosen
+
+
+def _transform(array: xarray.DataArray) -> Affine:
+    """Affine transform; the identity if the array has no coordinates to tell."""
+    if "spatial_ref" not in array.coords and not {"x", "y"} <= set(array.coords):
+        return Affine.identity()
+    return array.rio.transform()

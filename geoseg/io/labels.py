@@ -1,0 +1,188 @@
+"""Label rasters in: geoseg's own, or those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.errors import SceneError
+from geoseg.io._handles import open_dataset, shared_handle
+from geoseg.io.grid import Grid
+from geoseg.types import LabelArray, LabelClass, Window, default_color
+
+_TAG = "CLASS_"
+_SCAN_ROWS = 1024
+_UINT16_NODATA = 65535
+
+
+@dataclass(frozen=True)
+class LabelRaster:
+    """A raster of class indices, with the classes' names and colours; no open handle.
+
+    Made by :meth:`open`. Safe to read from several threads.
+    """
+
+    path: str
+    grid: Grid
+    classes: tuple[LabelClass, ...]
+    """In ascending order of their pixel value; for rasters of others the values that occur."""
+    nodata: int | None
+    """Value of pixels without a label, as :meth:`read` returns it."""
+    dtype: np.dtype[np.uint8] | np.dtype[np.uint16]
+    """Type that :meth:`read` returns."""
+    modified: int
+    """When the file was last changed, in ns; a changed file is opened anew."""
+    source_nodata: int | None
+    """Nodata value in the file."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> LabelRaster:
+        """Look at a label raster: placement, classes, nodata.
+
+        Names come from the tags geoseg writes (``CLASS_0=…``) and colours from the colour table.
+        Where there are none, the values that occur become ``class 0``, ``class 1``, … in default
+        colours, which takes one pass over the file.
+
+        Raises
+        ------
+        SceneError
+            If the file cannot be opened, or has several bands or other than whole numbers.
+        """
+        path = str(path)
+        with _open(path) as dataset:
+            _refuse_other_rasters(dataset, path)
+            stored = np.dtype(dataset.dtypes[0])
+            file_nodata = _whole(dataset.nodata)
+            small = stored == np.uint8
+            raster = cls(
+                path=path,
+                grid=Grid(dataset.crs, dataset.transform, dataset.height, dataset.width),
+                classes=(),
+                nodata=None if file_nodata is None else (file_nodata if small else _UINT16_NODATA),
+                dtype=np.dtype(np.uint8) if small else np.dtype(np.uint16),
+                modified=_modified(path),
+                source_nodata=file_nodata,
+            )
+            names = _tagged_names(dataset.tags(1))
+            colours = _colours(dataset)
+        if not names:
+            names = {value: f"class {value}" for value in raster._values_present()}
+        classes = tuple(
+            LabelClass(i, name, colours.get(i, default_color(i)))
+            for i, name in sorted(names.items())
+        )
+        return cls(**{**raster.__dict__, "classes": classes})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size as ``(height, width)``."""
+        return self.grid.shape
+
+    def read(self, window: Window | None = None) -> LabelArray:
+        """Read class indices.
+
+        Parameters
+        ----------
+        window
+            Part of the raster; all of it if None.
+
+        Returns
+        -------
+        ndarray
+            ``(h, w)`` uint8 or uint16; ``nodata`` where there is no label.
+
+        Raises
+        ------
+        SceneError
+            If the file is damaged there, or a value does not fit uint16.
+        """
+        window = window if window is not None else self.grid.window
+        key = (self.path, self.modified, "labels")
+        try:
+            dataset = shared_handle(key, lambda: _open(self.path))
+            values = dataset.read(
+                1, window=RasterioWindow(window.col, window.row, window.width, window.height)
+            )
+        except RasterioError as error:
+            raise SceneError(
+                f"{self.path}: labels in rows {window.row} to {window.row_stop - 1} cannot be "
+                f"read, the file is damaged or incomplete"
+            ) from error
+        return self._narrow(values)
+
+    def strips(self, rows: int) -> Iterator[tuple[Window, LabelArray]]:
+        """Read the raster from top to bottom, in strips of that many rows."""
+        for row in range(0, self.grid.height, rows):
+            window = Window(row, 0, min(rows, self.grid.height - row), self.grid.width)
+            yield window, self.read(window)
+
+    def _narrow(self, values: npt.NDArray[Any]) -> LabelArray:
+        if values.dtype == self.dtype and self.source_nodata == self.nodata:
+            return values  # type: ignore[return-value]
+        labelled = np.ones(values.shape, np.bool_)
+        if self.source_nodata is not None:
+            labelled = values != self.source_nodata
+        top = np.iinfo(self.dtype).max - (self.nodata is not None)
+        found = values[labelled]
+        if found.size and (int(found.min()) < 0 or int(found.max()) > top):
+            raise SceneError(
+                f"{self.path}: label values run from {found.min()} to {found.max()}; "
+                f"they must lie in 0 to {top}"
+            )
+        filled = np.where(labelled, values, self.nodata or 0)
+        return filled.astype(np.uint8) if self.dtype == np.uint8 else filled.astype(np.uint16)
+
+    def _values_present(self) -> list[int]:
+        seen = np.zeros(np.iinfo(self.dtype).max + 1, np.bool_)
+        for _, values in self.strips(_SCAN_ROWS):
+            seen[np.unique(values)] = True
+        if self.nodata is not None:
+            seen[self.nodata] = False
+        return [int(value) for value in np.flatnonzero(seen)]
+
+
+def _open(path: str) -> Any:
+    try:
+        return open_dataset(path)
+    except RasterioIOError as error:
+        reason = "no such file" if not Path(path).exists() else "is not a raster GDAL can open"
+        raise SceneError(f"{path}: {reason}") from error
+
+
+def _refuse_other_rasters(dataset: Any, path: str) -> None:
+    if dataset.count != 1:
+        raise SceneError(f"{path}: has {dataset.count} bands; a label raster has one")
+    if not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
+        raise SceneError(f"{path}: holds {dataset.dtypes[0]}; labels are whole numbers")
+
+
+def _whole(nodata: float | None) -> int | None:
+    return None if nodata is None else int(nodata)
+
+
+def _modified(path: str) -> int:
+    file = Path(path)
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _tagged_names(tags: Mapping[str, str]) -> dict[int, str]:
+    return {
+        int(key.removeprefix(_TAG)): name
+        for key, name in tags.items()
+        if key.startswith(_TAG) and key.removeprefix(_TAG).isdecimal()
+    }
+
+
+def _colours(dataset: Any) -> dict[int, str]:
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return {}
+    table = dataset.colormap(1)
+    return {value: f"#{r:02x}{g:02x}{b:02x}" for value, (r, g, b, _) in table.items()}

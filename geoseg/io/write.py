@@ -1,0 +1,294 @@
+"""Rasters out: written piece by piece, and under their final name only when complete."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio.shutil
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.errors import OutputError
+from geoseg.io._handles import open_dataset
+from geoseg.io.grid import Grid
+from geoseg.types import LabelClass, Window, label_dtype, label_nodata
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 512
+PER_CENT_NODATA = 255
+PRODUCT_TAG = "GEOSEG_PRODUCT"
+
+Rgba = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class RasterLayout:
+    """What an output raster is, apart from its pixels. Nothing of it comes from the source file."""
+
+    product: Literal["labels", "confidence", "probabilities"]
+    dtype: str
+    nodata: int
+    descriptions: tuple[str, ...]
+    """One a band."""
+    overviews: Literal["MODE", "AVERAGE"]
+    """How GDAL makes the overviews."""
+    predictor: bool
+    """Whether neighbouring values are close, so that differences compress better."""
+    band_tags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of band 1."""
+    colours: Mapping[int, Rgba] = field(default_factory=dict)
+    """Colour table of band 1."""
+
+
+class RasterWriter:
+    """Writes a raster window by window into a work file, and makes the final COG of it.
+
+    The work file is a tiled, sparse and uncompressed GeoTIFF: what was never written reads as
+    nodata and takes no room, and a block that is rewritten keeps its place, so a process that dies
+    while writing harms no pixels that :meth:`flush` has secured. Safe to use from several threads.
+
+    Parameters
+    ----------
+    work
+        Work file; left where it is by :meth:`close`, so that a later run can resume.
+    grid
+        Placement and size.
+    layout
+        Bands, type, nodata and colours.
+    resume
+        Go on with the work file, if it is there.
+
+    Raises
+    ------
+    OutputError
+        If the work file cannot be made, or is one of another run.
+    """
+
+    def __init__(
+        self, work: Path, grid: Grid, layout: RasterLayout, *, resume: bool = False
+    ) -> None:
+        self.work = work
+        self.grid = grid
+        self.layout = layout
+        self._lock = threading.RLock()
+        self._dataset: Any = None
+        if resume and work.exists():
+            self._reopen()
+        else:
+            self._create()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, window: Window, pixels: npt.NDArray[Any]) -> None:
+        """Write one window.
+
+        Parameters
+        ----------
+        window
+            Where, in pixels of the grid.
+        pixels
+            ``(h, w)``, or ``(bands, h, w)``, in the raster's own type.
+
+        Raises
+        ------
+        OutputError
+            If the disk does not take it.
+        ValueError
+            If shape or type do not fit.
+        """
+        bands = pixels if pixels.ndim == 3 else pixels[None]
+        if bands.shape != (len(self.layout.descriptions), *window.shape):
+            raise ValueError(f"pixels of shape {pixels.shape} do not fit {window}")
+        if bands.dtype != np.dtype(self.layout.dtype):
+            raise ValueError(f"pixels are {bands.dtype}, the raster is {self.layout.dtype}")
+        if window.intersection(self.grid.window) != window:
+            raise ValueError(f"{window} is not inside the raster of {self.grid.shape} pixels")
+        target = RasterioWindow(window.col, window.row, window.width, window.height)
+        with self._lock:
+            if self._dataset is None:
+                self._reopen()
+            try:
+                self._dataset.write(bands, window=target)
+            except RasterioError as error:
+                raise self._failed(error) from error
+
+    def flush(self) -> None:
+        """Hand all pixels written so far to the operating system; the next write goes on."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the work file and keep it."""
+        with self._lock:
+            if self._dataset is not None:
+                dataset, self._dataset = self._dataset, None
+                try:
+                    dataset.close()
+                except RasterioError as error:
+                    raise self._failed(error) from error
+
+    def discard(self) -> None:
+        """Close the work file and delete it."""
+        self.close()
+        self.work.unlink(missing_ok=True)
+
+    def finish(self, final: Path, *, overwrite: bool = False) -> None:
+        """Make a cloud-optimised GeoTIFF of the work file and give it its final name at once.
+
+        The work file stays; :meth:`discard` removes it.
+
+        Raises
+        ------
+        OutputError
+            If ``final`` exists and ``overwrite`` is False, or it cannot be written.
+        """
+        self.close()
+        if final.exists() and not overwrite:
+            raise OutputError(f"{final}: exists already; replace it with --overwrite")
+        part = final.with_name(f".{final.name}.{os.getpid()}.part")
+        try:
+            rasterio.shutil.copy(
+                str(self.work),
+                str(part),
+                driver="COG",
+                COMPRESS="DEFLATE",
+                PREDICTOR="YES" if self.layout.predictor else "NO",
+                BLOCKSIZE=BLOCK,
+                OVERVIEW_RESAMPLING=self.layout.overviews,
+                SPARSE_OK="TRUE",
+                BIGTIFF="IF_SAFER",
+                NUM_THREADS="ALL_CPUS",
+            )
+            part.replace(final)
+        except (RasterioError, OSError) as error:
+            raise OutputError(f"{final}: cannot be written ({error})") from error
+        finally:
+            for leftover in final.parent.glob(f"{part.name}*"):
+                leftover.unlink()
+
+    def _create(self) -> None:
+        layout = self.layout
+        try:
+            self.work.unlink(missing_ok=True)
+            self._dataset = open_dataset(
+                str(self.work),
+                "w",
+                driver="GTiff",
+                height=self.grid.height,
+                width=self.grid.width,
+                count=len(layout.descriptions),
+                dtype=layout.dtype,
+                nodata=layout.nodata,
+                crs=self.grid.crs,
+                transform=self.grid.transform,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                interleave="band",
+                BIGTIFF="IF_SAFER",
+                SPARSE_OK=True,
+            )
+            dataset = self._dataset
+            dataset.update_tags(
+                **{PRODUCT_TAG: layout.product, "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
+            )
+            dataset.update_tags(1, **layout.band_tags)
+            for number, text in enumerate(layout.descriptions, start=1):
+                dataset.set_band_description(number, text)
+            if layout.colours:
+                dataset.write_colormap(1, dict(layout.colours))
+        except (RasterioError, OSError) as error:
+            raise self._failed(error) from error
+
+    def _reopen(self) -> None:
+        try:
+            dataset = open_dataset(str(self.work), "r+")
+        except RasterioError as error:
+            raise self._failed(error) from error
+        found = (dataset.shape, dataset.count, dataset.dtypes[0], dict(dataset.tags(1)))
+        layout = self.layout
+        wanted = (self.grid.shape, len(layout.descriptions), layout.dtype, dict(layout.band_tags))
+        if found != wanted:
+            dataset.close()
+            raise OutputError(
+                f"{self.work}: is the work file of another run; start anew with --overwrite"
+            )
+        self._dataset = dataset
+
+    def _failed(self, error: BaseException) -> OutputError:
+        return OutputError(f"{self.work}: cannot be written ({error})")
+
+
+def label_writer(
+    work: Path, grid: Grid, classes: Sequence[LabelClass], *, resume: bool = False
+) -> RasterWriter:
+    """Make the writer of a label raster.
+
+    One band of class indices: uint8 with nodata 255, or uint16 with nodata 65535 for more than
+    254 classes. It carries the classes' colours as its colour table and their names as tags
+    ``CLASS_0``, ``CLASS_1``, … of the band.
+    """
+    dtype = label_dtype(max((c.index for c in classes), default=0) + 1)
+    nodata = label_nodata(dtype)
+    colours: dict[int, Rgba] = {c.index: (*c.rgb, 255) for c in classes}
+    layout = RasterLayout(
+        product="labels",
+        dtype=dtype.name,
+        nodata=nodata,
+        descriptions=("class",),
+        overviews="MODE",
+        predictor=False,
+        band_tags={f"CLASS_{c.index}": c.name for c in classes},
+        colours=colours | {nodata: (0, 0, 0, 0)},
+    )
+    return RasterWriter(work, grid, layout, resume=resume)
+
+
+def confidence_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
+    """Make the writer of a confidence raster: one uint8 band, 0 to 100 per cent, nodata 255."""
+    layout = RasterLayout(
+        product="confidence",
+        dtype="uint8",
+        nodata=PER_CENT_NODATA,
+        descriptions=("confidence in per cent",),
+        overviews="AVERAGE",
+        predictor=True,
+    )
+    return RasterWriter(work, grid, layout, resume=resume)
+
+
+def probability_writer(
+    work: Path, grid: Grid, classes: Sequence[LabelClass], *, resume: bool = False
+) -> RasterWriter:
+    """Make the writer of class probabilities: a uint8 per-cent band a class, nodata 255.
+
+    The band descriptions are the class names.
+    """
+    layout = RasterLayout(
+        product="probabilities",
+        dtype="uint8",
+        nodata=PER_CENT_NODATA,
+        descriptions=tuple(c.name for c in classes),
+        overviews="AVERAGE",
+        predictor=True,
+    )
+    return RasterWriter(work, grid, layout, resume=resume)
