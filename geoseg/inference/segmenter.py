@@ -1,0 +1,413 @@
+"""Pixels in, labels out: knows nothing of files, coordinate systems or Dask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import OptionError, TilingError
+from geoseg.inference.head import Decision, resize_logits, window_logits
+from geoseg.inference.options import Options, Resolved
+from geoseg.model.attention import attention_variant
+from geoseg.model.loading import Model
+from geoseg.model.upsampling import build_upsampler
+from geoseg.model.vision import DenseEncoder, padding_to_patch
+from geoseg.text.embedding import embed_queries
+from geoseg.text.templates import load_templates
+from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.tiling.lattice import Lattice
+from geoseg.tiling.tiles import Tile, TilePlan
+from geoseg.types import (
+    FloatArray,
+    LabelArray,
+    PixelBlock,
+    UInt8Array,
+    Window,
+    label_dtype,
+    label_nodata,
+)
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONFIDENCE_NODATA = 255
+"""Value of the per-cent rasters where there is no data."""
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """What a tile sends back: small blocks of its core."""
+
+    core: Window
+    labels: LabelArray
+    """``(H, W)`` class index; the dtype's largest value where there is no data."""
+    confidence: UInt8Array
+    """``(H, W)`` per cent of the winning class's probability, 255 for nodata."""
+    probabilities: UInt8Array | None
+    """``(K, H, W)`` per cent, 255 for nodata; only on request."""
+    windows: int
+    """How many windows were encoded."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels of one image in memory."""
+
+    labels: LabelArray
+    """``(H, W)`` class index."""
+    scores: FloatArray
+    """``(K, H, W)`` class scores in [0, 1]: each class's best query's probability."""
+
+
+class Segmenter:
+    """A model, a vocabulary and options: the pure function from pixels to labels.
+
+    Parameters
+    ----------
+    model
+        From `geoseg.load_model`.
+    vocabulary
+        Classes and their queries; anything `Vocabulary.parse` takes.
+    options
+        How to infer; the model's defaults and then the paper's fill what is not given.
+
+    Raises
+    ------
+    OptionError, TilingError
+        If an option is impossible for this model or vocabulary.
+    VocabularyError
+        If the vocabulary cannot be used, e.g. a query is longer than the text tower reads.
+    WeightsError
+        If the upsampler's weights do not fit the model.
+
+    Examples
+    --------
+    >>> model = geoseg.load_model("geoseg-tiny")            # doctest: +SKIP
+    >>> segmenter = Segmenter(model, "building,roof; road; water")  # doctest: +SKIP
+    >>> segmenter.predict(rgb).labels                        # doctest: +SKIP
+    """
+
+    def __init__(
+        self, model: Model, vocabulary: VocabularySource, options: Options | None = None
+    ) -> None:
+        self.model = model
+        self.vocabulary = Vocabulary.parse(vocabulary)
+        self.options: Resolved = (options or Options()).resolve(model.defaults)
+        self.device = model.device
+        self._dtype = _precision(self.options.precision, self.device)
+        self._encoder = DenseEncoder(
+            model.clip.visual,
+            attention_variant(
+                self.options.attention,
+                naclip_std=self.options.naclip_std,
+                gem_depth=self.options.gem_depth,
+            ),
+            residual=self.options.residual,
+        )
+        self._upsampler = build_upsampler(
+            self.options.upsampler,
+            weights=self.options.upsampler_weights,
+            embedding=model.embedding_size,
+            std=model.std,
+            device=self.device,
+        )
+        if 0 < self.options.window < model.patch_size:
+            raise TilingError(
+                f"window {self.options.window} is smaller than the model's patch of "
+                f"{model.patch_size} pixels; give at least {model.patch_size}"
+            )
+        embeddings = embed_queries(
+            model, self.vocabulary.queries, load_templates(self.options.templates)
+        )
+        self._text = torch.from_numpy(embeddings).to(self.device)
+        self._decision = self._make_decision()
+        self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
+
+    def _make_decision(self) -> Decision:
+        names = self.vocabulary.names
+        options = self.options
+        background = options.background if options.background is not None else names[0]
+        if background not in names:
+            raise OptionError(
+                f"background {background!r} is not one of the classes: {', '.join(names)}"
+            )
+        own = [c.threshold for c in self.vocabulary.classes]
+        thresholds = None
+        if options.threshold is not None or any(t is not None for t in own):
+            general = options.threshold or 0.0
+            thresholds = torch.tensor(
+                [general if t is None else t for t in own], device=self.device, dtype=torch.float32
+            )
+        return Decision(
+            query_classes=torch.from_numpy(self.vocabulary.query_classes).long().to(self.device),
+            classes=len(names),
+            logit_scale=options.logit_scale,
+            thresholds=thresholds,
+            background=names.index(background),
+        )
+
+    # ---------------------------------------------------------------------------------------
+    # Windows
+
+    @property
+    def batch_size(self) -> int:
+        """Windows encoded at once."""
+        if self.options.batch_size is not None:
+            return self.options.batch_size
+        return 32 if self.device.type == "cuda" else 1
+
+    def lattice(self, height: int, width: int) -> Lattice:
+        """Encoder windows of an image of this size."""
+        return Lattice(height, width, self.options.window, self.options.stride)
+
+    def normalise(self, block: PixelBlock) -> Tensor:
+        """Pixels as the encoder wants them, ``(3, H, W)`` on the device; 0 where not valid."""
+        pixels = (torch.from_numpy(block.rgb).to(self.device) - self._mean) / self._std
+        if not block.valid.all():
+            pixels = pixels * torch.from_numpy(block.valid).to(self.device)
+        return pixels
+
+    @torch.no_grad()
+    def window_logits(self, windows: Tensor) -> Tensor:
+        """Logits of windows of one size.
+
+        Parameters
+        ----------
+        windows
+            ``(B, 3, H, W)`` from `normalise`; any size.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(B, H, W, Q)`` float32 cosine logits minus the CLS bias, before scale and softmax.
+        """
+        height, width = windows.shape[2:]
+        if self.options.window == 0:
+            return self._one_pass(windows)
+        left, right, top, bottom = padding_to_patch(
+            height, width, self.model.patch_size, self._min_grid
+        )
+        padded = F.pad(windows, (left, right, top, bottom))
+        logits = self._encode(padded)
+        return logits[:, top : top + height, left : left + width]
+
+    @property
+    def _min_grid(self) -> int:
+        return 1 if self._upsampler is None else self._upsampler.min_grid
+
+    def _one_pass(self, images: Tensor) -> Tensor:
+        """Whole images without padding: pixels beyond the last whole patch are not seen."""
+        height, width = images.shape[2:]
+        patch = self.model.patch_size
+        rows, cols = height // patch, width // patch
+        if min(rows, cols) < self._min_grid:
+            raise TilingError(
+                f"an image of {height} x {width} pixels is too small for one pass; "
+                "use sliding windows (--window 224)"
+            )
+        if self._upsampler is None:
+            return self._encode(images)
+        logits = self._encode(images[:, :, : rows * patch, : cols * patch])
+        if logits.shape[1:3] == (height, width):
+            return logits
+        return torch.stack([resize_logits(one, (height, width)) for one in logits])
+
+    def _encode(self, images: Tensor) -> Tensor:
+        with torch.autocast(
+            self.device.type, self._dtype, enabled=self._dtype is not torch.float32
+        ):
+            features = self._encoder(images)
+        # On a CPU one window's upsampling fits the cache and several would not.
+        step = len(images) if self.device.type == "cuda" else 1
+        parts = [
+            window_logits(
+                replace(
+                    features, cls=features.cls[i : i + step], patches=features.patches[i : i + step]
+                ),
+                self._text,
+                upsampler=self._upsampler,
+                guidance=images[i : i + step],
+                cls_bias=self.options.cls_bias,
+            )
+            for i in range(0, len(images), step)
+        ]
+        return torch.cat(parts)
+
+    # ---------------------------------------------------------------------------------------
+    # Tiles and images
+
+    def segment_tile(
+        self, block: PixelBlock, tile: Tile, *, probabilities: bool = False
+    ) -> TileResult:
+        """Label the core of one tile.
+
+        Parameters
+        ----------
+        block
+            Pixels of ``tile.read``; not changed.
+        tile
+            Which windows to run and which pixels to keep.
+        probabilities
+            Also return per-cent probabilities of every class.
+        """
+        core = tile.core.relative_to(tile.read)
+        valid = block.valid[core.slices()]
+        dtype = label_dtype(len(self.vocabulary.names))
+        labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
+        confidence = np.full(core.shape, CONFIDENCE_NODATA, dtype=np.uint8)
+        shares = None
+        if probabilities:
+            shares = np.full((len(self.vocabulary.names), *core.shape), CONFIDENCE_NODATA, np.uint8)
+        runs = 0
+        if valid.any():
+            windows = [w.relative_to(tile.read) for w in tile.windows]
+            windows = [w for w in windows if block.valid[w.slices()].any()]
+            runs = len(windows)
+            for first, logits in self._merged_rows(block, windows, core):
+                scores = self._decision.scores(logits)
+                index, best = self._decision.labels(scores)
+                rows = slice(first, first + len(logits))
+                keep = valid[rows]
+                labels[rows][keep] = index.cpu().numpy().astype(dtype)[keep]
+                confidence[rows][keep] = _per_cent(best)[keep]
+                if shares is not None:
+                    shares[:, rows][:, keep] = _per_cent(scores).transpose(2, 0, 1)[:, keep]
+        return TileResult(tile.core, labels, confidence, shares, runs)
+
+    def logits(self, block: PixelBlock) -> FloatArray:
+        """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
+        height, width = block.valid.shape
+        tile = TilePlan(self.lattice(height, width), max(height, width) + self.options.stride)[0]
+        rows = [part for _, part in self._merged_rows(block, tile.windows, tile.core)]
+        merged = torch.cat(rows).permute(2, 0, 1).cpu().numpy()
+        return np.ascontiguousarray(merged, dtype=np.float32)
+
+    def predict(
+        self, rgb: npt.NDArray[np.uint8] | FloatArray, *, out_shape: tuple[int, int] | None = None
+    ) -> Prediction:
+        """Label one image in memory, as the original does.
+
+        Parameters
+        ----------
+        rgb
+            ``(H, W, 3)`` uint8, or float32 in [0, 1].
+        out_shape
+            Size ``(height, width)`` to which averaged logits are resized bilinearly before the
+            softmax; the image's own by default.
+        """
+        pixels = np.asarray(rgb)
+        scaled = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+        block = PixelBlock(
+            np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32),
+            np.ones(pixels.shape[:2], dtype=bool),
+        )
+        return self.decide(self.logits(block), out_shape=out_shape)
+
+    def decide(self, logits: FloatArray, *, out_shape: tuple[int, int] | None = None) -> Prediction:
+        """Turn averaged logits ``(Q, H, W)`` into labels and class scores."""
+        planes = torch.from_numpy(logits).to(self.device).permute(1, 2, 0)
+        if out_shape is not None and out_shape != tuple(planes.shape[:2]):
+            planes = resize_logits(planes, out_shape)
+        scores = self._decision.scores(planes)
+        labels, _ = self._decision.labels(scores)
+        indices: LabelArray = labels.cpu().numpy().astype(label_dtype(len(self.vocabulary.names)))
+        return Prediction(
+            indices,
+            scores.permute(2, 0, 1).cpu().numpy(),
+        )
+
+    def _merged_rows(
+        self, block: PixelBlock, windows: Sequence[Window], core: Window
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
+
+        Windows come row by row, so rows above the next window are finished and can leave: memory
+        holds a few rows of windows, not the tile's logits.
+        """
+        weight = self._blend_weight(windows[0].shape)
+        merger = _StripMerger(core, len(self._text), self.device)
+        waiting = iter(windows)
+        while batch := list(islice(waiting, self.batch_size)):
+            yield from merger.finish_above(batch[0].row)
+            logits = self.window_logits(self._gather(block, batch))
+            for window, part in zip(batch, logits, strict=True):
+                merger.add(window, part, weight)
+        yield from merger.finish_above(core.row_stop)
+
+    def _gather(self, block: PixelBlock, windows: Iterable[Window]) -> Tensor:
+        parts = [
+            self.normalise(
+                PixelBlock(block.rgb[(slice(None), *w.slices())], block.valid[w.slices()])
+            )
+            for w in windows
+        ]
+        return torch.stack(parts)
+
+    def _blend_weight(self, shape: tuple[int, int]) -> Tensor:
+        if self.options.blend == "uniform":
+            return torch.ones(shape, device=self.device)
+        rows, cols = (
+            torch.sin(torch.pi * (torch.arange(n, device=self.device) + 0.5) / n) ** 2
+            for n in shape
+        )
+        return rows[:, None] * cols
+
+
+class _StripMerger:
+    """Weighted mean of window logits over a core, kept only while windows can still reach it."""
+
+    def __init__(self, core: Window, queries: int, device: torch.device) -> None:
+        self._core = core
+        self._queries = queries
+        self._device = device
+        self._first = 0  # first core row still open
+        self._sum = torch.zeros(0, core.width, queries, device=device)
+        self._weight = torch.zeros(0, core.width, device=device)
+
+    def add(self, window: Window, logits: Tensor, weight: Tensor) -> None:
+        """Add one window's ``(H, W, Q)`` logits."""
+        shared = window.intersection(self._core)
+        assert shared is not None
+        self._grow(shared.row_stop - self._core.row)
+        source = shared.relative_to(window).slices()
+        target = shared.relative_to(
+            Window(self._core.row + self._first, self._core.col, 0, 0)
+        ).slices()
+        part = weight[source]
+        self._sum[target] += logits[source] * part[..., None]
+        self._weight[target] += part
+
+    def _grow(self, stop: int) -> None:
+        missing = stop - self._first - len(self._sum)
+        if missing > 0:
+            self._sum = F.pad(self._sum, (0, 0, 0, 0, 0, missing))
+            self._weight = F.pad(self._weight, (0, 0, 0, missing))
+
+    def finish_above(self, row: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the mean of the open rows above ``row`` and let them go."""
+        count = min(row - self._core.row - self._first, len(self._sum))
+        if count <= 0:
+            return
+        # Rows or corners that no window with data covers have weight 0; they are nodata.
+        mean = self._sum[:count] / self._weight[:count, :, None].clamp_min(1e-12)
+        yield self._first, mean
+        self._first += count
+        self._sum, self._weight = self._sum[count:].clone(), self._weight[count:].clone()
+
+
+def _per_cent(scores: Tensor) -> UInt8Array:
+    return (scores * 100).round().to(torch.uint8).cpu().numpy()
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name == "fp16" and device.type == "cpu":
+        raise OptionError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return _PRECISIONS[name]

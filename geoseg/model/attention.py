@@ -1,0 +1,220 @@
+"""How tokens attend to each other in the last block: one parametrisation, a preset each.
+
+Every variant of the CLIP-only family is
+
+    O = out_proj( concat_heads( [ Σ_m softmax(σ S_m + Ω) ] V ) )
+
+with similarity terms ``S_m`` among q, k, v products (σ = head width^-1/2), an optional additive
+Gaussian ``Ω`` over patch distance, and, where the residual is kept, the block's FFN after it. GEM
+runs a second stream beside the last blocks instead. A new variant is one entry of `VARIANTS`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import OptionError
+
+Block = Any
+"""A residual attention block of open_clip: ln_1, attn, ls_1, ln_2, mlp, ls_2."""
+
+
+class AttentionVariant(Protocol):
+    """What the dense encoder needs of a variant."""
+
+    @property
+    def antialias_positions(self) -> bool:
+        """Whether position embeddings are resampled with antialiasing to the exact grid."""
+
+    def run(
+        self, blocks: Sequence[Block], x: Tensor, grid: tuple[int, int], residual: bool
+    ) -> Tensor:
+        """Take the stem's tokens ``(B, 1+N, Dv)`` through all blocks; ``ln_post`` comes after."""
+
+
+def heads(block: Block, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of normalised tokens, ``(B, heads, 1+N, head width)`` each."""
+    attn = block.attn
+    batch, tokens, width = y.shape
+    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def project(block: Block, per_head: Tensor) -> Tensor:
+    """Concatenate heads ``(B, heads, T, head width)`` and apply the block's output projection."""
+    out: Tensor = block.attn.out_proj(per_head.transpose(1, 2).flatten(2))
+    return out
+
+
+def ordinary_block(block: Block, x: Tensor) -> Tensor:
+    """One unmodified block, with PyTorch's fused attention."""
+    q, k, v = heads(block, block.ln_1(x))
+    x = x + block.ls_1(project(block, F.scaled_dot_product_attention(q, k, v)))
+    result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return result
+
+
+def _row_softmax(left: Tensor, right: Tensor, scale: float | Tensor, bias: Tensor | None) -> Tensor:
+    """Row softmax of ``scale · left rightᵀ + bias`` in float32, returned in the input's dtype."""
+    similarity = (left @ right.transpose(-1, -2)).float() * scale
+    if bias is not None:
+        similarity = similarity + bias
+    return similarity.softmax(-1).to(left.dtype)
+
+
+def _total(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)
+
+
+def gaussian_bias(grid: tuple[int, int], std: float, device: torch.device) -> Tensor:
+    """NACLIP's neighbourhood term ``(1+N, 1+N)``: ``exp(-d² / 2 std²)`` between patches.
+
+    ``d`` is the distance in patches; the CLS row and column are 0.
+    """
+    height, width = grid
+    rows = torch.arange(height, device=device, dtype=torch.float32).repeat_interleave(width)
+    cols = torch.arange(width, device=device, dtype=torch.float32).repeat(height)
+    squared = (rows[:, None] - rows) ** 2 + (cols[:, None] - cols) ** 2
+    return F.pad(torch.exp(-squared / (2 * std**2)), (1, 0, 1, 0))
+
+
+@dataclass(frozen=True)
+class LastBlockAttention:
+    """A variant that changes only the last block."""
+
+    terms: tuple[tuple[str, str], ...]
+    """Similarity terms, e.g. ``("q", "q"), ("k", "k")``; their softmaxes are summed, not averaged.
+    Without any, each token sees only itself."""
+    gaussian_std: float | None = None
+    """Width of the Gaussian over patch distance, in patches; None for none."""
+
+    antialias_positions = False
+
+    def run(
+        self, blocks: Sequence[Block], x: Tensor, grid: tuple[int, int], residual: bool
+    ) -> Tensor:
+        """Ordinary blocks, then the modified last one (its ordinary half is never computed)."""
+        for block in blocks[:-1]:
+            x = ordinary_block(block, x)
+        last = blocks[-1]
+        q, k, v = heads(last, last.ln_1(x))
+        out = project(last, self._attend({"q": q, "k": k, "v": v}, grid))
+        if not residual:
+            return out
+        out = x + last.ls_1(out)
+        result: Tensor = out + last.ls_2(last.mlp(last.ln_2(out)))
+        return result
+
+    def _attend(self, qkv: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
+        value = qkv["v"]
+        if not self.terms:
+            return value
+        bias = None
+        if self.gaussian_std is not None:
+            bias = gaussian_bias(grid, self.gaussian_std, value.device)
+        scale = value.shape[-1] ** -0.5
+        if bias is None:
+            # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
+            return _total(
+                F.scaled_dot_product_attention(qkv[a], qkv[b], value) for a, b in self.terms
+            )
+        return _total(_row_softmax(qkv[a], qkv[b], scale, bias) for a, b in self.terms) @ value
+
+
+@dataclass(frozen=True)
+class GemAttention:
+    """GEM's parallel stream over the last ``depth - 1`` blocks.
+
+    Bousselham et al., "Grounding Everything: Emerging Localization Properties in Vision-Language
+    Transformers", CVPR 2024.
+    """
+
+    depth: int = 7
+
+    antialias_positions = True
+
+    def run(
+        self, blocks: Sequence[Block], x: Tensor, grid: tuple[int, int], residual: bool
+    ) -> Tensor:
+        """Return the GEM stream: each block's output alone, or accumulated with ``residual``."""
+        first = max(len(blocks) - (self.depth - 1), 0)
+        for block in blocks[:first]:
+            x = ordinary_block(block, x)
+        stream = x
+        for i, block in enumerate(blocks[first:], start=first + 1):
+            out = self._ensemble(block, block.ln_1(x))
+            stream = stream + out if residual else out
+            if i < len(blocks):
+                x = ordinary_block(block, x)
+        return stream
+
+    @staticmethod
+    def _ensemble(block: Block, y: Tensor) -> Tensor:
+        q, k, v = heads(block, y)
+        head_width = v.shape[-1]
+        norms = y.float().norm(dim=-1).mean(-1)
+        temperature = (norms * head_width**-0.5)[:, None, None, None]
+        total = torch.zeros_like(v)
+        for u in (v, k, q):
+            unit = F.normalize(u, dim=-1)
+            unit = F.normalize(_row_softmax(unit, unit, temperature, None) @ unit, dim=-1)
+            total = total + _row_softmax(unit, unit, temperature, None) @ v
+        return project(block, total / 3)
+
+
+_QQ, _KK, _VV, _QK = ("q", "q"), ("k", "k"), ("v", "v"), ("q", "k")
+
+VARIANTS: dict[str, AttentionVariant] = {
+    "vanilla": LastBlockAttention((_QK,)),
+    "maskclip": LastBlockAttention(()),
+    "sclip": LastBlockAttention((_QQ, _KK)),
+    "clearclip": LastBlockAttention((_QQ,)),
+    "segearth": LastBlockAttention((_QQ, _KK, _VV)),
+    "naclip": LastBlockAttention((_KK,), gaussian_std=5.0),
+    "gem": GemAttention(),
+}
+"""The presets. MaskCLIP: Zhou et al. 2022. SCLIP: Wang et al. 2024. ClearCLIP: Lan et al. 2024.
+SegEarth-OV: Li et al. 2025. NACLIP: Hajimiri et al. 2025. GEM: Bousselham et al. 2024."""
+
+
+def attention_variant(
+    name: str, *, naclip_std: float | None = None, gem_depth: int | None = None
+) -> AttentionVariant:
+    """Look up a preset, with its one parameter changed where given.
+
+    Parameters
+    ----------
+    name
+        A key of `VARIANTS`.
+    naclip_std
+        Width of NACLIP's Gaussian in patches (5 in the paper).
+    gem_depth
+        GEM's depth: the parallel stream runs over the last ``gem_depth - 1`` blocks (7 in the
+        paper).
+
+    Raises
+    ------
+    OptionError
+        If the name is unknown or a parameter is out of range.
+    """
+    variant = VARIANTS.get(name)
+    if variant is None:
+        raise OptionError(f"attention {name!r} is not known; choose from {', '.join(VARIANTS)}")
+    if naclip_std is not None and name == "naclip":
+        if naclip_std <= 0:
+            raise OptionError(f"naclip's Gaussian width is {naclip_std}; give patches above 0")
+        return LastBlockAttention((_KK,), gaussian_std=naclip_std)
+    if gem_depth is not None and isinstance(variant, GemAttention):
+        if gem_depth < 2:
+            raise OptionError(f"gem's depth is {gem_depth}; give 2 or more")
+        return replace(variant, depth=gem_depth)
+    return variant

@@ -1,0 +1,456 @@
+"""From a model specification to a loaded CLIP with its preprocessing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsError
+from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
+from geoseg.model.defaults import ModelDefaults
+from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_NAME = "open_clip_config.json"
+_OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
+_QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)
+_PROBE_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded CLIP: image tower, text tower, tokenizer and preprocessing.
+
+    Get one from `load_model`. It holds torch modules on one device; workers on other machines
+    load their own from ``spec``.
+    """
+
+    spec: str
+    """The specification it was loaded from."""
+    clip: Any = field(repr=False)
+    """The open_clip module, in eval mode, float32."""
+    tokenizer: Any = field(repr=False)
+    mean: tuple[float, float, float]
+    """Per-channel mean of the normalisation, for RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    """Per-channel standard deviation of the normalisation."""
+    weights: Path
+    """Checkpoint file."""
+    fingerprint: str
+    """SHA-256 of the checkpoint file."""
+    defaults: ModelDefaults
+    device: torch.device
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.clip.visual.conv1.kernel_size[0])
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Image size ``(height, width)`` it was trained at, in pixels."""
+        height, width = self.clip.visual.image_size
+        return int(height), int(width)
+
+    @property
+    def embedding_size(self) -> int:
+        """Length D of the joint embedding."""
+        return int(self.clip.visual.proj.shape[1])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens the text tower reads, start and end markers included."""
+        return int(self.tokenizer.context_length)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids ``(N, context_length)`` int64; too long texts are cut, see `token_counts`."""
+        return cast(Tensor, self.tokenizer(list(texts)))
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens each text needs, markers included, before any cut."""
+        if hasattr(self.tokenizer, "encode"):
+            return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+        encoded = self.tokenizer.tokenizer(list(texts))
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Text embeddings ``(N, D)`` float32, not normalised."""
+        return cast(Tensor, self.clip.encode_text(tokens.to(self.device)).float())
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists here.
+
+    Raises
+    ------
+    OptionError
+        If it is not a device name, or not available on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(
+            f"device {device!r} is not known; use auto, cpu, cuda or cuda:N"
+        ) from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device {device!r} asked for, but no CUDA GPU is available; use cpu")
+    if (
+        wanted.type == "cuda"
+        and wanted.index is not None
+        and wanted.index >= torch.cuda.device_count()
+    ):
+        raise OptionError(
+            f"device {device!r} does not exist; there are {torch.cuda.device_count()}"
+        )
+    return wanted
+
+
+def load_model(spec: str, *, device: str = "auto") -> Model:
+    """Load a CLIP for dense inference.
+
+    Parameters
+    ----------
+    spec
+        ``geoseg-tiny`` (bundled), ``ARCH/PRETRAINED`` as open_clip names them,
+        ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    UnknownModelError
+        If the name is not known; near names are listed.
+    UnsupportedModelError
+        If the architecture is not a classic CLIP ViT with a CLS token.
+    WeightsError
+        If weights are missing, cannot be downloaded, do not fit, or need QuickGELU while the
+        architecture has plain GELU.
+    """
+    parsed = ModelSpec.parse(spec)
+    target = resolve_device(device)
+    located = _LOCATORS[parsed.kind](parsed)
+    _check_activation(located, parsed)
+    clip = _build(located, parsed)
+    return Model(
+        spec=spec,
+        clip=clip.to(target),
+        tokenizer=_tokenizer(located.factory_name),
+        mean=_triple(located.preprocess.get("mean"), _OPENAI_MEAN),
+        std=_triple(located.preprocess.get("std"), _OPENAI_STD),
+        weights=located.weights,
+        fingerprint=file_digest(located.weights),
+        defaults=ModelDefaults.beside(located.weights.parent),
+        device=target,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Finding config and weights
+
+
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class _Located:
+    """Everything known about a model before its weights are read."""
+
+    factory_name: str
+    """What open_clip's factory calls it."""
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    weights: Path
+    quick_gelu_weights: bool | None
+    """Whether the weights are known to want QuickGELU; None if nothing says so."""
+
+
+def _locate_folder(spec: ModelSpec) -> _Located:
+    folder = Path(spec.source)
+    file = folder / _CONFIG_NAME
+    if not file.is_file():
+        raise ModelError(
+            f"model folder {folder} has no {_CONFIG_NAME}; see open_clip's local-dir format"
+        )
+    config, preprocess = _read_config(file, spec.text)
+    weights = _weights_in(folder)
+    return _Located(f"local-dir:{folder}", config, preprocess, weights, None)
+
+
+def _weights_in(folder: Path) -> Path:
+    preferred = (
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.safetensors",
+        "open_clip_pytorch_model.bin",
+        "open_clip_pytorch_model.pth",
+    )
+    for name in preferred:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(
+        f"model folder {folder} holds no weights; expected one of {', '.join(preferred)}"
+    )
+
+
+def _locate_hub(spec: ModelSpec) -> _Located:
+    from huggingface_hub import hf_hub_download
+
+    config_file = _cached(spec.source, _CONFIG_NAME)
+    if config_file is None:
+        _require_hub(spec)
+        config_file = Path(_download(spec, lambda: hf_hub_download(spec.source, _CONFIG_NAME)))
+    config, preprocess = _read_config(config_file, spec.text)
+    weights = next(filter(None, (_cached(spec.source, name) for name in _hub_names(""))), None)
+    if weights is None:
+        _require_hub(spec)
+        import open_clip
+
+        cfg = {"hf_hub": f"{spec.source}/"}
+        weights = Path(_download(spec, lambda: open_clip.download_pretrained(cfg)))
+    return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
+
+
+def _locate_tag(spec: ModelSpec) -> _Located:
+    import open_clip
+
+    cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
+    weights = cached_tag(cfg)
+    if weights is None:
+        _require_hub(spec)
+        weights = Path(_download(spec, lambda: open_clip.download_pretrained(cfg)))
+    config = open_clip.get_model_config(spec.architecture)
+    quick = bool(cfg.get("quick_gelu", False))
+    if quick:
+        # open_clip 3 builds plain GELU for e.g. ViT-B-16/openai and only warns.
+        config["quick_gelu"] = True
+    return _Located(spec.architecture, config, cfg, weights, quick)
+
+
+def _locate_file(spec: ModelSpec) -> _Located:
+    import open_clip
+
+    config = open_clip.get_model_config(spec.architecture)
+    return _Located(spec.architecture, config, {}, Path(spec.source), None)
+
+
+_LOCATORS = {
+    "folder": _locate_folder,
+    "hub": _locate_hub,
+    "tag": _locate_tag,
+    "file": _locate_file,
+}
+
+
+def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        config = dict(content["model_cfg"])
+        preprocess = dict(content.get("preprocess_cfg", {}))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{file} is not an open_clip config with a model_cfg: {error!r}"
+        ) from error
+    check_architecture(config, name)
+    return config, preprocess
+
+
+def _hub_names(filename: str) -> tuple[str, ...]:
+    """File names open_clip tries on a hub repository, in its order."""
+    if filename:
+        return (filename,)
+    return ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def _cached(repository: str, filename: str) -> Path | None:
+    """Path of a hub file that is already on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found: object = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+def cached_tag(cfg: dict[str, Any]) -> Path | None:
+    """Local file of a pretrained tag's weights, if it has been downloaded before.
+
+    Parameters
+    ----------
+    cfg
+        open_clip's pretrained config of the tag.
+    """
+    if hub := cfg.get("hf_hub"):
+        repository, _, filename = hub.rpartition("/")
+        for name in _hub_names(filename):
+            if found := _cached(repository, name):
+                return found
+    if url := cfg.get("url"):
+        file = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
+        if file.is_file():
+            return file
+    return None
+
+
+def _require_hub(spec: ModelSpec) -> None:
+    """Ask the hub for one answer, so that an unreachable one fails in seconds, not minutes."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"the weights of {spec.text} are not in the cache and HF_HUB_OFFLINE is set; "
+            f"{OFFLINE_CHOICES}"
+        )
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+    except Exception as error:  # the session may be requests or httpx, each with its own errors
+        raise _unreachable(spec, error) from error
+
+
+def _download(spec: ModelSpec, fetch: Any) -> str:
+    try:
+        return str(fetch())
+    except Exception as error:  # hub, network and disk errors of three libraries
+        raise _unreachable(spec, error) from error
+
+
+def _unreachable(spec: ModelSpec, error: Exception) -> WeightsError:
+    cause = (str(error) or type(error).__name__).splitlines()[0]
+    cache = _cache_folder()
+    return WeightsError(
+        f"the weights of {spec.text} are not in the cache ({cache}) and could not be downloaded "
+        f"({cause}); {OFFLINE_CHOICES}"
+    )
+
+
+def _cache_folder() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.HF_HUB_CACHE)
+
+
+# --------------------------------------------------------------------------------------------
+# Building
+
+
+def _check_activation(located: _Located, spec: ModelSpec) -> None:
+    """Refuse weights trained with QuickGELU in an architecture with plain GELU, or the reverse.
+
+    The mismatch loads without complaint and quietly ruins every feature, so where anything says
+    which activation the weights want, it must agree with the config.
+    """
+    if located.quick_gelu_weights is None:
+        wants_quick = _looks_like_quick_gelu(located.weights)
+        if not wants_quick or located.config.get("quick_gelu", False):
+            return
+    elif located.quick_gelu_weights == bool(located.config.get("quick_gelu", False)):
+        return
+    if located.config.get("quick_gelu", False):
+        raise WeightsError(
+            f"{spec.text}: these weights were trained with plain GELU, but the architecture has "
+            f"QuickGELU; use {spec.architecture.removesuffix('-quickgelu')}/{spec.source}"
+        )
+    if spec.architecture:
+        way_out = f"write {spec.architecture}-quickgelu:{located.weights}"
+    else:
+        way_out = f'set "quick_gelu": true in the model_cfg of its {_CONFIG_NAME}'
+    raise WeightsError(
+        f"{located.weights} holds weights trained with QuickGELU (OpenAI, MetaCLIP or DFN type), "
+        f"but the architecture has plain GELU, which would quietly give wrong maps; {way_out}"
+    )
+
+
+def _looks_like_quick_gelu(weights: Path) -> bool:
+    """Whether file name, hub folder or tensors say that these are OpenAI-type weights."""
+    names = [weights.name, *(p for p in weights.parts if p.startswith("models--"))]
+    if any(_QUICK_GELU_NAMES.search(name) for name in names):
+        return True
+    if weights.suffix == ".safetensors" or not weights.is_file():
+        return False
+    return not _OPENAI_STATE_KEYS.isdisjoint(read_state_dict(weights))
+
+
+def _build(located: _Located, spec: ModelSpec) -> Any:
+    import open_clip
+
+    state = read_state_dict(located.weights)
+    state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
+    with warnings.catch_warnings(), _quiet_root_logger():
+        warnings.simplefilter("ignore")
+        try:
+            clip = open_clip.create_model(
+                located.factory_name,
+                load_weights=False,
+                pretrained_text=False,
+                force_quick_gelu=bool(located.config.get("quick_gelu", False)),
+            )
+        except ImportError as error:
+            raise MissingExtraError(
+                f"model {spec.text} needs a package that is not installed: {error}"
+            ) from error
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"open_clip cannot build {spec.text}: {error}") from error
+    _fill(clip, state, located.weights)
+    clip.eval().requires_grad_(False)
+    return clip
+
+
+def _fill(clip: Any, state: StateDict, weights: Path) -> None:
+    """Load weights strictly; say what does not fit."""
+    own = clip.state_dict()
+    if "logit_scale" in state and "logit_scale" in own:
+        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or unexpected or wrong:
+        parts = []
+        if wrong:
+            name = min(wrong)
+            found, expected = tuple(state[name].shape), tuple(own[name].shape)
+            parts.append(f"{len(wrong)} of another shape ({name} is {found}, expected {expected})")
+        if missing:
+            parts.append(f"{len(missing)} missing (first {missing[0]})")
+        if unexpected:
+            parts.append(f"{len(unexpected)} unknown (first {unexpected[0]})")
+        raise WeightsError(
+            f"{weights} does not fit the architecture: tensors {', '.join(parts)}; "
+            "check ARCH (ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …)"
+        )
+    clip.load_state_dict(state)
+
+
+def _tokenizer(factory_name: str) -> Any:
+    import open_clip
+
+    with _quiet_root_logger():
+        return open_clip.get_tokenizer(factory_name)
+
+
+def _triple(value: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
+    if value is None:
+        return default
+    first, second, third = (float(v) for v in value)
+    return first, second, third
+
+
+class _quiet_root_logger:  # noqa: N801 - used like a function
+    """open_clip reports through the root logger; what matters of it is raised as an error."""
+
+    def __enter__(self) -> None:
+        self._level = logging.root.level
+        logging.root.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        logging.root.setLevel(self._level)

@@ -1,0 +1,136 @@
+"""Dense encoding: one visual forward of ours over a classic open_clip vision transformer.
+
+open_clip's own forward neither resizes position embeddings nor exposes the last block, so geoseg
+walks the same weights itself: stem, blocks, a modified last block, ``ln_post``, projection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.model.attention import AttentionVariant
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Projected tokens of a batch of windows; nothing is normalised."""
+
+    cls: Tensor
+    """``(B, D)`` float32, row 0 of the modified last block (not the usual image embedding)."""
+    patches: Tensor
+    """``(B, N, D)`` float32 patch tokens, row-major over the grid."""
+    grid: tuple[int, int]
+    """Patch rows and columns, ``N = rows * cols``."""
+
+
+def resample_positions(
+    embedding: Tensor, grid: tuple[int, int], native: tuple[int, int], *, antialias: bool = False
+) -> Tensor:
+    """Position embeddings for a patch grid other than the trained one.
+
+    Parameters
+    ----------
+    embedding
+        ``(1 + N0, Dv)``, the CLS position first.
+    grid, native
+        Wanted and trained ``(rows, cols)``. Grids are compared, not token counts: 7 x 28 tokens
+        are resampled from 14 x 14 although both are 196.
+    antialias
+        False samples as the DINO-derived forks do: bicubic with the scale factors
+        ``(rows + 0.1) / rows0``, where the 0.1 shifts the sampling grid slightly and is part of
+        the method. True resamples to the exact size with antialiasing (GEM).
+
+    Returns
+    -------
+    torch.Tensor
+        ``(1 + N, Dv)``; the CLS position untouched.
+    """
+    if grid == native:
+        return embedding
+    patch = embedding[1:].reshape(1, *native, -1).permute(0, 3, 1, 2).float()
+    if antialias:
+        patch = F.interpolate(patch, size=grid, mode="bicubic", antialias=True)
+    else:
+        factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
+        patch = F.interpolate(
+            patch, scale_factor=factors, mode="bicubic", recompute_scale_factor=False
+        )
+    flat = patch.flatten(2).squeeze(0).transpose(0, 1).to(embedding.dtype)
+    return torch.cat([embedding[:1], flat])
+
+
+class DenseEncoder:
+    """Windows in, projected patch tokens out.
+
+    Parameters
+    ----------
+    visual
+        An open_clip ``VisionTransformer`` with CLS pooling (see `geoseg.model.loading`).
+    attention
+        The variant of the last block.
+    residual
+        Keep the last block's residual and FFN. The paper drops both.
+    """
+
+    def __init__(self, visual: Any, attention: AttentionVariant, *, residual: bool = False) -> None:
+        self.visual = visual
+        self.attention = attention
+        self.residual = residual
+        patch = visual.conv1.kernel_size
+        self.patch_size: int = int(patch[0])
+        self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding added for this grid, ``(1 + N, Dv)``."""
+        return resample_positions(
+            self.visual.positional_embedding,
+            grid,
+            self.native_grid,
+            antialias=self.attention.antialias_positions,
+        )
+
+    def stem(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens entering the first block, ``(B, 1 + N, Dv)``, and the patch grid."""
+        visual = self.visual
+        x = visual.conv1(images)
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positions(grid).to(x.dtype)
+        return visual.ln_pre(x), grid
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> DenseFeatures:
+        """Encode a batch of windows.
+
+        Parameters
+        ----------
+        images
+            ``(B, 3, H, W)`` normalised pixels; sides are cut to a multiple of the patch size.
+        """
+        x, grid = self.stem(images)
+        x = self.attention.run(self.visual.transformer.resblocks, x, grid, self.residual)
+        tokens = self.visual.ln_post(x.float()) @ self.visual.proj.float()
+        return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
+
+
+def padding_to_patch(
+    height: int, width: int, patch: int, min_grid: int = 1
+) -> tuple[int, int, int, int]:
+    """Zero padding ``(left, right, top, bottom)`` that makes both sides multiples of ``patch``.
+
+    Half before and the larger half after, as in the original; sides grow to at least ``min_grid``
+    patches.
+    """
+
+    def split(side: int) -> tuple[int, int]:
+        missing = max(math.ceil(side / patch), min_grid) * patch - side
+        return missing // 2, missing - missing // 2
+
+    return *split(width), *split(height)
