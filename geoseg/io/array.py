@@ -154,7 +154,15 @@ def _choose_bands(count: int, bands: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _transform(array: xarray.DataArray) -> Affine:
-    """Affine transform; the identity if the array has no coordinates to tell."""
-    if "spatial_ref" not in array.coords and not {"x", "y"} <= set(array.coords):
+    """Affine transform; the identity if the array has nothing to tell it by."""
+    has_coords = {"x", "y"} <= set(array.coords)
+    if "spatial_ref" not in array.coords and not has_coords:
         return Affine.identity()
-    return array.rio.transform()
+    stored: Affine = array.rio.transform()
+    if not has_coords or min(array.sizes["y"], array.sizes["x"]) < 2:
+        return stored
+    # A slice keeps the stored transform of the whole; the coordinates know better, but only to
+    # rounding.
+    counted: Affine = array.rio.transform(recalc=True)
+    tolerance = 1e-6 * abs(counted.a)
+    return stored if stored.almost_equals(counted, precision=tolerance) else counted

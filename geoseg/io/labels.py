@@ -16,6 +16,7 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg.errors import SceneError
 from geoseg.io._handles import open_dataset, shared_handle
 from geoseg.io.grid import Grid
+from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
 
 _TAG = "CLASS_"
@@ -74,7 +75,7 @@ class LabelRaster:
             names = _tagged_names(dataset.tags(1))
             colours = _colours(dataset)
         if not names:
-            names = {value: f"class {value}" for value in raster._values_present()}
+            names = {value: f"class {value}" for value in raster.counts()}
         classes = tuple(
             LabelClass(i, name, colours.get(i, default_color(i)))
             for i, name in sorted(names.items())
@@ -105,18 +106,23 @@ class LabelRaster:
             If the file is damaged there, or a value does not fit uint16.
         """
         window = window if window is not None else self.grid.window
-        key = (self.path, self.modified, "labels")
-        try:
-            dataset = shared_handle(key, lambda: _open(self.path))
-            values = dataset.read(
-                1, window=RasterioWindow(window.col, window.row, window.width, window.height)
-            )
-        except RasterioError as error:
-            raise SceneError(
-                f"{self.path}: labels in rows {window.row} to {window.row_stop - 1} cannot be "
-                f"read, the file is damaged or incomplete"
-            ) from error
-        return self._narrow(values)
+        return self._read(window, window.shape)
+
+    def thumbnail(self, max_size: int) -> LabelArray:
+        """Read the whole raster with its longer side ``max_size`` pixels or fewer."""
+        return self._read(
+            self.grid.window, decimated_shape(self.shape, decimation(self.shape, max_size))
+        )
+
+    def counts(self) -> dict[int, int]:
+        """Count the pixels of every class, and of other values that occur; nodata left out."""
+        total = np.zeros(np.iinfo(self.dtype).max + 1, np.int64)
+        for _, values in self.strips(_SCAN_ROWS):
+            total += np.bincount(values.ravel(), minlength=len(total))
+        if self.nodata is not None:
+            total[self.nodata] = 0
+        listed = {c.index for c in self.classes} | {int(v) for v in np.flatnonzero(total)}
+        return {index: int(total[index]) for index in sorted(listed)}
 
     def strips(self, rows: int) -> Iterator[tuple[Window, LabelArray]]:
         """Read the raster from top to bottom, in strips of that many rows."""
@@ -126,7 +132,7 @@ class LabelRaster:
 
     def _narrow(self, values: npt.NDArray[Any]) -> LabelArray:
         if values.dtype == self.dtype and self.source_nodata == self.nodata:
-            return values  # type: ignore[return-value]
+            return values
         labelled = np.ones(values.shape, np.bool_)
         if self.source_nodata is not None:
             labelled = values != self.source_nodata
@@ -140,13 +146,21 @@ class LabelRaster:
         filled = np.where(labelled, values, self.nodata or 0)
         return filled.astype(np.uint8) if self.dtype == np.uint8 else filled.astype(np.uint16)
 
-    def _values_present(self) -> list[int]:
-        seen = np.zeros(np.iinfo(self.dtype).max + 1, np.bool_)
-        for _, values in self.strips(_SCAN_ROWS):
-            seen[np.unique(values)] = True
-        if self.nodata is not None:
-            seen[self.nodata] = False
-        return [int(value) for value in np.flatnonzero(seen)]
+    def _read(self, window: Window, shape: tuple[int, int]) -> LabelArray:
+        key = (self.path, self.modified, "labels")
+        try:
+            dataset = shared_handle(key, lambda: _open(self.path))
+            values = dataset.read(
+                1,
+                window=RasterioWindow(window.col, window.row, window.width, window.height),
+                out_shape=shape,
+            )
+        except RasterioError as error:
+            raise SceneError(
+                f"{self.path}: labels in rows {window.row} to {window.row_stop - 1} cannot be "
+                f"read, the file is damaged or incomplete"
+            ) from error
+        return self._narrow(values)
 
 
 def _open(path: str) -> Any:

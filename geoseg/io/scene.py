@@ -13,12 +13,13 @@ import numpy as np
 from affine import Affine
 
 from geoseg.errors import GeosegWarning
+from geoseg.io.expand import expand_scenes
 from geoseg.io.grid import Grid
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
 from geoseg.types import BoolArray, PixelBlock, Window
 
-__all__ = ["Grid", "Scene", "SceneLike", "parse_stretch"]
+__all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +175,9 @@ class Scene:
         """
         return self.source.is_empty(window)
 
-    def thumbnail(self, max_size: int) -> PixelBlock:
-        """Read the whole scene, averaged, with its longer side ``max_size`` pixels or fewer."""
-        return self._block(*self.source.read_decimated(max_size, average=True))
+    def thumbnail(self, max_size: int, window: Window | None = None) -> PixelBlock:
+        """Read the scene (or a window), averaged, with its longer side at most ``max_size``."""
+        return self._block(*self.source.read_decimated(max_size, average=True, window=window))
 
     def fingerprint(self) -> dict[str, Any]:
         """Identity of the input, for a resumed run to compare; plain JSON values.

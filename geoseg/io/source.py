@@ -174,36 +174,28 @@ class RasterSource:
             raise ValueError(f"{window} is not inside the scene of {self.grid.shape} pixels")
         return self._read(window, window.shape, Resampling.nearest)
 
-    def read_decimated(self, max_size: int, *, average: bool) -> tuple[Pixels, BoolArray]:
-        """Read the whole scene, with its longer side made ``max_size`` pixels or fewer.
+    def read_decimated(
+        self, max_size: int, *, average: bool, window: Window | None = None
+    ) -> tuple[Pixels, BoolArray]:
+        """Read the scene, or a window of it, with its longer side ``max_size`` pixels or fewer.
 
         Blocks that a sparse file leaves out cost nothing.
         """
-        height, width = self.grid.shape
-        factor = max(1, math.ceil(max(height, width) / max_size))
+        area = window if window is not None else self.grid.window
+        factor = decimation(area.shape, max_size)
         resampling = Resampling.nearest
         if average and factor > 1 and self.palette is None:
             resampling = Resampling.average
-        shape = (math.ceil(height / factor), math.ceil(width / factor))
-        if self.overviews or height * width < _LARGE:
-            return self._read(self.grid.window, shape, resampling)
-        return self._read_chunks(factor, shape, resampling)
-
-    def _read_chunks(
-        self, factor: int, shape: tuple[int, int], resampling: Resampling
-    ) -> tuple[Pixels, BoolArray]:
+        shape = decimated_shape(area.shape, factor)
+        if self.overviews or area.area < _LARGE:
+            return self._read(area, shape, resampling)
         channels = 3 if self.palette is not None else len(self.bands)
         data = np.zeros((channels, *shape), "uint8" if self.palette is not None else self.dtype)
         valid = np.zeros(shape, np.bool_)
-        for row in range(0, shape[0], _CHUNK):
-            for col in range(0, shape[1], _CHUNK):
-                part = Window(row, col, min(_CHUNK, shape[0] - row), min(_CHUNK, shape[1] - col))
-                big = Window(row * factor, col * factor, part.height * factor, part.width * factor)
-                window = big.intersection(self.grid.window)
-                if window is None or self._known_empty(window):
-                    continue
+        for part, source in _chunks(area, shape, factor):
+            if not self._known_empty(source):
                 rows, cols = part.slices()
-                data[:, rows, cols], valid[rows, cols] = self._read(window, part.shape, resampling)
+                data[:, rows, cols], valid[rows, cols] = self._read(source, part.shape, resampling)
         return data, valid
 
     def _read(
@@ -383,6 +375,28 @@ class RasterSource:
             resampling=resampling,
             **options,
         )
+
+
+def decimation(shape: tuple[int, int], max_size: int) -> int:
+    """Whole number of pixels that become one, so that the longer side fits ``max_size``."""
+    return max(1, math.ceil(max(shape) / max_size))
+
+
+def decimated_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Size after decimation; a last incomplete pixel counts."""
+    return math.ceil(shape[0] / factor), math.ceil(shape[1] / factor)
+
+
+def _chunks(area: Window, shape: tuple[int, int], factor: int) -> Iterator[tuple[Window, Window]]:
+    """Pieces of a decimated image, each with the pixels of ``area`` it stands for."""
+    for row in range(0, shape[0], _CHUNK):
+        for col in range(0, shape[1], _CHUNK):
+            part = Window(row, col, min(_CHUNK, shape[0] - row), min(_CHUNK, shape[1] - col))
+            top, left = area.row + row * factor, area.col + col * factor
+            full = Window(top, left, part.height * factor, part.width * factor)
+            source = full.intersection(area)
+            if source is not None:
+                yield part, source
 
 
 # -- looking at a file ----------------------------------------------------------------------------
