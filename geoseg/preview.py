@@ -22,7 +22,7 @@ from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
 _NODATA, _HATCH = (233, 234, 236), (205, 208, 212)
 _MARGIN, _GAP = 32, 24
-_PANEL_HEIGHT, _SMALLEST_PANEL = 1400, 480
+_PANEL_HEIGHT, _SMALLEST_PANEL = 1400, 720
 _LEGEND_ENTRIES, _LEGEND_COLUMN, _LEGEND_ROW = 24, 300, 34
 _TEXT, _TITLE, _SMALL = 20, 30, 17
 _SIDE_BY_SIDE = 1.7
@@ -228,7 +228,8 @@ def _overlay(
     table = np.full((int(np.iinfo(labels.dtype).max) + 1, 3), 128, np.uint8)
     for entry in classes:
         table[entry.index] = entry.rgb
-    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    # Lifted shadows, or a dark scene would make all classes look the same.
+    grey = 72 + 0.7 * np.asarray(image.convert("L"), np.float32)[..., None]
     mixed = (1 - opacity) * grey + opacity * table[big].astype(np.float32)
     border = _borders(big)
     mixed[border] *= 0.72
@@ -393,7 +394,7 @@ def _shorten(text: str, font: _Font, width: int) -> str:
         return text
     while text and _text_size(text + "…", font)[0] > width:
         text = text[:-1]
-    return text + "…"
+    return text.rstrip(" ,") + "…"
 
 
 def _save(page: Image.Image, out: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.env import env_ctx_if_needed
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
@@ -75,8 +76,7 @@ class RasterSource:
         OptionError
             If ``bands`` is neither one nor three bands.
         """
-        dataset = _open_readable(path)
-        with dataset:
+        with env_ctx_if_needed(), _open_readable(path) as dataset:
             _refuse_unusable(dataset, path)
             _refuse_unrectified(dataset, path)
             chosen = _choose_bands(dataset, bands, path)
@@ -212,16 +212,13 @@ class RasterSource:
             )
 
         try:
-            dataset = self._dataset()
-            data = fetch(self.bands)
-            valid = self._valid(data, fetch)
-            if self.mask != "none" and self.grid == self.native_grid:
-                masks = dataset.read_masks(
-                    list(self.bands[:1] if self.mask == "dataset" else self.bands),
-                    window=_to_rasterio(window),
-                    out_shape=(1 if self.mask == "dataset" else len(self.bands), *shape),
-                )
-                valid &= (masks != 0).any(axis=0)
+            # Without an environment GDAL writes its warnings to stderr, not to logging.
+            with env_ctx_if_needed():
+                dataset = self._dataset()
+                data = fetch(self.bands)
+                valid = self._valid(data, fetch)
+                if self.mask != "none" and self.grid == self.native_grid:
+                    valid &= self._read_mask(dataset, window, shape)
         except RasterioError as error:
             self.close()
             raise SceneError(
@@ -230,6 +227,13 @@ class RasterSource:
                 f"incomplete ({_gdal_reason(error)})"
             ) from error
         return (data, valid) if self.palette is None else self._render(data, valid)
+
+    def _read_mask(self, dataset: Any, window: Window, shape: tuple[int, int]) -> BoolArray:
+        bands = list(self.bands[:1] if self.mask == "dataset" else self.bands)
+        masks = dataset.read_masks(
+            bands, window=_to_rasterio(window), out_shape=(len(bands), *shape)
+        )
+        return np.asarray((masks != 0).any(axis=0))
 
     def _valid(self, data: Pixels, fetch: Any) -> BoolArray:
         valid = np.ones(data.shape[1:], np.bool_)
