@@ -1,0 +1,133 @@
+"""``geoseg evaluate``: how good are labels, held against the truth?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MEANING = "What the truth means"
+_AREA = "What is compared"
+_RESULT = "Result"
+
+
+def evaluate(
+    labels: Annotated[
+        Path,
+        typer.Argument(help="Label raster, or a folder of them (or of folders with labels.tif)."),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Argument(
+            help="Truth: GeoTIFF in the same CRS, plain image of the same size, vector file in "
+            "any CRS, or a folder of files named like the label rasters."
+        ),
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help='Class file or "building,roof;road;water"; matched by name with labels and truth. '
+            "Default: the names in the label raster.",
+            rich_help_panel=_MEANING,
+        ),
+    ] = None,
+    truth_values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAP",
+            help='What truth values mean, like "0=ignore;1=background;2=building"; keys are '
+            "numbers, colours #rrggbb or words of the truth column, * is every other value.",
+            rich_help_panel=_MEANING,
+        ),
+    ] = None,
+    truth_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of a vector truth with the class. Default: class_name, class, label or "
+            "name, the first there is.",
+            rich_help_panel=_MEANING,
+        ),
+    ] = None,
+    outside: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Class of pixels that no feature of a vector truth covers.",
+            rich_help_panel=_MEANING,
+        ),
+    ] = "ignore",
+    aoi: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AREA",
+            help="Compare only inside minx,miny,maxx,maxy (labels' CRS) or a vector file.",
+            rich_help_panel=_AREA,
+        ),
+    ] = None,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="Raster of whole per cents for the calibration. Default: confidence.tif beside "
+            "a labels.tif.",
+            rich_help_panel=_AREA,
+        ),
+    ] = None,
+    boundary: Annotated[
+        bool, typer.Option(help="Also score outlines.", rich_help_panel=_AREA)
+    ] = True,
+    boundary_tolerance: Annotated[
+        float,
+        typer.Option(
+            metavar="PIXELS",
+            min=0,
+            help="Greatest distance of matching outlines.",
+            rich_help_panel=_AREA,
+        ),
+    ] = 3.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write evaluation.json, CSV tables and confusion.png into this folder.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in DIR.", rich_help_panel=_RESULT)
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT),
+    ] = False,
+) -> None:
+    """Score labels against the truth: IoU, F1, accuracy, outlines, calibration."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from geoseg.evaluation import evaluate as run
+    from geoseg.evaluation.report import as_dict, as_tables, write_report
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Comparing", total=1.0)
+        evaluation = run(
+            labels,
+            truth,
+            classes=classes,
+            truth_values=truth_values,
+            truth_column=truth_column,
+            outside=outside,
+            aoi=aoi,
+            confidence=confidence,
+            boundary_tolerance=boundary_tolerance if boundary else None,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    if out is not None:
+        write_report(evaluation, out, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(as_dict(evaluation), ensure_ascii=False))
+    else:
+        Console().print(as_tables(evaluation))

@@ -1,0 +1,88 @@
+"""Which truth belongs to which label raster? Single files, and folders matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from geoseg.errors import EvaluationError
+from geoseg.evaluation.truth import RASTER_SUFFIXES, VECTOR_SUFFIXES
+
+LABELS_NAME = "labels.tif"
+CONFIDENCE_NAME = "confidence.tif"
+
+Pair = tuple[Path, Path]
+"""Label raster and truth file."""
+
+
+def find_pairs(labels: Path, truth: Path) -> tuple[Pair, ...]:
+    """Find the truth of every label raster.
+
+    Parameters
+    ----------
+    labels
+        A label raster; a folder that holds ``labels.tif``; a folder of such folders, one a scene;
+        or a folder of label rasters with any names.
+    truth
+        A truth file for a single label raster, or a folder with one file a label raster, of the
+        same name up to the suffix (the folder's name where the raster is a ``labels.tif``).
+
+    Raises
+    ------
+    EvaluationError
+        If something is missing, or a name fits several files.
+    """
+    rasters = _label_rasters(labels)
+    if truth.is_file():
+        if len(rasters) > 1:
+            raise EvaluationError(
+                f"{labels} holds {len(rasters)} label rasters, but {truth} is one file; give a "
+                "folder with one truth file for each, of the same name"
+            )
+        return ((rasters[0], truth),)
+    if not truth.is_dir():
+        raise EvaluationError(f"{truth}: no such file or folder")
+    return tuple((raster, _truth_of(raster, truth)) for raster in rasters)
+
+
+def confidence_beside(labels: Path) -> Path | None:
+    """Confidence raster that belongs to a ``labels.tif``, if there is one."""
+    beside = labels.with_name(CONFIDENCE_NAME)
+    return beside if labels.name == LABELS_NAME and beside.is_file() else None
+
+
+def _label_rasters(labels: Path) -> list[Path]:
+    if labels.is_file():
+        return [labels]
+    if not labels.is_dir():
+        raise EvaluationError(f"{labels}: no such file or folder")
+    if (labels / LABELS_NAME).is_file():
+        return [labels / LABELS_NAME]
+    found = sorted(labels.glob(f"*/{LABELS_NAME}")) or sorted(
+        path for path in labels.glob("*.tif") if path.name != CONFIDENCE_NAME
+    )
+    if not found:
+        raise EvaluationError(
+            f"{labels}: no label raster there; looked for {LABELS_NAME}, */{LABELS_NAME} and *.tif"
+        )
+    return found
+
+
+def _truth_of(raster: Path, folder: Path) -> Path:
+    stem = raster.parent.name if raster.name == LABELS_NAME else raster.stem
+    found = _named(stem, folder.iterdir())
+    if not found:
+        raise EvaluationError(
+            f"{raster}: no truth for it in {folder}; looked for {stem}.tif, {stem}.png, "
+            f"{stem}.gpkg and the like"
+        )
+    if len(found) > 1:
+        raise EvaluationError(
+            f"{raster}: several truths for it: {', '.join(str(path) for path in found)}; keep one"
+        )
+    return found[0]
+
+
+def _named(stem: str, paths: Iterable[Path]) -> list[Path]:
+    suffixes = RASTER_SUFFIXES | VECTOR_SUFFIXES
+    return sorted(path for path in paths if path.stem == stem and path.suffix.lower() in suffixes)

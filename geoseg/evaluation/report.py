@@ -1,0 +1,352 @@
+"""An evaluation for people and programs: dictionary, tables, CSV files, a confusion picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from geoseg.errors import OutputError
+from geoseg.evaluation.compare import Evaluation
+from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, Scores
+
+REPORT_FILES = ("evaluation.json", "classes.csv", "confusion.csv", "confusion.png")
+"""Files of :func:`write_report`; ``reliability.csv`` and ``pairs.csv`` come where they apply."""
+
+_CELL = 64
+_MARGIN = 16
+_FONT_SIZE = 15
+_LIGHT, _DARK = np.array([247, 249, 252]), np.array([13, 71, 161])
+
+
+def scores_as_dict(scores: Scores) -> dict[str, Any]:
+    """Scores as JSON has them; a ratio without a denominator is None."""
+    return {
+        "miou": _plain(scores.miou),
+        "accuracy": _plain(scores.accuracy),
+        "classes": [
+            {
+                "name": entry.name,
+                "iou": _plain(entry.iou),
+                "f1": _plain(entry.f1),
+                "precision": _plain(entry.precision),
+                "recall": _plain(entry.recall),
+                "support": entry.support,
+            }
+            for entry in scores.classes
+        ],
+        "confusion": scores.confusion.tolist(),
+        "miou_mmseg": _plain(scores.miou_mmseg),
+        "mean_f1": _plain(scores.mean_f1),
+        "kappa": _plain(scores.kappa),
+    }
+
+
+def as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that was counted, as JSON has it."""
+    found = scores_as_dict(evaluation.scores)
+    found["pixels"] = {
+        "compared": evaluation.scores.pixels,
+        "ignored": evaluation.ignored_pixels,
+        "nodata_in_labels": evaluation.nodata_pixels,
+    }
+    if evaluation.boundary is not None:
+        found["boundary"] = {
+            "tolerance": evaluation.boundary_tolerance,
+            "classes": [
+                {
+                    "name": entry.name,
+                    "f1": _plain(entry.f1),
+                    "precision": _plain(entry.precision),
+                    "recall": _plain(entry.recall),
+                }
+                for entry in evaluation.boundary
+            ],
+        }
+    if evaluation.confidence is not None:
+        counts = evaluation.confidence
+        found["confidence"] = {
+            "ece": _plain(counts.expected_calibration_error()),
+            "reliability": [
+                {
+                    "low": entry.low,
+                    "high": entry.high,
+                    "pixels": entry.pixels,
+                    "confidence": entry.confidence,
+                    "accuracy": entry.accuracy,
+                }
+                for entry in counts.reliability()
+            ],
+            "most_confident": [
+                {"fraction": part, "accuracy": _plain(counts.accuracy_of_most_confident(part))}
+                for part in CONFIDENCE_FRACTIONS
+            ],
+        }
+    found["pairs"] = [
+        {
+            "labels": str(pair.labels),
+            "truth": str(pair.truth),
+            "pixels": pair.scores.pixels,
+            "miou": _plain(pair.scores.miou),
+            "accuracy": _plain(pair.scores.accuracy),
+        }
+        for pair in evaluation.pairs
+    ]
+    return found
+
+
+def as_tables(evaluation: Evaluation) -> RenderableType:
+    """Everything that was counted, as tables for a terminal."""
+    parts: list[RenderableType] = [_class_table(evaluation), _summary(evaluation)]
+    if evaluation.confidence is not None:
+        parts.append(_reliability_table(evaluation))
+    if len(evaluation.pairs) > 1:
+        parts.append(_pair_table(evaluation))
+    return Group(*parts)
+
+
+def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write ``evaluation.json``, CSV tables and ``confusion.png`` into a folder.
+
+    Parameters
+    ----------
+    evaluation
+        What to write.
+    folder
+        Made if it does not exist.
+    overwrite
+        Replace files that are there.
+
+    Raises
+    ------
+    OutputError
+        If a file exists and `overwrite` is False, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    writers = _writers(evaluation)
+    taken = [name for name in writers if (folder / name).exists()]
+    if taken and not overwrite:
+        raise OutputError(f"{folder / taken[0]} exists; add --overwrite to replace it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in writers.items():
+            write_whole(folder / name, write)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error}") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a file appear under its name only when it is complete."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as UTF-8 CSV; None is an empty cell."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def percent(value: float) -> str:
+    """Show a share of 1 as per cent; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def draw_confusion(confusion: CountArray, names: Sequence[str]) -> Image.Image:
+    """Draw a confusion matrix: rows are the truth, in per cent of each true class.
+
+    Parameters
+    ----------
+    confusion
+        ``(K, K)`` counts; row = truth, column = prediction.
+    names
+        K class names.
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    widest = max(int(font.getlength(name)) for name in names)
+    left = top = widest + 2 * _FONT_SIZE + 3 * _MARGIN
+    size = _CELL * len(names)
+    image = Image.new("RGB", (left + size + _MARGIN, top + size + _MARGIN), "white")
+    draw = ImageDraw.Draw(image)
+    support = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(support, 1)
+    for row, column in np.ndindex(*confusion.shape):
+        x, y = left + column * _CELL, top + row * _CELL
+        share = float(shares[row, column])
+        fill = tuple(int(v) for v in np.round(_LIGHT + share * (_DARK - _LIGHT)))
+        draw.rectangle((x, y, x + _CELL - 2, y + _CELL - 2), fill=fill)
+        text = f"{100 * share:.1f}" if support[row, 0] else "–"
+        ink = "white" if share > 0.5 else "black"
+        middle = (x + _CELL / 2, y + _CELL / 2)
+        draw.text(middle, text, ink, font, anchor="mm")
+    for place, name in enumerate(names):
+        centre = (place + 0.5) * _CELL
+        draw.text((left - _MARGIN, top + centre), name, "black", font, anchor="rm")
+        _draw_upright(image, name, left + centre, top - _MARGIN, font)
+    draw.text((left + size / 2, _MARGIN), "labelled as", "black", font, anchor="mt")
+    side = "truth (%)"
+    below = top + (size + font.getlength(side)) / 2
+    _draw_upright(image, side, _MARGIN + _FONT_SIZE / 2, below, font)
+    return image
+
+
+def _draw_upright(image: Image.Image, text: str, x: float, bottom: float, font: Any) -> None:
+    """Write upwards from ``bottom``, centred on ``x``."""
+    box = (int(font.getlength(text)) + 2, _FONT_SIZE + 6)
+    strip = Image.new("RGB", box, "white")
+    ImageDraw.Draw(strip).text((0, box[1] / 2), text, "black", font, anchor="lm")
+    image.paste(strip.rotate(90, expand=True), (int(x - box[1] / 2), int(bottom - box[0])))
+
+
+def _writers(evaluation: Evaluation) -> dict[str, Callable[[Path], None]]:
+    names = [entry.name for entry in evaluation.scores.classes]
+    confusion = evaluation.scores.confusion
+    content = json.dumps(as_dict(evaluation), indent=2, ensure_ascii=False) + "\n"
+
+    def table(rows: Iterable[Sequence[object]]) -> Callable[[Path], None]:
+        return lambda path: write_csv(path, rows)
+
+    writers: dict[str, Callable[[Path], None]] = {
+        "evaluation.json": lambda path: _write_text(path, content),
+        "classes.csv": table(_class_rows(evaluation)),
+        "confusion.csv": table(
+            [["truth \\ labelled as", *names]]
+            + [[name, *row] for name, row in zip(names, confusion.tolist(), strict=True)]
+        ),
+        "confusion.png": lambda path: draw_confusion(confusion, names).save(path),
+    }
+    if evaluation.confidence is not None:
+        head: list[list[object]] = [["low", "high", "pixels", "confidence", "accuracy"]]
+        writers["reliability.csv"] = table(
+            head
+            + [
+                [b.low, b.high, b.pixels, b.confidence, b.accuracy]
+                for b in evaluation.confidence.reliability()
+            ]
+        )
+    if len(evaluation.pairs) > 1:
+        writers["pairs.csv"] = table(
+            [["labels", "truth", "pixels", "miou", "accuracy"]]
+            + [
+                [p.labels, p.truth, p.scores.pixels, _plain(p.scores.miou), p.scores.accuracy]
+                for p in evaluation.pairs
+            ]
+        )
+    return writers
+
+
+def _write_text(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8")
+
+
+def _class_rows(evaluation: Evaluation) -> list[list[object]]:
+    head: list[object] = ["class", "iou", "f1", "precision", "recall", "support", "predicted"]
+    rows: list[list[object]] = [
+        [
+            entry.name,
+            *(_plain(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)),
+            entry.support,
+            entry.predicted,
+        ]
+        for entry in evaluation.scores.classes
+    ]
+    if evaluation.boundary is not None:
+        head += ["boundary_f1", "boundary_precision", "boundary_recall"]
+        for row, edge in zip(rows, evaluation.boundary, strict=True):
+            row += [_plain(edge.f1), _plain(edge.precision), _plain(edge.recall)]
+    return [head, *rows]
+
+
+def _class_table(evaluation: Evaluation) -> Table:
+    table = Table(title="Classes, in per cent", title_justify="left")
+    table.add_column("class")
+    for head in ("IoU", "F1", "precision", "recall"):
+        table.add_column(head, justify="right")
+    if evaluation.boundary is not None:
+        table.add_column(f"boundary F1 ({evaluation.boundary_tolerance:g} px)", justify="right")
+    table.add_column("true pixels", justify="right")
+    table.add_column("labelled", justify="right")
+    for place, entry in enumerate(evaluation.scores.classes):
+        cells = [percent(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)]
+        if evaluation.boundary is not None:
+            cells.append(percent(evaluation.boundary[place].f1))
+        # Text, not str: square brackets in a class name are not markup.
+        table.add_row(Text(entry.name), *cells, f"{entry.support:,}", f"{entry.predicted:,}")
+    return table
+
+
+def _summary(evaluation: Evaluation) -> Table:
+    scores = evaluation.scores
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in (
+        ("mean IoU (classes in the truth)", percent(scores.miou)),
+        ("mean IoU (mmsegmentation: truth or labels)", percent(scores.miou_mmseg)),
+        ("accuracy", percent(scores.accuracy)),
+        ("kappa", "–" if math.isnan(scores.kappa) else f"{scores.kappa:.3f}"),
+        ("compared pixels", f"{scores.pixels:,}"),
+        ("ignored: no truth", f"{evaluation.ignored_pixels:,}"),
+        ("ignored: labels are nodata", f"{evaluation.nodata_pixels:,}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _reliability_table(evaluation: Evaluation) -> Table:
+    counts = evaluation.confidence
+    assert counts is not None
+    confident = ", ".join(
+        f"{100 * part:.0f} %: {percent(counts.accuracy_of_most_confident(part))}"
+        for part in CONFIDENCE_FRACTIONS
+    )
+    table = Table(
+        title="Confidence against accuracy, in per cent",
+        title_justify="left",
+        caption=f"ECE {percent(counts.expected_calibration_error())}; "
+        f"accuracy of the most confident {confident}",
+        caption_justify="left",
+    )
+    for head in ("confidence", "pixels", "mean confidence", "accuracy"):
+        table.add_column(head, justify="right")
+    for entry in counts.reliability():
+        table.add_row(
+            f"{100 * entry.low:.0f}–{100 * entry.high:.0f}",
+            f"{entry.pixels:,}",
+            percent(entry.confidence),
+            percent(entry.accuracy),
+        )
+    return table
+
+
+def _pair_table(evaluation: Evaluation) -> Table:
+    table = Table(title="Label rasters, in per cent", title_justify="left")
+    table.add_column("labels")
+    for head in ("mean IoU", "accuracy", "pixels"):
+        table.add_column(head, justify="right")
+    for pair in evaluation.pairs:
+        table.add_row(
+            Text(str(pair.labels)),
+            percent(pair.scores.miou),
+            percent(pair.scores.accuracy),
+            f"{pair.scores.pixels:,}",
+        )
+    return table
+
+
+def _plain(value: float) -> float | None:
+    """JSON and CSV have no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,374 @@
+"""Truth on the grid of the labels: rasters, plain images and vector files, window by window."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import geopandas
+import numpy as np
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from pyogrio.errors import DataSourceError
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.errors import EvaluationError, GeosegWarning, OptionError
+from geoseg.evaluation.metrics import IGNORE, IndexArray
+from geoseg.evaluation.values import (
+    ANY_VALUE,
+    IGNORED_NAME,
+    ClassNumbers,
+    ValueCoder,
+    ValueMap,
+    canonical,
+    coder_for_colors,
+    coder_for_numbers,
+    is_ignored,
+    pack_colors,
+)
+from geoseg.io.grid import Grid
+from geoseg.io.labels import LabelRaster
+from geoseg.types import Window, label_nodata
+
+VECTOR_SUFFIXES = frozenset({".fgb", ".geojson", ".gpkg", ".json", ".parquet", ".shp"})
+RASTER_SUFFIXES = frozenset({".bmp", ".img", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".vrt"})
+CLASS_COLUMNS = ("class_name", "class", "label", "name")
+"""Columns that are taken for the class if none is named, in this order."""
+
+_PIXEL_TOLERANCE = 1e-3
+_SCALE_TOLERANCE = 1e-6
+
+
+class Truth(Protocol):
+    """What is really there, on the grid of the labels."""
+
+    def read(self, window: Window) -> IndexArray:
+        """Class number of every pixel of a window; IGNORE where nothing is known."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class VectorFile:
+    """A vector truth before it meets a grid: geometries and the class word of each.
+
+    Parameters
+    ----------
+    path
+        Anything that pyogrio (or pyarrow, for ``.parquet``) reads.
+    column
+        Attribute with the class; by default the first of :data:`CLASS_COLUMNS` that exists.
+
+    Raises
+    ------
+    EvaluationError
+        If the file cannot be read or has no feature.
+    OptionError
+        If the column does not exist.
+    """
+
+    def __init__(self, path: Path, column: str | None = None) -> None:
+        self.path = path
+        try:
+            frame = (
+                geopandas.read_parquet(path)
+                if path.suffix.lower() == ".parquet"
+                else geopandas.read_file(path)
+            )
+        except (DataSourceError, OSError, ValueError) as error:
+            raise EvaluationError(f"{path}: cannot be read as a vector file: {error}") from error
+        frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
+        if frame.empty:
+            raise EvaluationError(f"{path}: there is no feature in it")
+        self.column = _class_column(path, list(frame.columns), column)
+        self.frame = frame
+        self.words = _words(frame[self.column]) if self.column else [""] * len(frame)
+
+    def names(self, values: ValueMap | None) -> tuple[str, ...]:
+        """Class names that the features carry, after the value map."""
+        return tuple(dict.fromkeys(n for n in self._mapped(values) if not is_ignored(n)))
+
+    def _mapped(self, values: ValueMap | None) -> list[str]:
+        if values is None:
+            if self.column is None:
+                raise OptionError(
+                    f"{self.path}: no column says what the features are; name it with "
+                    '--truth-column, or give all of them one class with --truth-values "*=building"'
+                )
+            return self.words
+        return [self._mapped_word(word, values) for word in self.words]
+
+    def _mapped_word(self, word: str, values: ValueMap) -> str:
+        name = values.entries.get(word, values.entries.get(ANY_VALUE))
+        if name is None:
+            raise EvaluationError(
+                f"{self.path}: no class is given for '{word}' in column {self.column}; add "
+                f"{word}=NAME or *=ignore to --truth-values"
+            )
+        return name
+
+    def on_grid(
+        self, grid: Grid, classes: ClassNumbers, values: ValueMap | None, outside: str
+    ) -> VectorTruth:
+        """Lay the features over a grid.
+
+        Parameters
+        ----------
+        grid
+            Grid of the labels.
+        classes
+            Numbers of the classes.
+        values
+            What the words of the column mean.
+        outside
+            Class of pixels that no feature covers.
+
+        Raises
+        ------
+        EvaluationError
+            If labels or features have no CRS.
+        """
+        if not grid.placed:
+            raise EvaluationError(
+                f"{self.path}: a vector truth needs labels with a CRS and a transform"
+            )
+        if self.frame.crs is None:
+            raise EvaluationError(f"{self.path}: the vector file has no CRS; assign one first")
+        numbers = [classes.number(name) for name in self._mapped(values)]
+        geometries = shapely.force_2d(self.frame.geometry.to_crs(grid.crs).to_numpy())
+        return VectorTruth(list(geometries), numbers, grid, classes.number(outside))
+
+
+class VectorTruth:
+    """Features on a grid: a pixel has the class of the last feature that covers its centre."""
+
+    def __init__(
+        self, geometries: Sequence[Any], numbers: Sequence[int], grid: Grid, outside: int
+    ) -> None:
+        self._geometries = geometries
+        self._numbers = numbers
+        self._grid = grid
+        self._outside = outside
+        self._tree = shapely.STRtree(geometries)
+
+    def read(self, window: Window) -> IndexArray:
+        """Class number of every pixel of a window."""
+        transform = self._grid.window_transform(window)
+        hits = np.sort(self._tree.query(_outline(transform, window)))
+        if not len(hits):
+            return np.full(window.shape, self._outside, np.int32)
+        burned: IndexArray = rasterio.features.rasterize(
+            ((self._geometries[i], self._numbers[i]) for i in hits),
+            out_shape=window.shape,
+            transform=transform,
+            fill=self._outside,
+            dtype="int32",
+        )
+        return burned
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class RasterTruth:
+    """A raster on a grid: pixel by pixel where it has the same one, else resampled nearest.
+
+    Pixels outside the raster count nowhere. A value map alone decides what values mean. Without
+    one, classes are those that the file names (a label raster of geoseg's), or else value i is
+    class i, and the file's nodata and 255 (65535 for 16 bits) count nowhere.
+
+    Parameters
+    ----------
+    path
+        GeoTIFF or plain image; three bands or more are colours.
+    grid
+        Grid of the labels.
+    classes
+        Numbers of the classes.
+    values
+        What the values mean.
+
+    Raises
+    ------
+    EvaluationError
+        If the raster cannot be read, or lies in another CRS, or has no place of its own and
+        another size than the labels.
+
+    Warns
+    -----
+    GeosegWarning
+        If the raster is resampled, or a class's value is the file's nodata.
+    """
+
+    def __init__(
+        self, path: Path, grid: Grid, classes: ClassNumbers, values: ValueMap | None = None
+    ) -> None:
+        self._path = path
+        self._source = open_raster(path)
+        self._bands = [1, 2, 3] if self._source.count >= 3 else [1]
+        self._coder = self._pick_coder(classes, values)
+        self._warped = self._warp(grid)
+
+    def read(self, window: Window) -> IndexArray:
+        """Class number of every pixel of a window."""
+        source = self._warped or self._source
+        at = RasterioWindow(window.col, window.row, window.width, window.height)
+        bands = [*self._bands, source.count] if self._warped else self._bands
+        try:
+            pixels = source.read(bands, window=at)
+        except RasterioError as error:
+            raise EvaluationError(f"{self._path}: cannot be read: {error}") from error
+        values = pixels[: len(self._bands)]
+        packed = pack_colors(values) if len(self._bands) == 3 else values[0]
+        if self._warped is None:
+            return self._coder.encode(packed, str(self._path))
+        covered = pixels[-1] != 0
+        index = np.full(window.shape, IGNORE, np.int32)
+        index[covered] = self._coder.encode(packed[covered], str(self._path))
+        return index
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._warped is not None:
+            self._warped.close()
+        self._source.close()
+
+    def _pick_coder(self, classes: ClassNumbers, values: ValueMap | None) -> ValueCoder:
+        if len(self._bands) == 3:
+            if values is None:
+                raise OptionError(
+                    f"{self._path}: the truth is a colour image; say what the colours mean with "
+                    '--truth-values "#000000=ignore;#ff0000=building"'
+                )
+            return coder_for_colors(values, classes)
+        return coder_for_numbers(values, classes) if values else self._plain_coder(classes)
+
+    def _plain_coder(self, classes: ClassNumbers) -> ValueCoder:
+        numbers = {i: i for i in range(len(classes.names))}
+        if any(tag.startswith("CLASS_") for tag in self._source.tags(1)):
+            named = LabelRaster.open(self._path).classes
+            numbers = {entry.index: classes.number(entry.name) for entry in named}
+        dtype = np.dtype(self._source.dtypes[0])
+        if dtype in (np.uint8, np.uint16):
+            numbers.setdefault(label_nodata(dtype), IGNORE)
+        nodata = self._source.nodata
+        if nodata is not None and float(nodata).is_integer():
+            if int(nodata) in numbers and numbers[int(nodata)] != IGNORE:
+                warnings.warn(
+                    f"{self._path} marks {int(nodata)} as nodata, so these pixels are ignored; "
+                    f'to count them, map the values with --truth-values "{int(nodata)}='
+                    f'{classes.names[int(nodata)]};…"',
+                    GeosegWarning,
+                    stacklevel=2,
+                )
+            numbers[int(nodata)] = IGNORE
+        return ValueCoder(numbers)
+
+    def _warp(self, grid: Grid) -> WarpedVRT | None:
+        """Return a view on the labels' grid if the truth has another one."""
+        source = self._source
+        same_size = (source.height, source.width) == grid.shape
+        placed = source.crs is not None and source.transform != Affine.identity()
+        if not (placed and grid.placed):
+            if same_size:
+                return None
+            raise EvaluationError(
+                f"{self._path}: {source.width} x {source.height} pixels, the labels have "
+                f"{grid.width} x {grid.height}; without a CRS in both they must be equal"
+            )
+        if source.crs != grid.crs:
+            raise EvaluationError(
+                f"{self._path}: its CRS is {_crs_name(source.crs)}, the labels' is "
+                f"{_crs_name(grid.crs)}; bring the truth there first, for example with "
+                f"gdalwarp -t_srs {_crs_name(grid.crs)} -r near"
+            )
+        offset = ~source.transform * grid.transform
+        if same_size and _is_shift(offset) and abs(offset.c) + abs(offset.f) < _PIXEL_TOLERANCE:
+            return None
+        if not (_is_shift(offset) and _is_whole(offset.c) and _is_whole(offset.f)):
+            warnings.warn(
+                f"{self._path} lies on another grid than the labels; its values are taken from "
+                "the nearest pixel",
+                GeosegWarning,
+                stacklevel=2,
+            )
+        return WarpedVRT(
+            source,
+            crs=grid.crs,
+            transform=grid.transform,
+            height=grid.height,
+            width=grid.width,
+            resampling=Resampling.nearest,
+            src_nodata=None,
+            add_alpha=ColorInterp.alpha not in source.colorinterp,
+        )
+
+
+def open_raster(path: Path) -> Any:
+    """Open a raster of truth or confidence.
+
+    Raises
+    ------
+    EvaluationError
+        If rasterio cannot open it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except RasterioError as error:
+        raise EvaluationError(f"{path}: cannot be opened as a raster: {error}") from error
+
+
+def is_vector(path: Path) -> bool:
+    """Tell whether a file is read as vector features, by its suffix."""
+    return path.suffix.lower() in VECTOR_SUFFIXES
+
+
+def _class_column(path: Path, columns: list[str], column: str | None) -> str | None:
+    if column is None:
+        return next((c for c in CLASS_COLUMNS if c in columns), None)
+    if column not in columns:
+        raise OptionError(
+            f"{path}: there is no column '{column}'; it has "
+            f"{', '.join(c for c in columns if c != 'geometry')}"
+        )
+    return column
+
+
+def _words(values: Any) -> list[str]:
+    """Class words as text; missing ones count nowhere."""
+    texts = values.astype(str).str.strip()
+    missing = values.isna()
+    return [
+        IGNORED_NAME if gone else canonical(text) for text, gone in zip(texts, missing, strict=True)
+    ]
+
+
+def _outline(transform: Affine, window: Window) -> Any:
+    corners = [(0, 0), (window.width, 0), (window.width, window.height), (0, window.height)]
+    return shapely.Polygon([transform * corner for corner in corners])
+
+
+def _is_shift(offset: Affine) -> bool:
+    """Tell whether two grids have the same pixels but for where they begin."""
+    return bool(
+        abs(offset.a - 1) + abs(offset.e - 1) + abs(offset.b) + abs(offset.d) < _SCALE_TOLERANCE
+    )
+
+
+def _is_whole(pixels: float) -> bool:
+    return abs(pixels - round(pixels)) < _PIXEL_TOLERANCE
+
+
+def _crs_name(crs: Any) -> str:
+    return str(crs.to_string()) if crs is not None else "none"
