@@ -1,1 +1,5 @@
 """Label rasters to polygons."""
+
+from geoseg.vector.polygons import VectorSummary, vectorize
+
+__all__ = ["VectorSummary", "vectorize"]

@@ -1,0 +1,150 @@
+"""Which pixels hang together, when only a few rows of the raster are in memory?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from geoseg.vector.lattice import IntArray, Strip
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def join(count: int, *pairs: tuple[IntArray, IntArray]) -> tuple[int, IntArray]:
+    """Group ``count`` things so that the two of each pair are in one group.
+
+    Returns
+    -------
+    tuple
+        Number of groups, and the ``(count,)`` group of each thing.
+    """
+    one = np.concatenate([pair[0] for pair in pairs])
+    other = np.concatenate([pair[1] for pair in pairs])
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    groups, label = connected_components(graph, directed=False)
+    return int(groups), label.astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """Components (joined by sides) that are open or occur in a strip, numbered from 0."""
+
+    count: int
+    of_run: IntArray
+    """``(runs,)`` component of each run of the strip; -1 for void."""
+    of_open: IntArray
+    """``(open,)`` component that each component open before the strip has become part of."""
+
+    @classmethod
+    def of(cls, strip: Strip, above: IntArray, open_count: int) -> Labelling:
+        """Join the strip's runs with each other and with the components above.
+
+        Parameters
+        ----------
+        strip
+            Runs to label.
+        above
+            Open component of each run of the row above the strip; -1 for void.
+        open_count
+            Number of open components.
+        """
+        solid = strip.padded.ravel()[strip.run_position()] != strip.void
+        solid[: len(above)] = False
+        node = np.full(len(solid), -1, np.int64)
+        node[: len(above)] = above
+        fresh = np.flatnonzero(solid)
+        node[fresh] = open_count + np.arange(len(fresh))
+        upper, lower = strip.touching_runs()
+        count, label = join(open_count + len(fresh), (node[upper], node[lower]))
+        of_run = np.where(node >= 0, label[node], -1) if len(label) else node
+        return cls(count, of_run, label[:open_count])
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What is counted of every component while its pixels go by; one value a component."""
+
+    value: IntArray
+    """Pixel value."""
+    pixels: IntArray
+    last: IntArray
+    """Flat position of the last pixel, row by row: when the component ends."""
+    touches: BoolArray
+    """A side of it lies at the edge of the raster or at void."""
+    score_sum: npt.NDArray[np.float64]
+    score_count: IntArray
+    score_min: npt.NDArray[np.float64]
+    """Sum, number and minimum of the scores under it (infinity where there is none)."""
+
+    @classmethod
+    def none(cls, count: int) -> Tallies:
+        """Nothing counted yet."""
+        zeros = np.zeros(count, np.int64)
+        return cls(
+            value=zeros,
+            pixels=zeros.copy(),
+            last=zeros.copy(),
+            touches=np.zeros(count, np.bool_),
+            score_sum=np.zeros(count),
+            score_count=zeros.copy(),
+            score_min=np.full(count, np.inf),
+        )
+
+    def __getitem__(self, chosen: IntArray | BoolArray) -> Tallies:
+        return Tallies(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    def add(self, part: Tallies, to: IntArray) -> None:
+        """Add each entry of ``part`` to the entry of this one that ``to`` names, in place."""
+        self.value[to] = part.value
+        for name in ("pixels", "score_sum", "score_count"):
+            np.add.at(getattr(self, name), to, getattr(part, name))
+        np.maximum.at(self.last, to, part.last)
+        np.logical_or.at(self.touches, to, part.touches)
+        np.minimum.at(self.score_min, to, part.score_min)
+
+
+def tally_runs(strip: Strip, row: int, scores: npt.NDArray[np.float64] | None) -> Tallies:
+    """Count every run of a strip by itself; the runs of the row above count nothing.
+
+    Parameters
+    ----------
+    strip
+        Runs to count.
+    row
+        Scene row of the strip's first pixel row.
+    scores
+        ``(h, W)``, NaN where there is none.
+    """
+    runs = len(strip.run_start)
+    width = strip.stride - 1
+    line, col = np.divmod(strip.run_start, strip.stride)
+    stop = np.append(col[1:], width)
+    stop[np.append(line[1:] != line[:-1], True)] = width
+    tallies = Tallies.none(runs)
+    tallies.value[:] = strip.padded.ravel()[strip.run_position()]
+    tallies.pixels[:] = np.where(line > 0, stop - col, 0)
+    tallies.last[:] = (row + line - 1) * width + stop - 1
+    if scores is not None and runs:
+        _tally_scores(tallies, scores, (line - 1) * width + col)
+    return tallies
+
+
+def _tally_scores(tallies: Tallies, scores: npt.NDArray[np.float64], start: IntArray) -> None:
+    inside = np.flatnonzero((start >= 0) & (start < scores.size) & (tallies.pixels > 0))
+    if not len(inside):
+        return
+    flat = scores.ravel()
+    # reduceat sums up to the next start: give it the pixels between two runs as runs of their own.
+    bounds = np.column_stack([start[inside], start[inside] + tallies.pixels[inside]]).ravel()
+    known = ~np.isnan(flat)
+    padded = np.append(np.where(known, flat, 0.0), 0.0)
+    tallies.score_sum[inside] = np.add.reduceat(padded, bounds)[::2]
+    tallies.score_count[inside] = np.add.reduceat(np.append(known, False), bounds, dtype=np.int64)[
+        ::2
+    ]
+    lowest = np.append(np.where(known, flat, np.inf), np.inf)
+    tallies.score_min[inside] = np.minimum.reduceat(lowest, bounds)[::2]

@@ -1,0 +1,36 @@
+"""How are lists of different lengths kept in flat arrays, and taken from them?"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+def offsets_of(sizes: npt.NDArray[np.integer]) -> IntArray:
+    """Return where each list starts, and where the last one ends: ``(n,)`` to ``(n + 1,)``."""
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    return offsets
+
+
+def positions_in(sizes: IntArray) -> IntArray:
+    """Count from 0 inside every list: sizes ``[2, 3]`` give ``[0, 1, 0, 1, 2]``."""
+    offsets = offsets_of(sizes)
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+
+
+def take_lists(offsets: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """Return flat indices of the chosen lists' items, and the offsets of the result."""
+    sizes = offsets[chosen + 1] - offsets[chosen]
+    return np.repeat(offsets[chosen], sizes) + positions_in(sizes), offsets_of(sizes)
+
+
+def take_directed(
+    offsets: IntArray, chosen: IntArray, backwards: npt.NDArray[np.bool_], sizes: IntArray
+) -> IntArray:
+    """Return flat indices of the first ``sizes`` items of the chosen lists, some from the end."""
+    start = np.where(backwards, offsets[chosen + 1] - 1, offsets[chosen])
+    step = np.where(backwards, -1, 1)
+    return np.repeat(start, sizes) + np.repeat(step, sizes) * positions_in(sizes)

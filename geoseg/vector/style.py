@@ -1,0 +1,124 @@
+"""Class colours for QGIS: style files and the styles table of a GeoPackage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from geoseg.types import LabelClass
+
+_VERSION = "3.22.0"
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS layer_styles (
+  id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+  f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),
+  f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
+  useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+  update_time DATETIME DEFAULT CURRENT_TIMESTAMP
+)
+"""
+
+
+def polygon_qml(classes: Sequence[LabelClass]) -> str:
+    """Style of label polygons: one filled symbol a class, chosen by ``class_id``."""
+    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
+    renderer = ET.SubElement(
+        root,
+        "renderer-v2",
+        type="categorizedSymbol",
+        attr="class_id",
+        symbollevels="0",
+        enableorderby="0",
+        forceraster="0",
+    )
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for number, item in enumerate(classes):
+        ET.SubElement(
+            categories,
+            "category",
+            value=str(item.index),
+            label=item.name,
+            symbol=str(number),
+            render="true",
+            type="long",
+        )
+        symbols.append(_fill(str(number), item.rgb))
+    return _document(root)
+
+
+def raster_qml(classes: Sequence[LabelClass]) -> str:
+    """Style of a label raster: a palette with the classes' names, to lie beside the GeoTIFF."""
+    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
+    renderer = ET.SubElement(
+        ET.SubElement(root, "pipe"),
+        "rasterrenderer",
+        type="paletted",
+        band="1",
+        opacity="1",
+        alphaBand="-1",
+        nodataColor="",
+    )
+    palette = ET.SubElement(renderer, "colorPalette")
+    for item in classes:
+        ET.SubElement(
+            palette,
+            "paletteEntry",
+            value=str(item.index),
+            label=item.name,
+            color=item.color,
+            alpha="255",
+        )
+    return _document(root)
+
+
+def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> None:
+    """Store the polygons' style in a GeoPackage as the one QGIS opens the layer with."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (column,) = connection.execute(
+            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
+        ).fetchone()
+        connection.execute(_TABLE)
+        connection.execute(
+            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "
+            "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+        )
+        connection.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
+            "VALUES ('', '', ?, ?, 'classes', ?, '', 1, 'Class colours', '')",
+            (layer, column, polygon_qml(classes)),
+        )
+
+
+def _fill(name: str, rgb: Iterable[int]) -> ET.Element:
+    symbol = ET.Element("symbol", name=name, type="fill", alpha="1", clip_to_extent="1")
+    layer = ET.SubElement(
+        symbol, "layer", attrib={"class": "SimpleFill"}, enabled="1", locked="0"
+    ).append
+    red, green, blue = rgb
+    properties = {
+        "color": f"{red},{green},{blue},200",
+        "style": "solid",
+        "outline_color": f"{red * 6 // 10},{green * 6 // 10},{blue * 6 // 10},255",
+        "outline_style": "solid",
+        "outline_width": "0.1",
+        "outline_width_unit": "MM",
+    }
+    options = ET.Element("Option", type="Map")
+    for key, value in properties.items():
+        ET.SubElement(options, "Option", name=key, type="QString", value=value)
+    layer(options)
+    for key, value in properties.items():  # what QGIS before 3.16 reads
+        layer(ET.Element("prop", k=key, v=value))
+    return symbol
+
+
+def _document(root: ET.Element) -> str:
+    ET.indent(root)
+    text = ET.tostring(root, encoding="unicode")
+    return f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n{text}\n"

@@ -1,0 +1,337 @@
+"""Label rows in, whole polygons out: the streaming polygoniser.
+
+GDAL's polygonizer drops the vertices where a third region meets a straight side, so its polygons
+are not a coverage; here rings are put together from arcs that both neighbours share, which makes
+the coverage valid by construction, and lets arcs be simplified or smoothed once for both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
+from geoseg.vector.chains import order_chains
+from geoseg.vector.components import Labelling, Tallies, join, tally_runs
+from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
+from geoseg.vector.ragged import offsets_of, take_directed, take_lists
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What arcs become on the ground: their coordinates and what is measured along them."""
+
+    xy: FloatArray
+    """``(n, 2)`` coordinates in the CRS."""
+    offsets: IntArray
+    """``(m + 1,)``"""
+    length: FloatArray
+    """``(m,)`` length of each arc."""
+    area: FloatArray
+    """``(m,)`` contribution of each arc to the area of the face on its left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """Finished polygons, in the order in which they end."""
+
+    geometry: npt.NDArray[np.object_]
+    """``(n,)`` shapely polygons; multipolygons if faces may hang together by corners."""
+    tallies: Tallies
+    area: FloatArray
+    perimeter: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+    def __getitem__(self, chosen: BoolArray) -> Polygons:
+        return Polygons(
+            self.geometry[chosen],
+            self.tallies[chosen],
+            self.area[chosen],
+            self.perimeter[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Arcs that a polygon still to come needs."""
+
+    xy: FloatArray
+    offsets: IntArray
+    start: Ends
+    stop: Ends
+    left: IntArray
+    right: IntArray
+    turning: IntArray
+    """Twice the area in pixels that each arc adds to the face on its left; negative for shells."""
+    length: FloatArray
+    area: FloatArray
+
+    @classmethod
+    def none(cls) -> _Table:
+        empty = np.zeros(0, np.int64)
+        ends = Ends(empty, empty, empty)
+        return cls(
+            np.zeros((0, 2)), np.zeros(1, np.int64), ends, ends, empty, empty, empty,
+            np.zeros(0), np.zeros(0),
+        )  # fmt: skip
+
+    def extended(self, arcs: Arcs, lines: Lines) -> _Table:
+        def both(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> IntArray:
+            return np.concatenate([one, other])  # type: ignore[return-value]
+
+        def ends(one: Ends, other: Ends) -> Ends:
+            return Ends(*(both(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)))
+
+        return _Table(
+            np.concatenate([self.xy, lines.xy]),
+            np.concatenate([self.offsets, self.offsets[-1] + lines.offsets[1:]]),
+            ends(self.start, arcs.start),
+            ends(self.stop, arcs.stop),
+            np.concatenate([self.left, arcs.left]),
+            np.concatenate([self.right, arcs.right]),
+            np.concatenate([self.turning, _turning(arcs)]),
+            np.concatenate([self.length, lines.length]),
+            np.concatenate([self.area, lines.area]),
+        )
+
+    def renumbered(self, number: IntArray) -> _Table:
+        """Give components new numbers; -1 for those that are done with."""
+        number = np.append(number, -1)
+        return replace(self, left=number[self.left], right=number[self.right])
+
+    def needed(self) -> _Table:
+        """Forget arcs that have no face any more."""
+        alive = np.flatnonzero((self.left >= 0) | (self.right >= 0))
+        if len(alive) == len(self.left):
+            return self
+        index, offsets = take_lists(self.offsets, alive)
+        rest = {f.name: getattr(self, f.name)[alive] for f in fields(self)[2:]}
+        return _Table(self.xy[index], offsets, **rest)
+
+
+def _turning(arcs: Arcs) -> IntArray:
+    if not len(arcs):
+        return np.zeros(0, np.int64)
+    x, y = arcs.xy[:, 0], arcs.xy[:, 1]
+    running = offsets_of(x[:-1] * y[1:] - x[1:] * y[:-1])
+    # Differences of the running sum leave out the jump from one arc to the next.
+    return running[arcs.offsets[1:] - 1] - running[arcs.offsets[:-1]]
+
+
+class Polygoniser:
+    """Turns label rows, fed from top to bottom, into polygons.
+
+    What comes out, and in which order, does not depend on how many rows are fed at a time.
+    Memory holds one strip, and of earlier ones only what belongs to polygons still open.
+
+    Parameters
+    ----------
+    shape
+        ``(height, width)`` of the raster.
+    void
+        Value of pixels that become no polygon.
+    place
+        Puts arcs on the ground: gets them in pixel coordinates and returns their lines.
+    connectivity
+        4: pixels hang together by sides. 8: also by corners, which makes multipolygons.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        void: int,
+        place: Callable[[Arcs], Lines],
+        connectivity: int = 4,
+    ) -> None:
+        self._height, self._width = shape
+        self._void = void
+        self._place = place
+        self._corners = connectivity == 8
+        self._row = 0
+        self._above: Values | None = None
+        self._above_component = np.zeros(0, np.int64)
+        self._tallies = Tallies.none(0)
+        self._group = np.zeros(0, np.int64)
+        self._arcs = ArcTracer(self._width)
+        self._table = _Table.none()
+
+    def feed(self, rows: Values, scores: npt.NDArray[np.float64] | None = None) -> Polygons:
+        """Take the next rows and return the polygons that have ended above the last of them.
+
+        Parameters
+        ----------
+        rows
+            ``(h, W)`` values.
+        scores
+            ``(h, W)`` to average under each polygon; NaN where unknown.
+        """
+        if self._above is None:
+            self._above = np.full(self._width, self._void, rows.dtype)
+        strip = Strip.from_rows(self._above, rows, self._void)
+        vertices = Vertices.of(strip)
+        labels = Labelling.of(strip, self._above_component, len(self._group))
+        group = self._join_groups(strip, vertices, labels)
+        tallies = self._tally(strip, labels, scores)
+        arcs = self._arcs.feed(strip, vertices, self._row, labels.of_run)
+        tallies.touches[arcs.left[(arcs.right < 0) & (arcs.left >= 0)]] = True
+        tallies.touches[arcs.right[(arcs.left < 0) & (arcs.right >= 0)]] = True
+        table = self._table.renumbered(labels.of_open).extended(arcs, self._place(arcs))
+
+        below = strip.run_start >= strip.stride * strip.height
+        open_group = np.zeros(int(group.max(initial=-1)) + 1, np.bool_)
+        last_row = labels.of_run[below]
+        open_group[group[last_row[last_row >= 0]]] = True
+        is_open = open_group[group]
+        polygons = _finish(table, ~is_open, group, tallies, multi=self._corners)
+
+        number = np.where(is_open, np.cumsum(is_open) - 1, -1)
+        self._table = table.renumbered(number).needed()
+        self._tallies = tallies[is_open]
+        self._group = np.unique(group[is_open], return_inverse=True)[1]
+        self._above_component = np.append(number, -1)[last_row]
+        self._above = rows[-1].copy()
+        self._row += len(rows)
+        return polygons
+
+    def finish(self) -> Polygons:
+        """Return the polygons that reach the last row."""
+        dtype = np.dtype(np.uint8) if self._above is None else self._above.dtype
+        return self.feed(np.full((1, self._width), self._void, dtype))
+
+    def _join_groups(self, strip: Strip, vertices: Vertices, labels: Labelling) -> IntArray:
+        """Group of each component: itself, or all that hang together by corners."""
+        if not self._corners:
+            return np.arange(labels.count)
+        one, other = vertices.diagonal_runs(strip)
+        old = int(self._group.max(initial=-1)) + 1
+        _, label = join(
+            labels.count + old,
+            (labels.of_run[one], labels.of_run[other]),
+            (labels.of_open, labels.count + self._group),
+        )
+        return np.unique(label[: labels.count], return_inverse=True)[1]
+
+    def _tally(
+        self, strip: Strip, labels: Labelling, scores: npt.NDArray[np.float64] | None
+    ) -> Tallies:
+        tallies = Tallies.none(labels.count)
+        tallies.add(self._tallies, labels.of_open)
+        known = np.flatnonzero(labels.of_run >= 0)
+        known = known[strip.run_start[known] >= strip.stride]
+        runs = tally_runs(strip, self._row, scores)
+        tallies.add(runs[known], labels.of_run[known])
+        return tallies
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Arcs as the faces to be finished see them: each walked with the face on its left."""
+
+    arc: IntArray
+    backwards: BoolArray
+    face: IntArray
+    key: IntArray
+    """Corner and direction of the start, in one number; ascending, no two alike."""
+    following: IntArray
+    """Side with which the boundary goes on."""
+
+    @classmethod
+    def of(cls, table: _Table, done: BoolArray) -> _Sides:
+        done = np.append(done, False)
+        left, right = np.flatnonzero(done[table.left]), np.flatnonzero(done[table.right])
+        arc = np.concatenate([left, right])
+        backwards = np.repeat([False, True], [len(left), len(right)])
+        face = np.concatenate([table.left[left], table.right[right]])
+        start = table.start[arc].swapped(table.stop[arc], backwards)
+        stop = table.stop[arc].swapped(table.start[arc], backwards)
+        key = start.corner * 4 + start.leaving
+        order = np.argsort(key)
+        arc, backwards, face, key, stop = (
+            arc[order], backwards[order], face[order], key[order], stop[order],
+        )  # fmt: skip
+        arriving = stop.leaving ^ 2
+        following_key = stop.corner * 4 + TURN[stop.mask, arriving]
+        following = np.searchsorted(key, following_key)
+        # Where a face meets itself across a corner, keeping left would make one ring that touches
+        # itself; crossing over to the other side makes two, as simple features want it.
+        crossing = np.flatnonzero(stop.mask == 15)
+        across = np.searchsorted(key, following_key[crossing] ^ 2)
+        across = np.minimum(across, len(key) - 1)
+        same = (key[across] == following_key[crossing] ^ 2) & (face[across] == face[crossing])
+        following[crossing[same]] = across[same]
+        return cls(arc, backwards, face, key, following)
+
+    @property
+    def sign(self) -> IntArray:
+        """1 where the arc is walked in its own direction, else -1."""
+        return np.where(self.backwards, -1, 1)
+
+
+def _finish(
+    table: _Table, done: BoolArray, group: IntArray, tallies: Tallies, *, multi: bool
+) -> Polygons:
+    """Make polygons of the components that are done."""
+    features, feature = np.unique(group[done], return_inverse=True)
+    total = Tallies.none(len(features))
+    total.add(tallies[done], feature)
+    by_end = np.argsort(total.last)
+    rank = np.empty(len(features), np.int64)
+    rank[by_end] = np.arange(len(features))
+    feature_of = np.full(len(done), -1, np.int64)
+    feature_of[done] = rank[feature]
+    sides = _Sides.of(table, done)
+    owner = feature_of[sides.face]
+    return Polygons(
+        _geometry(table, sides, owner, multi=multi),
+        total[by_end],
+        np.bincount(owner, sides.sign * table.area[sides.arc], minlength=len(features)),
+        np.bincount(owner, table.length[sides.arc], minlength=len(features)),
+    )
+
+
+def _geometry(
+    table: _Table, sides: _Sides, owner: IntArray, *, multi: bool
+) -> npt.NDArray[np.object_]:
+    """String sides to rings, and rings to polygons in ascending order of their owner."""
+    if not len(owner):
+        return np.empty(0, object)
+    preceding = np.empty_like(sides.following)
+    preceding[sides.following] = np.arange(len(preceding))
+    chains = order_chains(np.column_stack([sides.following, preceding]))
+    first = chains.order[chains.offsets[:-1]]
+    turning = (sides.sign * table.turning[sides.arc])[chains.order]
+    hole = np.add.reduceat(turning, chains.offsets[:-1]) > 0
+    # Shells first: the shell's key stands for its polygon among those of one owner.
+    faces = int(sides.face.max()) + 1
+    shell_key = np.zeros(faces, np.int64)
+    shell_key[sides.face[first[~hole]]] = sides.key[first[~hole]]
+    polygon = shell_key[sides.face[first]]
+    ring_order = np.lexsort((sides.key[first], hole, polygon, owner[first]))
+    index, ring_offsets = take_lists(chains.offsets, ring_order)
+    walk = chains.order[index]
+    # Every side leaves its last corner to the next one, but for the last side of a ring.
+    sizes = np.diff(table.offsets)[sides.arc[walk]] - 1
+    sizes[ring_offsets[1:] - 1] += 1
+    points = take_directed(table.offsets, sides.arc[walk], sides.backwards[walk], sizes)
+    point_offsets = offsets_of(sizes)[ring_offsets]
+    shells = np.flatnonzero(~hole[ring_order])
+    parts = [point_offsets, np.append(shells, len(ring_order))]
+    kind = shapely.GeometryType.POLYGON
+    if multi:
+        of_owner = owner[first[ring_order[shells]]]
+        starts = np.flatnonzero(np.append(True, of_owner[1:] != of_owner[:-1]))
+        parts.append(np.append(starts, len(shells)))
+        kind = shapely.GeometryType.MULTIPOLYGON
+    geometry: npt.NDArray[np.object_] = shapely.from_ragged_array(
+        kind, table.xy[points], tuple(parts)
+    )
+    return geometry

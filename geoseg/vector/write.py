@@ -1,0 +1,250 @@
+"""Polygons to files, batch by batch, and under their final name only when complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
+
+from geoseg._optional import require
+from geoseg.errors import OptionError, OutputError
+from geoseg.types import LabelClass
+from geoseg.vector import parquet, style
+
+Column = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a vector file holds, apart from its features."""
+
+    name: str
+    crs: CRS | None
+    classes: tuple[LabelClass, ...]
+    geometry_type: str
+    """``Polygon`` or ``MultiPolygon``."""
+
+
+class Target(Protocol):
+    """A file that takes features in batches; the file is complete after ``close``."""
+
+    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+        """Add features: shapely geometries, and one array a field."""
+
+    def close(self) -> None:
+        """Finish the file."""
+
+
+class GeoPackage:
+    """A GeoPackage, with a spatial index and the class colours.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    layer
+        What it holds.
+    """
+
+    def __init__(self, path: Path, layer: Layer) -> None:
+        self._path = path
+        self._layer = layer
+        self._begun = False
+
+    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+        """Append features."""
+        _write_features(self._path, self._layer, geometry, columns, append=self._begun)
+        self._begun = True
+
+    def close(self) -> None:
+        """Add the styles."""
+        style.add_to_geopackage(self._path, self._layer.name, self._layer.classes)
+
+
+class Translated:
+    """A format that cannot be appended to: features are spooled and translated at the end.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    layer
+        What it holds.
+    driver
+        GDAL's name of the format.
+    options
+        GDAL's layer creation options.
+    """
+
+    def __init__(self, path: Path, layer: Layer, driver: str, options: Mapping[str, str]) -> None:
+        self._path = path
+        self._layer = layer
+        self._driver = driver
+        self._options = dict(options)
+        self._spool = path.with_name(f"{path.stem}.spool.gpkg")
+        self._begun = False
+
+    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+        """Append features to the spool."""
+        _write_features(
+            self._spool, self._layer, geometry, columns, append=self._begun, SPATIAL_INDEX="NO"
+        )
+        self._begun = True
+
+    def close(self) -> None:
+        """Stream the spool into the file."""
+        try:
+            with pyogrio.open_arrow(self._spool, layer=self._layer.name, use_pyarrow=False) as (
+                meta,
+                stream,
+            ):
+                pyogrio.write_arrow(
+                    stream,
+                    self._path,
+                    layer=self._layer.name,
+                    driver=self._driver,
+                    geometry_name=meta["geometry_name"] or "geom",
+                    geometry_type=self._layer.geometry_type,
+                    crs=meta["crs"],
+                    **self._options,
+                )
+        finally:
+            self._spool.unlink(missing_ok=True)
+
+
+def _write_features(
+    path: Path,
+    layer: Layer,
+    geometry: Column,
+    columns: Mapping[str, Column],
+    *,
+    append: bool,
+    **options: str,
+) -> None:
+    pyogrio.raw.write(
+        path,
+        geometry=np.asarray(shapely.to_wkb(geometry), object),
+        field_data=list(columns.values()),
+        fields=np.array(list(columns), object),
+        layer=layer.name,
+        driver="GPKG",
+        geometry_type=layer.geometry_type,
+        crs=None if layer.crs is None else layer.crs.to_wkt(),
+        append=append,
+        **({} if append else options),
+    )
+
+
+def _geopackage(path: Path, layer: Layer) -> Target:
+    return GeoPackage(path, layer)
+
+
+def _flatgeobuf(path: Path, layer: Layer) -> Target:
+    return Translated(path, layer, "FlatGeobuf", {})
+
+
+def _geojson(path: Path, layer: Layer) -> Target:
+    if layer.crs is None:
+        raise OptionError(f"{path.name}: GeoJSON needs longitude and latitude, the labels have no "
+                          f"coordinate system; write .gpkg, .fgb or .parquet")  # fmt: skip
+    return Translated(path, layer, "GeoJSON", {"RFC7946": "YES"})
+
+
+def _geoparquet(path: Path, layer: Layer) -> Target:
+    require("pyarrow", extra="parquet", feature="GeoParquet")
+    return parquet.GeoParquet(path, layer.crs, layer.geometry_type)
+
+
+FORMATS = {
+    ".gpkg": _geopackage,
+    ".parquet": _geoparquet,
+    ".fgb": _flatgeobuf,
+    ".geojson": _geojson,
+}
+"""How each suffix is written."""
+
+
+class VectorFile:
+    """A vector file in the making; a context that leaves a whole file or none.
+
+    Parameters
+    ----------
+    path
+        Final name; its suffix decides the format.
+    layer
+        What it holds.
+    overwrite
+        Replace a file of that name.
+
+    Raises
+    ------
+    OptionError
+        If the suffix is not known, or the format cannot hold the layer.
+    OutputError
+        If the file exists or cannot be written.
+    MissingExtraError
+        If the format needs a package that is not installed.
+    """
+
+    def __init__(self, path: Path, layer: Layer, *, overwrite: bool = False) -> None:
+        check_target(path, overwrite=overwrite)
+        self._final = path
+        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix.lower()}")
+        self._target = FORMATS[path.suffix.lower()](self._part, layer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+        """Add features; the fields must be the same every time."""
+        try:
+            self._target.write(geometry, columns)
+        except (DataSourceError, DataLayerError, OSError) as error:
+            raise OutputError(f"{self._final}: cannot be written ({error})") from error
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc_type is None:
+                self._target.close()
+                self._part.replace(self._final)
+        except (DataSourceError, DataLayerError, OSError) as error:
+            raise OutputError(f"{self._final}: cannot be written ({error})") from error
+        finally:
+            for leftover in self._final.parent.glob(f"{self._part.stem}*"):
+                with suppress(OSError):
+                    leftover.unlink()
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written at the end.
+
+    Raises
+    ------
+    OptionError
+        If the suffix is not known.
+    OutputError
+        If the file exists and ``overwrite`` is False, or there is no such folder.
+    """
+    if path.suffix.lower() not in FORMATS:
+        known: Sequence[str] = list(FORMATS)
+        raise OptionError(f"{path}: polygons can be written as {', '.join(known)}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; replace it with --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}")
