@@ -1,1 +1,71 @@
-"""geoseg: maps from plain words."""
+"""geoseg: maps from plain words.
+
+Give it a scene and class names; it gives back a georeferenced label raster, a confidence raster
+and polygons, with no training and no annotation. Names load when they are first used, so that
+``import geoseg`` is quick.
+
+Import order inside the package, each room only from those before it::
+
+    types, errors -> io | tiling | text | model -> inference -> vector | evaluation | preview
+    -> pipeline, lazy -> geoseg_cli
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoseg.evaluation import evaluate
+    from geoseg.inference.options import Options
+    from geoseg.inference.segmenter import Segmenter
+    from geoseg.lazy import segment
+    from geoseg.model.loading import Model, load_model
+    from geoseg.pipeline import Products, Reading, segment_to_files
+    from geoseg.text.vocabulary import Vocabulary
+    from geoseg.vector import vectorize
+
+__all__ = [
+    "Model",
+    "Options",
+    "Products",
+    "Reading",
+    "Segmenter",
+    "Vocabulary",
+    "__version__",
+    "evaluate",
+    "load_model",
+    "segment",
+    "segment_to_files",
+    "vectorize",
+]
+
+_HOMES = {
+    "Model": "geoseg.model.loading",
+    "Options": "geoseg.inference.options",
+    "Products": "geoseg.pipeline",
+    "Reading": "geoseg.pipeline",
+    "Segmenter": "geoseg.inference.segmenter",
+    "Vocabulary": "geoseg.text.vocabulary",
+    "evaluate": "geoseg.evaluation",
+    "load_model": "geoseg.model.loading",
+    "segment": "geoseg.lazy",
+    "segment_to_files": "geoseg.pipeline",
+    "vectorize": "geoseg.vector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("geoseg")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

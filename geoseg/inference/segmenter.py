@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +17,7 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
 from geoseg.model.attention import attention_variant
-from geoseg.model.loading import Model
+from geoseg.model.loading import Model, load_model
 from geoseg.model.upsampling import build_upsampler
 from geoseg.model.vision import DenseEncoder, padding_to_patch
 from geoseg.text.embedding import embed_queries
@@ -35,7 +36,7 @@ from geoseg.types import (
 )
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CONFIDENCE_NODATA = 255
+PER_CENT_NODATA = 255
 """Value of the per-cent rasters where there is no data."""
 
 
@@ -97,7 +98,8 @@ class Segmenter:
     ) -> None:
         self.model = model
         self.vocabulary = Vocabulary.parse(vocabulary)
-        self.options: Resolved = (options or Options()).resolve(model.defaults)
+        self._given = options or Options()
+        self.options: Resolved = self._given.resolve(model.defaults)
         self.device = model.device
         self._dtype = _precision(self.options.precision, self.device)
         self._encoder = DenseEncoder(
@@ -151,6 +153,11 @@ class Segmenter:
             thresholds=thresholds,
             background=names.index(background),
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Weights do not travel: another process loads its own, once.
+        given = (self.model.spec, self.device.type, self.vocabulary, self._given)
+        return _segmenter_here, given
 
     # ---------------------------------------------------------------------------------------
     # Windows
@@ -260,10 +267,10 @@ class Segmenter:
         valid = block.valid[core.slices()]
         dtype = label_dtype(len(self.vocabulary.names))
         labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
-        confidence = np.full(core.shape, CONFIDENCE_NODATA, dtype=np.uint8)
+        confidence = np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8)
         shares = None
         if probabilities:
-            shares = np.full((len(self.vocabulary.names), *core.shape), CONFIDENCE_NODATA, np.uint8)
+            shares = np.full((len(self.vocabulary.names), *core.shape), PER_CENT_NODATA, np.uint8)
         runs = 0
         if valid.any():
             windows = [w.relative_to(tile.read) for w in tile.windows]
@@ -316,9 +323,9 @@ class Segmenter:
             planes = resize_logits(planes, out_shape)
         scores = self._decision.scores(planes)
         labels, _ = self._decision.labels(scores)
-        indices: LabelArray = labels.cpu().numpy().astype(label_dtype(len(self.vocabulary.names)))
+        dtype = label_dtype(len(self.vocabulary.names))
         return Prediction(
-            indices,
+            labels.cpu().numpy().astype(dtype),  # type: ignore[arg-type]
             scores.permute(2, 0, 1).cpu().numpy(),
         )
 
@@ -399,6 +406,14 @@ class _StripMerger:
         yield self._first, mean
         self._first += count
         self._sum, self._weight = self._sum[count:].clone(), self._weight[count:].clone()
+
+
+@functools.lru_cache(maxsize=2)
+def _segmenter_here(spec: str, device: str, vocabulary: Vocabulary, options: Options) -> Segmenter:
+    """Build a segmenter in this process, once for all tasks that need it."""
+    if device == "cuda" and not torch.cuda.is_available():
+        device = "cpu"
+    return Segmenter(load_model(spec, device=device), vocabulary, options)
 
 
 def _per_cent(scores: Tensor) -> UInt8Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -47,7 +48,9 @@ class Model:
     weights: Path
     """Checkpoint file."""
     fingerprint: str
-    """SHA-256 of the checkpoint file."""
+    """SHA-256 over the checkpoint file and the architecture it was loaded into."""
+    weights_sha256: str
+    """SHA-256 of the checkpoint file alone."""
     defaults: ModelDefaults
     device: torch.device
 
@@ -86,7 +89,7 @@ class Model:
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text embeddings ``(N, D)`` float32, not normalised."""
-        return cast(Tensor, self.clip.encode_text(tokens.to(self.device)).float())
+        return encode_text(self.clip, tokens.to(self.device))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -118,7 +121,7 @@ def resolve_device(device: str) -> torch.device:
     return wanted
 
 
-def load_model(spec: str, *, device: str = "auto") -> Model:
+def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Model:
     """Load a CLIP for dense inference.
 
     Parameters
@@ -128,6 +131,8 @@ def load_model(spec: str, *, device: str = "auto") -> Model:
         ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    download
+        Fetch weights that are not on this machine; otherwise their absence is an error.
 
     Raises
     ------
@@ -141,9 +146,10 @@ def load_model(spec: str, *, device: str = "auto") -> Model:
     """
     parsed = ModelSpec.parse(spec)
     target = resolve_device(device)
-    located = _LOCATORS[parsed.kind](parsed)
+    located = _LOCATORS[parsed.kind](parsed, download)
     _check_activation(located, parsed)
     clip = _build(located, parsed)
+    checksum = file_digest(located.weights)
     return Model(
         spec=spec,
         clip=clip.to(target),
@@ -151,10 +157,35 @@ def load_model(spec: str, *, device: str = "auto") -> Model:
         mean=_triple(located.preprocess.get("mean"), _OPENAI_MEAN),
         std=_triple(located.preprocess.get("std"), _OPENAI_STD),
         weights=located.weights,
-        fingerprint=file_digest(located.weights),
+        fingerprint=_fingerprint(checksum, located),
+        weights_sha256=checksum,
         defaults=ModelDefaults.beside(located.weights.parent),
         device=target,
     )
+
+
+def encode_text(clip: Any, tokens: Tensor) -> Tensor:
+    """Text embeddings ``(N, D)`` float32 of an open_clip model, not normalised.
+
+    A causal text tower never looks past a text's end, so the batch is cut at its longest text:
+    the same result for a fraction of the 77 positions.
+    """
+    tower = getattr(clip, "text", clip)
+    mask = getattr(clip, "attn_mask", None)
+    if tower is not clip or mask is None or getattr(clip, "text_pool_type", "") != "argmax":
+        return cast(Tensor, clip.encode_text(tokens).float())
+    length = int(tokens.argmax(-1).max()) + 1
+    x = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=mask[:length, :length]))
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+    projection = clip.text_projection
+    out = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+    return cast(Tensor, out.float())
+
+
+def _fingerprint(checksum: str, located: _Located) -> str:
+    facts = json.dumps([checksum, located.config, located.preprocess], sort_keys=True, default=str)
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------
@@ -178,7 +209,7 @@ class _Located:
     """Whether the weights are known to want QuickGELU; None if nothing says so."""
 
 
-def _locate_folder(spec: ModelSpec) -> _Located:
+def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
     folder = Path(spec.source)
     file = folder / _CONFIG_NAME
     if not file.is_file():
@@ -205,17 +236,17 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _locate_hub(spec: ModelSpec) -> _Located:
+def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
     from huggingface_hub import hf_hub_download
 
     config_file = _cached(spec.source, _CONFIG_NAME)
     if config_file is None:
-        _require_hub(spec)
+        _require_hub(spec, download)
         config_file = Path(_download(spec, lambda: hf_hub_download(spec.source, _CONFIG_NAME)))
     config, preprocess = _read_config(config_file, spec.text)
     weights = next(filter(None, (_cached(spec.source, name) for name in _hub_names(""))), None)
     if weights is None:
-        _require_hub(spec)
+        _require_hub(spec, download)
         import open_clip
 
         cfg = {"hf_hub": f"{spec.source}/"}
@@ -223,13 +254,13 @@ def _locate_hub(spec: ModelSpec) -> _Located:
     return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
 
 
-def _locate_tag(spec: ModelSpec) -> _Located:
+def _locate_tag(spec: ModelSpec, download: bool) -> _Located:
     import open_clip
 
     cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
     weights = cached_tag(cfg)
     if weights is None:
-        _require_hub(spec)
+        _require_hub(spec, download)
         weights = Path(_download(spec, lambda: open_clip.download_pretrained(cfg)))
     config = open_clip.get_model_config(spec.architecture)
     quick = bool(cfg.get("quick_gelu", False))
@@ -239,7 +270,7 @@ def _locate_tag(spec: ModelSpec) -> _Located:
     return _Located(spec.architecture, config, cfg, weights, quick)
 
 
-def _locate_file(spec: ModelSpec) -> _Located:
+def _locate_file(spec: ModelSpec, _download: bool) -> _Located:
     import open_clip
 
     config = open_clip.get_model_config(spec.architecture)
@@ -278,8 +309,10 @@ def _cached(repository: str, filename: str) -> Path | None:
     """Path of a hub file that is already on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    found: object = try_to_load_from_cache(repository, filename)
-    return Path(found) if isinstance(found, str) else None
+    found: Any = try_to_load_from_cache(repository, filename)
+    if not isinstance(found, str):
+        return None  # never asked for, or known not to exist
+    return Path(found)
 
 
 def cached_tag(cfg: dict[str, Any]) -> Path | None:
@@ -302,11 +335,13 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     return None
 
 
-def _require_hub(spec: ModelSpec) -> None:
+def _require_hub(spec: ModelSpec, download: bool) -> None:
     """Ask the hub for one answer, so that an unreachable one fails in seconds, not minutes."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
+    if not download:
+        raise WeightsError(f"the weights of {spec.text} are not in the cache; {OFFLINE_CHOICES}")
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
             f"the weights of {spec.text} are not in the cache and HF_HUB_OFFLINE is set; "

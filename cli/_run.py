@@ -1,0 +1,193 @@
+"""Around every command: errors to one line and an exit code, warnings, progress."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from geoseg.pipeline import Progress
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@contextmanager
+def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
+    """Turn errors into one line on stderr and an exit code.
+
+    Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted. ``debug`` shows
+    the traceback as well.
+    """
+    from geoseg.errors import GeosegError, OptionError
+
+    with warnings.catch_warnings():
+        _install_warnings(debug=debug, quiet=quiet)
+        try:
+            yield
+        except GeosegError as error:
+            fail(str(error), USAGE if isinstance(error, OptionError) else FAILED, debug=debug)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED, debug=debug)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            fail(
+                f"unexpected failure ({what}); run again with --debug and report what it shows",
+                FAILED,
+                debug=debug,
+            )
+
+
+def fail(message: str, code: int, *, debug: bool) -> None:
+    """Print one error line and leave with ``code``."""
+    if debug and sys.exc_info()[0] is not None:
+        import traceback
+
+        traceback.print_exc()
+    say_error(message)
+    raise typer.Exit(code)
+
+
+def say_error(message: str) -> None:
+    """Print one error line on stderr and go on."""
+    _say("error", " ".join(message.split()), "bold red")
+
+
+def _install_warnings(*, debug: bool, quiet: bool) -> None:
+    from geoseg.errors import GeosegWarning
+
+    if not debug:
+        warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore" if quiet else "always", GeosegWarning)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, GeosegWarning):
+            _say("warning", " ".join(str(message).split()), "yellow")
+        else:
+            sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    warnings.showwarning = show
+
+
+def _say(kind: str, message: str, style: str) -> None:
+    """One line on stderr: coloured on a terminal, plain elsewhere, never wrapped in a pipe."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True).print(Text(f"{kind}: ", style=style) + Text(message))
+    else:
+        typer.echo(f"{kind}: {message}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout: what pipelines read."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Bar with rate and time left on a terminal; a line now and then elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _rich_bar() as callback:
+            yield callback
+    else:
+        yield _PlainProgress()
+
+
+@contextmanager
+def _rich_bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        TextColumn("{task.fields[tiles]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=False,
+    ) as bar:
+        task = bar.add_task("segment", total=None, tiles="", rate="")
+
+        def update(state: Any) -> None:
+            if state.stage != "segment":
+                bar.update(task, description=state.stage)
+                return
+            speed = bar.tasks[0].speed
+            rate = f"{speed / 1e6:.2f} Mpx/s" if speed else ""
+            bar.update(
+                task,
+                description="segment",
+                total=state.pixels,
+                completed=state.pixels_done,
+                tiles=f"{state.tiles_done}/{state.tiles} tiles",
+                rate=rate,
+            )
+
+        yield update
+
+
+class _PlainProgress:
+    """Lines for logs: at most one every ten per cent or half a minute, with rate and time left."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._clock = time.monotonic
+        self._start = self._clock()
+        self._last_time = self._start
+        self._last_share = 0.0
+
+    def __call__(self, state: Progress) -> None:
+        now = self._clock()
+        if state.stage != "segment":
+            return
+        if state.pixels_done == 0:
+            self._start = now
+            return
+        share = state.pixels_done / state.pixels
+        if share < 1 and share - self._last_share < 0.1 and now - self._last_time < 30:
+            return
+        self._last_share, self._last_time = share, now
+        rate = state.pixels_done / max(now - self._start, 1e-9)
+        left = (state.pixels - state.pixels_done) / rate
+        typer.echo(
+            f"{100 * share:3.0f} %  tile {state.tiles_done} of {state.tiles}  "
+            f"{rate / 1e6:.2f} Mpx/s  {_duration(left)} left",
+            err=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

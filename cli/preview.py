@@ -1,0 +1,47 @@
+"""`geoseg preview`: a picture of a label raster on its scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from geoseg_cli import _run, options
+
+
+def preview(
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
+    labels: Annotated[str, typer.Argument(metavar="LABELS", help="Its label raster.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="Picture to write.")],
+    bands: options.BandsOption = None,
+    stretch: options.StretchOption = "auto",
+    title: Annotated[
+        str | None, typer.Option(help="Title of the picture. [default: the scene's file name]")
+    ] = None,
+    opacity: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Opacity of the class colours.")
+    ] = 0.55,
+    max_width: Annotated[
+        int, typer.Option(metavar="PX", min=200, help="Largest width of the picture.")
+    ] = 2000,
+    overwrite: options.OverwriteOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Draw the scene beside its map, with legend and scale bar."""
+    with _run.reporting(debug=debug, quiet=quiet):
+        from geoseg.preview import preview_files
+
+        preview_files(
+            scene,
+            labels,
+            out,
+            bands=options.parse_bands(bands),
+            stretch=stretch,
+            title=title or Path(scene).name,
+            opacity=opacity,
+            max_width=max_width,
+            overwrite=overwrite,
+        )
+        if not quiet:
+            typer.echo(str(out), err=True)

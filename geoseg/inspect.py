@@ -1,0 +1,117 @@
+"""What geoseg sees in a scene, and what a run over it would cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoseg.errors import WeightsError
+from geoseg.inference.options import Options
+from geoseg.inference.segmenter import Segmenter
+from geoseg.io.aoi import Aoi
+from geoseg.io.scene import Scene
+from geoseg.model.defaults import ModelDefaults
+from geoseg.model.loading import load_model
+from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.pipeline import Reading, open_scene
+from geoseg.tiling.lattice import Lattice
+from geoseg.tiling.tiles import TilePlan
+
+_TIMED_WINDOWS = 3
+_BASE_BYTES = 900e6
+"""Interpreter, torch and GDAL, before any tile."""
+_TILES_IN_FLIGHT = 3
+_BYTES_PER_TILE_PIXEL = 3 * 4 + 1 + 2
+"""Float RGB, valid mask, labels and confidence."""
+
+
+def inspect_scene(
+    path: str | Path,
+    *,
+    model: str = DEFAULT_MODEL,
+    options: Options | None = None,
+    reading: Reading | None = None,
+    tile: int = 2048,
+    device: str = "auto",
+) -> dict[str, dict[str, Any]]:
+    """Describe a scene and the run that `segment_to_files` would make of it.
+
+    Returns
+    -------
+    dict
+        Sections ``scene`` and ``run``; JSON-able values, None for what is not known.
+
+    Raises
+    ------
+    SceneError, OptionError, ModelError
+        As `segment_to_files`; weights that are not on this machine only leave the time out.
+    """
+    scene = open_scene(path, reading or Reading())
+    options = options or Options()
+    segmenter, weights = _segmenter(model, options, device)
+    resolved = segmenter.options if segmenter else options.resolve(ModelDefaults())
+    lattice = Lattice(*scene.shape, resolved.window, resolved.stride)
+    aoi = reading.aoi if reading is not None else None
+    region = Aoi.open(aoi, scene.grid).window if aoi is not None else None
+    plan = TilePlan(lattice, tile, region)
+    run = {
+        "model": model,
+        "weights": weights,
+        "device": str(segmenter.device) if segmenter else None,
+        "window": resolved.window,
+        "stride": resolved.stride,
+        "windows": plan.window_runs,
+        "tile": plan.tile,
+        "tiles": len(plan),
+        "memory_gb": round(_memory(plan) / 1e9, 2),
+        "seconds": _seconds(segmenter, plan),
+        "option_sources": ", ".join(f"{k}: {v}" for k, v in resolved.sources.items()),
+    }
+    return {"scene": _scene_facts(scene), "run": run}
+
+
+def _scene_facts(scene: Scene) -> dict[str, Any]:
+    grid = scene.grid
+    return {
+        "path": scene.path,
+        "size": f"{grid.width} x {grid.height} pixels",
+        "bands": list(scene.bands),
+        "dtype": scene.dtype,
+        "nodata": [scene.source.nodata[band - 1] for band in scene.bands],
+        "crs": None if grid.crs is None else grid.crs.to_string(),
+        "gsd_m": grid.gsd_m,
+        "transform": list(grid.transform)[:6],
+        "stretch": str(scene.stretch_rule),
+        "limits": None if scene.stretch is None else [list(pair) for pair in scene.stretch],
+    }
+
+
+def _segmenter(model: str, options: Options, device: str) -> tuple[Segmenter | None, str]:
+    """Build a segmenter to time, if the weights can be had without a download."""
+    try:
+        loaded = load_model(model, device=device, download=False)
+    except WeightsError as error:
+        return None, f"not on this machine ({str(error).split(';')[0]})"
+    return Segmenter(loaded, "one; two", options), str(loaded.weights)
+
+
+def _memory(plan: TilePlan) -> float:
+    tile = plan[0].read
+    rows = plan.lattice.window_shape[0] * 2
+    merging = rows * tile.width * 4 * 20  # open strips of logits, a score of queries
+    return _BASE_BYTES + _TILES_IN_FLIGHT * tile.area * _BYTES_PER_TILE_PIXEL + merging
+
+
+def _seconds(segmenter: Segmenter | None, plan: TilePlan) -> float | None:
+    if segmenter is None:
+        return None
+    windows = torch.zeros(1, 3, *plan.lattice.window_shape, device=segmenter.device)
+    segmenter.window_logits(windows)
+    start = time.perf_counter()
+    for _ in range(_TIMED_WINDOWS):
+        segmenter.window_logits(windows).sum().item()
+    each = (time.perf_counter() - start) / _TIMED_WINDOWS
+    return round(each * plan.window_runs, 1)

@@ -1,0 +1,132 @@
+"""Scenes as lazy arrays: the tile tasks of a run, as blocks of an ``xarray.Dataset``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import rioxarray  # noqa: F401 - registers the .rio accessor
+import xarray as xr
+from dask.delayed import Delayed
+
+from geoseg.inference.graph import TileJob, tile_task
+from geoseg.inference.options import Options
+from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter
+from geoseg.io.aoi import Aoi
+from geoseg.io.array import ArrayScene
+from geoseg.io.grid import Grid
+from geoseg.io.scene import SceneLike
+from geoseg.model.loading import Model, load_model
+from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.pipeline import Reading, open_scene
+from geoseg.text.vocabulary import VocabularySource
+from geoseg.tiling.tiles import TilePlan
+from geoseg.types import label_dtype, label_nodata
+
+
+def segment(
+    scene: str | Path | xr.DataArray,
+    classes: VocabularySource,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    options: Options | None = None,
+    reading: Reading | None = None,
+    tile: int = 2048,
+    device: str = "auto",
+    probabilities: bool = False,
+) -> xr.Dataset:
+    """Map a scene lazily: nothing is inferred until the result is computed or written.
+
+    Parameters
+    ----------
+    scene
+        Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
+        ``(y, x, band)``, numpy or dask backed; never changed.
+    classes, model, options, reading, tile, device
+        As for `segment_to_files`. For an array the working GSD is the array's own.
+    probabilities
+        Also give ``probabilities``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
+        ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
+        ``(class, y, x)`` uint8 per cent. Chunks are tiles. CRS, transform and nodata are set
+        through rioxarray; ``labels.attrs["classes"]`` lists the class names.
+
+    Raises
+    ------
+    GeosegError
+        With one line that says what is wrong and what to do.
+    """
+    reading = reading or Reading()
+    source = _open(scene, reading)
+    loaded = model if isinstance(model, Model) else load_model(model, device=device)
+    segmenter = Segmenter(loaded, classes, options)
+    area = Aoi.open(reading.aoi, source.grid) if reading.aoi is not None else None
+    region = area.window if area is not None else None
+    plan = TilePlan(segmenter.lattice(*source.grid.shape), tile, region)
+    job = TileJob(source, segmenter, area, probabilities)
+    tasks = [tile_task(job, one) for one in plan]
+
+    names = segmenter.vocabulary.names
+    dtype = label_dtype(len(names))
+    grid = source.grid.crop(plan.region)
+    data: dict[str, Any] = {
+        "labels": (("y", "x"), _blocks(tasks, plan, "labels", dtype), {"classes": list(names)}),
+        "confidence": (("y", "x"), _blocks(tasks, plan, "confidence", np.dtype(np.uint8))),
+    }
+    coords: dict[str, Any] = _coordinates(grid)
+    if probabilities:
+        shares = _blocks(tasks, plan, "probabilities", np.dtype(np.uint8), classes=len(names))
+        data["probabilities"] = (("class", "y", "x"), shares)
+        coords["class"] = list(names)
+    result = xr.Dataset(data, coords=coords)
+    return _placed(result, grid, label_nodata(dtype))
+
+
+def _open(scene: str | Path | xr.DataArray, reading: Reading) -> SceneLike:
+    if isinstance(scene, xr.DataArray):
+        return ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch)
+    return open_scene(scene, reading)
+
+
+def _blocks(
+    tasks: list[Delayed],
+    plan: TilePlan,
+    name: str,
+    dtype: np.dtype[Any],
+    classes: int | None = None,
+) -> da.Array:
+    """One product of all tiles as a dask array; each tile is computed once for all products."""
+    lead = () if classes is None else (classes,)
+    parts = [
+        da.from_delayed(getattr(task, name), (*lead, *tile.core.shape), dtype)
+        for task, tile in zip(tasks, plan, strict=True)
+    ]
+    rows = [parts[i : i + plan.cols] for i in range(0, len(parts), plan.cols)]
+    if classes is None:
+        return da.block(rows)
+    return da.concatenate([da.concatenate(row, axis=2) for row in rows], axis=1)
+
+
+def _coordinates(grid: Grid) -> dict[str, Any]:
+    """Pixel centres, where rows and columns follow the axes; a rotated grid has its transform."""
+    transform = grid.transform
+    if transform.b or transform.d:
+        return {}
+    x = transform.c + transform.a * (np.arange(grid.width) + 0.5)
+    y = transform.f + transform.e * (np.arange(grid.height) + 0.5)
+    return {"x": x, "y": y}
+
+
+def _placed(dataset: xr.Dataset, grid: Grid, nodata: int) -> xr.Dataset:
+    if grid.crs is not None:
+        dataset = dataset.rio.write_crs(grid.crs)
+    dataset = dataset.rio.write_transform(grid.transform)
+    for name, variable in dataset.data_vars.items():
+        variable.rio.write_nodata(nodata if name == "labels" else PER_CENT_NODATA, inplace=True)
+    return dataset

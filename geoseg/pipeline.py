@@ -1,0 +1,540 @@
+"""Scene to files: the one place that knows every room."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.errors import OptionError, OutputError
+from geoseg.inference.graph import TileJob, run_tiles
+from geoseg.inference.options import Options
+from geoseg.inference.segmenter import Segmenter, TileResult
+from geoseg.io.aoi import Aoi
+from geoseg.io.grid import Grid
+from geoseg.io.regrid import regrid_nearest
+from geoseg.io.scene import Scene
+from geoseg.io.write import RasterWriter, confidence_writer, label_writer, probability_writer
+from geoseg.journal import Journal, TileRecord, digest
+from geoseg.model.checkpoint import file_digest
+from geoseg.model.loading import Model, load_model
+from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.preview import preview_files
+from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.tiling.tiles import TilePlan
+from geoseg.types import label_nodata
+from geoseg.vector import vectorize
+
+logger = logging.getLogger(__name__)
+
+POLYGON_FORMATS = ("gpkg", "parquet", "fgb", "geojson", "none")
+WORK_FOLDER = ".geoseg-work"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a scene is read."""
+
+    bands: tuple[int, ...] | None = None
+    """Red, green and blue band, or one band, counted from 1; None for the file's own colours."""
+    stretch: str = "auto"
+    """``auto``, ``none``, ``P1,P2`` percentiles or ``min:max`` values."""
+    gsd: float | None = None
+    """Metres a pixel to work at; None for the scene's own pixels."""
+    aoi: str | None = None
+    """``minx,miny,maxx,maxy`` in the scene's CRS, or a vector file: map only this part."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Which files a run leaves, and how."""
+
+    polygons: Literal["gpkg", "parquet", "fgb", "geojson", "none"] = "gpkg"
+    min_area_m2: float = 0.0
+    simplify_m: float = 0.0
+    connectivity: int = 4
+    confidence: bool = True
+    probabilities: bool = False
+    preview: bool = True
+    output_grid: Literal["native", "working"] = "native"
+    """With a working GSD: on which pixels labels are returned."""
+
+    def __post_init__(self) -> None:
+        if self.polygons not in POLYGON_FORMATS:
+            raise OptionError(
+                f"polygons {self.polygons!r} is not a known format; "
+                f"choose from {', '.join(POLYGON_FORMATS)}"
+            )
+        if self.output_grid not in ("native", "working"):
+            raise OptionError(f"output grid {self.output_grid!r} is not native or working")
+        if self.connectivity not in (4, 8):
+            raise OptionError(f"connectivity is {self.connectivity}; give 4 or 8")
+        if self.min_area_m2 < 0 or self.simplify_m < 0:
+            raise OptionError("least area and simplification cannot be negative; give 0 for none")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Final file names, in the order in which they appear."""
+        chosen = (
+            ("labels.tif", True),
+            ("confidence.tif", self.confidence),
+            ("probabilities.tif", self.probabilities),
+            (f"polygons.{self.polygons}", self.polygons != "none"),
+            ("preview.png", self.preview),
+            ("run.json", True),
+        )
+        return tuple(name for name, wanted in chosen if wanted)
+
+
+ALL_PRODUCTS = (
+    "labels.tif",
+    "confidence.tif",
+    "probabilities.tif",
+    *(f"polygons.{suffix}" for suffix in POLYGON_FORMATS if suffix != "none"),
+    "preview.png",
+    "run.json",
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    stage: str
+    """``segment``, then the names of the products being made."""
+    tiles_done: int
+    tiles: int
+    pixels_done: int
+    """Scene pixels mapped in this run."""
+    pixels: int
+    """Scene pixels to map in this run."""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left."""
+
+    out: Path
+    files: tuple[Path, ...]
+    report: dict[str, Any] = field(repr=False)
+    """The content of ``run.json``."""
+
+
+def segment_to_files(
+    scene: str | Path | Scene,
+    classes: VocabularySource,
+    out: str | Path,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    options: Options | None = None,
+    reading: Reading | None = None,
+    products: Products | None = None,
+    tile: int = 2048,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    client: Any = None,
+    progress: ProgressCallback | None = None,
+) -> Run:
+    """Map one scene and leave the products in a folder.
+
+    Parameters
+    ----------
+    scene
+        Path of anything rasterio reads, or an opened `Scene`.
+    classes
+        A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
+    out
+        Folder for the products; made if it is not there.
+    model
+        Specification, see `load_model`, or a loaded model.
+    options
+        How pixels become labels.
+    reading
+        Bands, stretch, working GSD, area of interest.
+    products
+        Which files to make.
+    tile
+        Side of a tile in pixels: the unit of work and of memory. It does not change the map.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ignored for a loaded model.
+    overwrite
+        Replace the products of an earlier run in ``out``.
+    resume
+        Go on with an interrupted run in ``out``.
+    client
+        A ``distributed.Client`` whose workers run the tiles; None for this process.
+    progress
+        Called after every tile and before every product.
+
+    Returns
+    -------
+    Run
+        Paths and the content of ``run.json``.
+
+    Raises
+    ------
+    GeosegError
+        With one line that says what is wrong and what to do. Nothing is left under a final name
+        unless it is complete.
+    """
+    reading, products = reading or Reading(), products or Products()
+    vocabulary = Vocabulary.parse(classes)
+    target = Path(out)
+    source = scene if isinstance(scene, Scene) else open_scene(scene, reading)
+    check_output(target, source, overwrite=overwrite, resume=resume)
+    loaded = model if isinstance(model, Model) else load_model(model, device=device)
+    segmenter = Segmenter(loaded, vocabulary, options)
+    run = _SceneRun(source, segmenter, reading, products, target, tile, client, progress)
+    return run.execute(overwrite=overwrite, resume=resume)
+
+
+def open_scene(path: str | Path, reading: Reading) -> Scene:
+    """Open a scene as ``reading`` says."""
+    return Scene.open(path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd)
+
+
+def check_output(out: Path, scene: Scene, *, overwrite: bool, resume: bool) -> None:
+    """Fail before anything is loaded if the outputs of a run would replace something.
+
+    Raises
+    ------
+    OutputError
+        If products are there and neither ``overwrite`` nor ``resume`` is set, or one of them is
+        the scene itself.
+    OptionError
+        If both are set.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give a folder with --out")
+    if overwrite and resume:
+        raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
+    existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
+    scene_file = Path(scene.path)
+    if scene_file.exists() and any(scene_file.samefile(out / name) for name in existing):
+        raise OutputError(
+            f"{scene_file} is the scene itself and would be replaced; give another --out"
+        )
+    if overwrite or resume:
+        return
+    if existing:
+        raise OutputError(
+            f"{out} already holds {existing[0]}; replace it with --overwrite, finish an "
+            "interrupted run with --resume, or give another --out"
+        )
+    if (out / WORK_FOLDER / "journal.jsonl").exists():
+        raise OutputError(
+            f"{out} holds an interrupted run; finish it with --resume "
+            "or start anew with --overwrite"
+        )
+
+
+@dataclass
+class _SceneRun:
+    """One run over one scene; its methods are the stages, in order."""
+
+    scene: Scene
+    segmenter: Segmenter
+    reading: Reading
+    products: Products
+    out: Path
+    tile: int
+    client: Any
+    progress: ProgressCallback | None
+
+    def __post_init__(self) -> None:
+        grid = self.scene.grid
+        self.area = Aoi.open(self.reading.aoi, grid) if self.reading.aoi is not None else None
+        region = self.area.window if self.area is not None else None
+        self.plan = TilePlan(self.segmenter.lattice(*grid.shape), self.tile, region)
+        self.grid = grid.crop(self.plan.region)
+        self.work = self.out / WORK_FOLDER
+        self.classes = self.segmenter.vocabulary.label_classes
+        self.seconds: dict[str, float] = {}
+
+    def execute(self, *, overwrite: bool, resume: bool) -> Run:
+        if resume and (done := self._already_done()):
+            return done
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.out} cannot be made: {error.strerror}") from error
+        journal = None
+        try:
+            journal = Journal(self.work / "journal.jsonl", self._facts(), resume=resume)
+            self._segment(journal, resume=resume)
+            counts, grid = self._native_grid(journal)
+            made = self._make_products(grid, counts, journal)
+            return self._publish(made, overwrite=overwrite)
+        finally:
+            self._tidy(journal)
+
+    # -- identity ---------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        """Everything the labels depend on, by the name the user knows it by."""
+        options = self.segmenter.options
+        weights = options.upsampler_weights
+        return {
+            "geoseg": version("geoseg"),
+            "the scene": self.scene.fingerprint(),
+            "bands, stretch or GSD": [self.scene.bands, self.scene.stretch, self.reading.gsd],
+            "the area of interest": self._area_identity(),
+            "the classes": digest(asdict(self.segmenter.vocabulary)),
+            "the model": self.segmenter.model.fingerprint,
+            "the options": asdict(options),
+            "the upsampler's weights": file_digest(weights) if weights else None,
+            "the tile size": self.plan.tile,
+            "the products": [self.products.confidence, self.products.probabilities],
+            "the precision": str(self.segmenter.device.type),
+        }
+
+    def _area_identity(self) -> Any:
+        return None if self.area is None else digest([self.area.window, self.area.outline.wkt])
+
+    def _already_done(self) -> Run | None:
+        """Return the earlier run's result if it was finished with the same facts."""
+        record = self.out / "run.json"
+        if self.work.exists() or not record.is_file():
+            return None
+        try:
+            report = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        files = tuple(self.out / name for name in self.products.names)
+        if report.get("identity") != digest(self._facts()) or not all(f.exists() for f in files):
+            raise OutputError(
+                f"{self.out} holds a finished run with other input or options; "
+                "replace it with --overwrite"
+            )
+        return Run(self.out, files, report)
+
+    # -- stages -----------------------------------------------------------------------------
+
+    def _segment(self, journal: Journal, *, resume: bool) -> None:
+        job = TileJob(self.scene, self.segmenter, self.area, self.products.probabilities)
+        todo = [t for t in range(len(self.plan)) if t not in journal.finished]
+        pixels = (
+            sum(self.plan[t].core.area for t in todo)
+            if len(todo) < len(self.plan)
+            else (self.plan.region.area)
+        )
+        state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
+        self._report(state)
+        with self._timed("segment"), ExitStack() as stack:
+            writers = self._writers(stack, resume=resume)
+            tiles = (self.plan[t] for t in todo)
+            for tile, result in run_tiles(job, tiles, client=self.client):
+                self._write(writers, result)
+                journal.add(TileRecord(tile.index, self._count(result.labels), result.windows))
+                state = replace(
+                    state,
+                    tiles_done=state.tiles_done + 1,
+                    pixels_done=state.pixels_done + tile.core.area,
+                )
+                self._report(state)
+
+    def _writers(self, stack: ExitStack, *, resume: bool) -> dict[str, RasterWriter]:
+        return {
+            name: stack.enter_context(writer)
+            for name, writer in self._open_writers(self.work, self.grid, resume=resume)
+        }
+
+    def _open_writers(
+        self, folder: Path, grid: Grid, *, resume: bool = False
+    ) -> Iterator[tuple[str, RasterWriter]]:
+        yield "labels", label_writer(folder / "labels.work.tif", grid, self.classes, resume=resume)
+        if self.products.confidence:
+            yield (
+                "confidence",
+                confidence_writer(folder / "confidence.work.tif", grid, resume=resume),
+            )
+        if self.products.probabilities:
+            yield (
+                "probabilities",
+                probability_writer(
+                    folder / "probabilities.work.tif", grid, self.classes, resume=resume
+                ),
+            )
+
+    def _write(self, writers: dict[str, RasterWriter], result: TileResult) -> None:
+        window = result.core.relative_to(self.plan.region)
+        for name, writer in writers.items():
+            block = getattr(result, name)
+            if (block == block.dtype.type(writer.layout.nodata)).all():
+                continue  # an unwritten block of the work file is nodata already
+            writer.write(window, block)
+            writer.flush()
+
+    def _count(self, labels: npt.NDArray[Any]) -> tuple[int, ...]:
+        return _class_counts(labels, len(self.classes))
+
+    def _native_grid(self, journal: Journal) -> tuple[npt.NDArray[np.int64], Grid]:
+        """Bring the work files to the grid of the outputs; return class counts there."""
+        counts = np.array([r.counts for r in journal.finished.values()], dtype=np.int64).sum(0)
+        if self.reading.gsd is None or self.products.output_grid == "working":
+            return counts, self.grid
+        native = self._native_region()
+        folder = self.work / "native"
+        folder.mkdir(exist_ok=True)
+        totals = np.zeros(len(self.classes), dtype=np.int64)
+        with self._timed("regrid"):
+            for name, writer in self._open_writers(folder, native):
+                with writer:
+                    for block in regrid_nearest(self.work / writer.work.name, writer):
+                        if name == "labels":
+                            totals += np.array(self._count(block))
+                writer.work.replace(self.work / writer.work.name)
+        return totals, native
+
+    def _native_region(self) -> Grid:
+        native = self.scene.native_grid
+        if self.reading.aoi is None:
+            return native
+        return native.crop(Aoi.open(self.reading.aoi, native).window)
+
+    def _make_products(self, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal) -> Path:
+        """Make every product, complete, in the work folder."""
+        ready = self.work / "ready"
+        shutil.rmtree(ready, ignore_errors=True)
+        ready.mkdir()
+        labels, confidence = ready / "labels.tif", ready / "confidence.tif"
+        for name, writer in self._open_writers(self.work, grid, resume=True):
+            with self._stage(f"{name}.tif"):
+                writer.finish(ready / f"{name}.tif")
+        summary = None
+        if self.products.polygons != "none":
+            with self._stage(f"polygons.{self.products.polygons}"):
+                summary = vectorize(
+                    labels,
+                    ready / f"polygons.{self.products.polygons}",
+                    confidence=confidence if self.products.confidence else None,
+                    min_area_m2=self.products.min_area_m2,
+                    simplify_m=self.products.simplify_m,
+                    connectivity=self.products.connectivity,
+                )
+        if self.products.preview:
+            with self._stage("preview.png"):
+                preview_files(
+                    self.scene.path,
+                    labels,
+                    ready / "preview.png",
+                    bands=self.scene.bands,
+                    stretch=self.reading.stretch,
+                    title=Path(self.scene.path).name,
+                )
+        report = self._run_report(grid, counts, journal)
+        if summary is not None:
+            report["polygons"] = summary.polygons
+        (ready / "run.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return ready
+
+    def _publish(self, ready: Path, *, overwrite: bool) -> Run:
+        """Give complete files their final names; ``run.json`` comes last."""
+        names = self.products.names
+        if overwrite:
+            for stale in set(ALL_PRODUCTS) - set(names):
+                (self.out / stale).unlink(missing_ok=True)
+        for name in names:
+            (ready / name).replace(self.out / name)
+        shutil.rmtree(self.work, ignore_errors=True)
+        report = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        return Run(self.out, tuple(self.out / name for name in names), report)
+
+    def _tidy(self, journal: Journal | None) -> None:
+        """After a failure keep what a resumed run can use, and nothing else."""
+        if not self.work.exists() or (journal is not None and journal.finished):
+            return
+        if journal is None and (self.work / "journal.jsonl").exists():
+            return  # an earlier run's record that this run could not use
+        shutil.rmtree(self.work, ignore_errors=True)
+        if not any(self.out.iterdir()):
+            self.out.rmdir()
+
+    # -- report -----------------------------------------------------------------------------
+
+    def _run_report(
+        self, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal
+    ) -> dict[str, Any]:
+        pixel = grid.pixel_area_m2()
+        total = max(int(counts.sum()), 1)
+        options = asdict(self.segmenter.options)
+        sources = options.pop("sources")
+        classes = [
+            {
+                "index": c.index,
+                "name": c.name,
+                "queries": list(v.prompts),
+                "pixels": int(n),
+                "per_cent": round(100 * int(n) / total, 3),
+                "area_m2": None if pixel is None else round(int(n) * pixel, 2),
+            }
+            for c, v, n in zip(self.classes, self.segmenter.vocabulary.classes, counts, strict=True)
+        ]
+        model = self.segmenter.model
+        return {
+            "scene": self.scene.path,
+            "size": list(grid.shape),
+            "crs": None if grid.crs is None else grid.crs.to_string(),
+            "gsd_m": grid.gsd_m,
+            "classes": classes,
+            "nodata_pixels": int(grid.height * grid.width - counts.sum()),
+            "model": {
+                "spec": model.spec,
+                "weights": model.weights.name,
+                "weights_sha256": model.weights_sha256,
+            },
+            "options": options | {"batch_size": self.segmenter.batch_size},
+            "option_sources": sources,
+            "reading": asdict(self.reading)
+            | {"bands": list(self.scene.bands), "limits": self.scene.stretch},
+            "products": asdict(self.products),
+            "tile": self.plan.tile,
+            "tiles": len(self.plan),
+            "windows": sum(r.windows for r in journal.finished.values()),
+            "device": str(self.segmenter.device),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "versions": _versions(),
+            "identity": digest(self._facts()),
+        }
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._report(Progress(name, len(self.plan), len(self.plan), 0, 0))
+        with self._timed(name):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _report(self, progress: Progress) -> None:
+        if self.progress is not None:
+            self.progress(progress)
+
+
+def _class_counts(labels: npt.NDArray[Any], classes: int) -> tuple[int, ...]:
+    nodata = label_nodata(labels.dtype)
+    counts = np.bincount(labels.ravel(), minlength=nodata + 1)
+    return tuple(int(n) for n in counts[:classes])
+
+
+def _versions() -> dict[str, str]:
+    packages: Sequence[str] = ("geoseg", "torch", "open_clip_torch", "rasterio", "numpy", "dask")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
