@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from geoseg_cli import _run, options
 
 _MEANING = "What the truth means"
 _AREA = "What is compared"
@@ -95,39 +95,38 @@ def evaluate(
             rich_help_panel=_RESULT,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files in DIR.", rich_help_panel=_RESULT)
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT),
-    ] = False,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Score labels against the truth: IoU, F1, accuracy, outlines, calibration."""
-    from rich.console import Console
-    from rich.progress import Progress
+    with _run.reporting(debug=debug, quiet=quiet):
+        from rich.console import Console
+        from rich.progress import Progress
 
-    from geoseg.evaluation import evaluate as run
-    from geoseg.evaluation.report import as_dict, as_tables, write_report
+        from geoseg.evaluation import evaluate as run
+        from geoseg.evaluation.report import as_dict, as_tables, write_report
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Comparing", total=1.0)
-        evaluation = run(
-            labels,
-            truth,
-            classes=classes,
-            truth_values=truth_values,
-            truth_column=truth_column,
-            outside=outside,
-            aoi=aoi,
-            confidence=confidence,
-            boundary_tolerance=boundary_tolerance if boundary else None,
-            progress=lambda share: bar.update(task, completed=share),
-        )
-    if out is not None:
-        write_report(evaluation, out, overwrite=overwrite)
-    if as_json:
-        typer.echo(json.dumps(as_dict(evaluation), ensure_ascii=False))
-    else:
-        Console().print(as_tables(evaluation))
+        console = Console(stderr=True)
+        hidden = quiet or not console.is_terminal
+        with Progress(console=console, transient=True, disable=hidden) as bar:
+            task = bar.add_task("compare", total=1.0)
+            evaluation = run(
+                labels,
+                truth,
+                classes=classes,
+                truth_values=truth_values,
+                truth_column=truth_column,
+                outside=outside,
+                aoi=aoi,
+                confidence=confidence,
+                boundary_tolerance=boundary_tolerance if boundary else None,
+                progress=lambda share: bar.update(task, completed=share),
+            )
+        if out is not None:
+            write_report(evaluation, out, overwrite=overwrite)
+        if as_json:
+            _run.print_json(as_dict(evaluation))
+        elif not quiet:
+            Console().print(as_tables(evaluation))
