@@ -32,7 +32,7 @@ _Rgb = tuple[int, int, int]
 
 
 def preview_files(
-    scene_path: str | Path,
+    scene: str | Path | Scene,
     labels_path: str | Path,
     out: Path,
     *,
@@ -47,8 +47,9 @@ def preview_files(
 
     Parameters
     ----------
-    scene_path, labels_path
-        The two rasters; the labels may cover a window of the scene, or have other pixels.
+    scene, labels_path
+        The two rasters; the labels may cover a window of the scene, or have other pixels. A scene
+        that is open already keeps its bands and stretch.
     out
         PNG to write.
     bands, stretch
@@ -64,7 +65,8 @@ def preview_files(
         If the PNG exists or cannot be written.
     """
     labels = LabelRaster.open(labels_path)
-    scene = Scene.open(scene_path, bands=bands, stretch=stretch)
+    if not isinstance(scene, Scene):
+        scene = Scene.open(scene, bands=bands, stretch=stretch)
     window = _window_of(labels, scene)
     counts = labels.counts()
     total = sum(counts.values())
