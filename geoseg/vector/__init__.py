@@ -1,5 +1,5 @@
 """Label rasters to polygons."""
 
-from geoseg.vector.polygons import VectorSummary, vectorize
+from geoseg.vector.polygons import VectorOptions, VectorSummary, vectorize
 
-__all__ = ["VectorSummary", "vectorize"]
+__all__ = ["VectorOptions", "VectorSummary", "vectorize"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from geoseg.vector.lattice import IntArray, Strip
+from geoseg.vector.scores import Scores
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -94,6 +96,11 @@ class Tallies:
             score_min=np.full(count, np.inf),
         )
 
+    @classmethod
+    def concatenated(cls, parts: Sequence[Tallies]) -> Tallies:
+        """All entries of the parts, one part after the other."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
     def __getitem__(self, chosen: IntArray | BoolArray) -> Tallies:
         return Tallies(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
@@ -107,7 +114,7 @@ class Tallies:
         np.minimum.at(self.score_min, to, part.score_min)
 
 
-def tally_runs(strip: Strip, row: int, scores: npt.NDArray[np.float64] | None) -> Tallies:
+def tally_runs(strip: Strip, row: int, scores: Scores | None) -> Tallies:
     """Count every run of a strip by itself; the runs of the row above count nothing.
 
     Parameters
@@ -117,34 +124,37 @@ def tally_runs(strip: Strip, row: int, scores: npt.NDArray[np.float64] | None) -
     row
         Scene row of the strip's first pixel row.
     scores
-        ``(h, W)``, NaN where there is none.
+        Scores of the strip's rows.
     """
-    runs = len(strip.run_start)
     width = strip.stride - 1
     line, col = np.divmod(strip.run_start, strip.stride)
     stop = np.append(col[1:], width)
-    stop[np.append(line[1:] != line[:-1], True)] = width
-    tallies = Tallies.none(runs)
+    stop[np.append(line[1:] != line[:-1], True)[: len(line)]] = width
+    tallies = Tallies.none(len(line))
     tallies.value[:] = strip.padded.ravel()[strip.run_position()]
-    tallies.pixels[:] = np.where(line > 0, stop - col, 0)
-    tallies.last[:] = (row + line - 1) * width + stop - 1
-    if scores is not None and runs:
+    tallies.pixels[:] = np.where(line > 0, stop[: len(line)] - col, 0)
+    tallies.last[:] = (row + line - 1) * width + stop[: len(line)] - 1
+    if scores is not None:
         _tally_scores(tallies, scores, (line - 1) * width + col)
     return tallies
 
 
-def _tally_scores(tallies: Tallies, scores: npt.NDArray[np.float64], start: IntArray) -> None:
-    inside = np.flatnonzero((start >= 0) & (start < scores.size) & (tallies.pixels > 0))
-    if not len(inside):
+def _tally_scores(tallies: Tallies, scores: Scores, start: IntArray) -> None:
+    """Sum, number and minimum of the scores under each run, which starts at a flat position."""
+    scored = np.flatnonzero(tallies.pixels > 0)
+    if not len(scored):
         return
-    flat = scores.ravel()
-    # reduceat sums up to the next start: give it the pixels between two runs as runs of their own.
-    bounds = np.column_stack([start[inside], start[inside] + tallies.pixels[inside]]).ravel()
-    known = ~np.isnan(flat)
-    padded = np.append(np.where(known, flat, 0.0), 0.0)
-    tallies.score_sum[inside] = np.add.reduceat(padded, bounds)[::2]
-    tallies.score_count[inside] = np.add.reduceat(np.append(known, False), bounds, dtype=np.int64)[
-        ::2
-    ]
-    lowest = np.append(np.where(known, flat, np.inf), np.inf)
-    tallies.score_min[inside] = np.minimum.reduceat(lowest, bounds)[::2]
+    # reduceat goes on to the next start: the pixels between two runs become lists of their own.
+    bounds = np.column_stack([start[scored], start[scored] + tallies.pixels[scored]]).ravel()
+    if bounds[-1] == scores.values.size:
+        bounds = bounds[:-1]
+    values, known = scores.values.ravel(), scores.known.ravel()
+    lowest = values
+    if not known.all():
+        top = np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+        values, lowest = np.where(known, values, 0), np.where(known, values, top)
+    counts = np.add.reduceat(known, bounds, dtype=np.int64)[::2]
+    tallies.score_sum[scored] = np.add.reduceat(values, bounds, dtype=np.float64)[::2]
+    tallies.score_count[scored] = counts
+    minimum = np.minimum.reduceat(lowest, bounds)[::2]
+    tallies.score_min[scored] = np.where(counts > 0, minimum, np.inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,16 +16,53 @@ import shapely
 
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
-from geoseg.types import Window
+from geoseg.vector.components import Tallies
 from geoseg.vector.ground import Ground
 from geoseg.vector.lattice import Values
+from geoseg.vector.scores import ScoreRaster
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
 
 Progress = Callable[[int, int], None]
+Columns = dict[str, npt.NDArray[Any]]
 
 _STRIP_PIXELS = 8_000_000
 _BATCH = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class VectorOptions:
+    """How polygons are made of labels.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
+
+    min_area_m2: float = 0.0
+    """Polygons smaller than this go to the neighbour with the longest shared boundary."""
+    drop_small: bool = False
+    """Leave them out instead."""
+    simplify_m: float = 0.0
+    """How far, in metres, a simplified boundary may lie from the pixels' edges."""
+    smooth: int = 0
+    """How often corners are cut."""
+    connectivity: int = 4
+    """4: pixels of one object share sides. 8: or corners; the objects are multipolygons then."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_area_m2", "simplify_m"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                option = name.rsplit("_", 1)[0].replace("_", " ")
+                raise OptionError(f"{option} {value} is not zero or a positive number")
+        if not 0 <= self.smooth <= 5:
+            raise OptionError(f"smooth {self.smooth}: corners can be cut 0 to 5 times")
+        if self.connectivity not in (4, 8):
+            raise OptionError(f"connectivity {self.connectivity} is not 4 or 8")
+        if self.drop_small and not self.min_area_m2:
+            raise OptionError("drop small needs a min area, below which polygons are small")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +70,9 @@ class VectorSummary:
     """What a vector file holds."""
 
     path: Path
-    polygons: int
-    """Number of features."""
-    polygons_by_class: Mapping[str, int]
+    count: int
+    """Number of polygons."""
+    count_by_class: Mapping[str, int]
     area_m2: Mapping[str, float] | None
     """Geodesic area by class name; None where the labels have no coordinate system."""
 
@@ -43,37 +82,33 @@ def vectorize(
     out: str | Path,
     *,
     confidence: str | Path | None = None,
-    min_area_m2: float = 0.0,
-    drop_small: bool = False,
-    simplify_m: float = 0.0,
-    smooth: int = 0,
-    connectivity: int = 4,
+    options: VectorOptions | None = None,
     layer: str = "segments",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> VectorSummary:
     """Turn a label raster into polygons that partition it exactly.
 
-    Neighbours share their boundary vertex for vertex, holes are holes, nodata becomes no polygon.
-    The raster is read in strips, and memory depends on the strip and on the polygons that are
-    still open at its end, not on the scene.
+    Neighbours share their boundary vertex for vertex, also when it is simplified or smoothed;
+    holes are holes; nodata becomes no polygon. The raster is read in strips, and memory depends
+    on the strip and on the polygons that are still open at its end, not on the scene.
 
-    Every feature has ``id`` (from 1, in the order in which objects end from north to south),
-    ``class_id``, ``class_name``, ``area_m2`` and ``perimeter_m`` (geodesic, of the polygon as
-    written, holes' boundaries included; null without a coordinate system), ``touches_edge``
-    (a side lies at the edge of the raster or at nodata, so the object may go on) and, if there is
-    a confidence raster, ``confidence`` and ``confidence_min`` in per cent.
+    Every feature has ``id`` (from 1, in the order in which objects end, row by row), ``class_id``,
+    ``class_name``, ``area_m2`` and ``perimeter_m`` (geodesic, of the polygon as written, with the
+    boundaries of its holes; null without a coordinate system), ``touches_edge`` (a side lies at
+    the edge of the raster or at nodata, so the object may go on) and, with a confidence raster,
+    ``confidence`` (mean) and ``confidence_min`` in per cent.
 
     Parameters
     ----------
     labels
         Label raster.
     out
-        File to write; ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
+        File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
-        Raster of per cent on the same grid.
-    connectivity
-        4: pixels of one object share sides. 8: or corners; the objects are multipolygons then.
+        Raster of per cent on the grid of the labels.
+    options
+        What becomes of small polygons and of boundaries.
     layer
         Name of the layer.
     overwrite
@@ -86,53 +121,141 @@ def vectorize(
     SceneError
         If a raster cannot be read, or the two do not lie on one grid.
     OptionError
-        If an option is impossible.
+        If the format is not known, or metres are asked for where there is no coordinate system.
     OutputError
         If ``out`` cannot be written.
+    MissingExtraError
+        If the format needs a package that is not installed.
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    if connectivity not in (4, 8):
-        raise OptionError(f"connectivity is 4 or 8, not {connectivity}")
-    raster = LabelRaster.open(labels)
-    ground = Ground(raster.grid)
-    names = {item.index: item.name for item in raster.classes}
+    job = _Job.prepare(labels, confidence, options or VectorOptions())
+    multi = job.options.connectivity == 8
     description = Layer(
-        layer, raster.grid.crs, raster.classes, "MultiPolygon" if connectivity == 8 else "Polygon"
+        layer,
+        job.raster.grid.crs,
+        job.raster.classes,
+        "MultiPolygon" if multi else "Polygon",
     )
-    count: dict[str, int] = dict.fromkeys(names.values(), 0)
-    area: dict[str, float] = dict.fromkeys(names.values(), 0.0)
-    done = 0
+    totals = _Totals({item.index: item.name for item in job.raster.classes})
     with VectorFile(target, description, overwrite=overwrite) as file:
-        for batch in _batches(_polygons(raster, ground, connectivity, progress)):
-            geometry, columns = _features(batch, ground, names, done, scored=False)
+        for batch in _batches(job.polygons(progress)):
+            geometry, columns = job.features(batch, totals)
             file.write(geometry, columns)
-            done += len(geometry)
-            for value, n in zip(*np.unique(columns["class_id"], return_counts=True), strict=True):
-                count[names[int(value)]] += int(n)
-                area[names[int(value)]] += float(
-                    columns["area_m2"][columns["class_id"] == value].sum()
+            totals.add(columns)
+    return totals.summary(target, measured=job.ground.measures)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything a run needs to know, checked."""
+
+    raster: LabelRaster
+    confidence: str | Path | None
+    options: VectorOptions
+    ground: Ground
+
+    @classmethod
+    def prepare(
+        cls, labels: str | Path, confidence: str | Path | None, options: VectorOptions
+    ) -> _Job:
+        raster = LabelRaster.open(labels)
+        ground = Ground(raster.grid)
+        if (options.min_area_m2 or options.simplify_m) and not ground.measures:
+            raise OptionError(
+                f"{labels}: has no coordinate system, so min area and simplify have no metres"
+            )
+        return cls(raster, confidence, options, ground)
+
+    def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
+        """Go through the raster and yield polygons as they end."""
+        raster, options = self.raster, self.options
+        void, convert = _void(raster)
+        tracer = Polygoniser(
+            raster.shape, void=void, place=self.ground.place, connectivity=options.connectivity
+        )
+        rows = max(1, _STRIP_PIXELS // raster.grid.width)
+        with ExitStack() as stack:
+            scores = None
+            if self.confidence is not None:
+                scores = stack.enter_context(
+                    ScoreRaster(self.confidence, raster.grid, raster.path)
                 )
-    return VectorSummary(
-        target,
-        done,
-        MappingProxyType(count),
-        MappingProxyType(area) if ground.measures else None,
-    )
+            for window, values in raster.strips(rows):
+                yield tracer.feed(convert(values), scores and scores.read(window))
+                if progress is not None:
+                    progress(window.row_stop, raster.grid.height)
+        yield tracer.finish()
+
+    def features(
+        self, batch: list[Polygons], totals: _Totals
+    ) -> tuple[npt.NDArray[np.object_], Columns]:
+        """Geometries and attributes of a batch, in the order of the fields."""
+        geometry = np.concatenate([part.geometry for part in batch])
+        tallies = Tallies.concatenated([part.tallies for part in batch])
+        area = np.concatenate([part.area for part in batch])
+        perimeter = np.concatenate([part.perimeter for part in batch])
+        if self.options.drop_small:
+            large = area >= self.options.min_area_m2
+            geometry, tallies = geometry[large], tallies[large]
+            area, perimeter = area[large], perimeter[large]
+        if not self.ground.mirrors:
+            geometry = shapely.orient_polygons(geometry)
+        columns: Columns = {
+            "id": totals.count + 1 + np.arange(len(geometry)),
+            "class_id": tallies.value.astype(np.int32),
+            "class_name": totals.names_of(tallies.value),
+            "area_m2": area,
+            "perimeter_m": perimeter,
+            "touches_edge": tallies.touches,
+        }
+        if self.confidence is not None:
+            scored = tallies.score_count > 0
+            mean = tallies.score_sum / np.maximum(tallies.score_count, 1)
+            columns["confidence"] = np.where(scored, mean, np.nan)
+            columns["confidence_min"] = np.where(scored, tallies.score_min, np.nan)
+        return geometry, columns
 
 
-def _polygons(
-    raster: LabelRaster, ground: Ground, connectivity: int, progress: Progress | None
-) -> Iterator[Polygons]:
-    height, width = raster.shape
-    rows = max(1, _STRIP_PIXELS // width)
-    void, convert = _void(raster)
-    tracer = Polygoniser(raster.shape, void=void, place=ground.place, connectivity=connectivity)
-    for window, values in raster.strips(rows):
-        yield tracer.feed(convert(values))
-        if progress is not None:
-            progress(window.row_stop, height)
-    yield tracer.finish()
+class _Totals:
+    """What has been written so far."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self.count = 0
+        self._count_by_class = dict.fromkeys(names, 0)
+        self._area = dict.fromkeys(names, 0.0)
+
+    def names_of(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+        """Class names of pixel values."""
+        present, which = np.unique(values, return_inverse=True)
+        for value in set(present.tolist()) - set(self._names):
+            # A value that nobody named: keep the polygon, say what is known.
+            self._names = {**self._names, value: f"class {value}"}
+            self._count_by_class[value], self._area[value] = 0, 0.0
+        return np.array([self._names[int(value)] for value in present], object)[which]
+
+    def add(self, columns: Columns) -> None:
+        """Count a batch."""
+        self.count += len(columns["id"])
+        values, which = np.unique(columns["class_id"], return_inverse=True)
+        counts, areas = np.bincount(which), np.bincount(which, columns["area_m2"])
+        for value, count, area in zip(values, counts, areas, strict=True):
+            self._count_by_class[int(value)] += int(count)
+            self._area[int(value)] += float(area)
+
+    def summary(self, path: Path, *, measured: bool) -> VectorSummary:
+        """Return what there is to say in the end."""
+        counts, area = (
+            {self._names[value]: total for value, total in table.items()}
+            for table in (self._count_by_class, self._area)
+        )
+        return VectorSummary(
+            path,
+            self.count,
+            MappingProxyType(counts),
+            MappingProxyType(area) if measured else None,
+        )
 
 
 def _void(raster: LabelRaster) -> tuple[int, Callable[[Values], Values]]:
@@ -150,23 +273,4 @@ def _batches(parts: Iterator[Polygons]) -> Iterator[list[Polygons]]:
         if sum(map(len, held)) >= _BATCH:
             yield held
             held = []
-    yield held
-
-
-def _features(
-    batch: list[Polygons], ground: Ground, names: Mapping[int, str], done: int, *, scored: bool
-) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
-    """Geometries and attribute columns of a batch."""
-    geometry = np.concatenate([part.geometry for part in batch])
-    if not ground.mirrors:
-        geometry = shapely.orient_polygons(geometry)
-    value = np.concatenate([part.tallies.value for part in batch])
-    columns: dict[str, npt.NDArray[Any]] = {
-        "id": done + 1 + np.arange(len(geometry)),
-        "class_id": value.astype(np.int32),
-        "class_name": np.array([names[int(v)] for v in value], object),
-        "area_m2": np.concatenate([part.area for part in batch]),
-        "perimeter_m": np.concatenate([part.perimeter for part in batch]),
-        "touches_edge": np.concatenate([part.tallies.touches for part in batch]),
-    }
-    return geometry, columns
+    yield held or [Polygons.none()]

@@ -19,6 +19,7 @@ from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import offsets_of, take_directed, take_lists
+from geoseg.vector.scores import Scores
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,13 +51,10 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.geometry)
 
-    def __getitem__(self, chosen: BoolArray) -> Polygons:
-        return Polygons(
-            self.geometry[chosen],
-            self.tallies[chosen],
-            self.area[chosen],
-            self.perimeter[chosen],
-        )
+    @classmethod
+    def none(cls) -> Polygons:
+        """No polygon at all."""
+        return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ class Polygoniser:
         self._arcs = ArcTracer(self._width)
         self._table = _Table.none()
 
-    def feed(self, rows: Values, scores: npt.NDArray[np.float64] | None = None) -> Polygons:
+    def feed(self, rows: Values, scores: Scores | None = None) -> Polygons:
         """Take the next rows and return the polygons that have ended above the last of them.
 
         Parameters
@@ -172,7 +170,7 @@ class Polygoniser:
         rows
             ``(h, W)`` values.
         scores
-            ``(h, W)`` to average under each polygon; NaN where unknown.
+            Scores of the same pixels, to average under each polygon.
         """
         if self._above is None:
             self._above = np.full(self._width, self._void, rows.dtype)
@@ -221,7 +219,7 @@ class Polygoniser:
         return np.unique(label[: labels.count], return_inverse=True)[1]
 
     def _tally(
-        self, strip: Strip, labels: Labelling, scores: npt.NDArray[np.float64] | None
+        self, strip: Strip, labels: Labelling, scores: Scores | None
     ) -> Tallies:
         tallies = Tallies.none(labels.count)
         tallies.add(self._tallies, labels.of_open)

@@ -1,0 +1,114 @@
+"""How sure were the labels, strip by strip?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.windows import Window as RasterioWindow
+
+from geoseg.errors import SceneError
+from geoseg.io.grid import Grid
+from geoseg.types import Window
+
+_SAME_PLACE_PIXELS = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of some pixel rows."""
+
+    values: npt.NDArray[Any]
+    """``(h, w)`` in the type of the file."""
+    known: npt.NDArray[np.bool_]
+    """``(h, w)``; False where there is no score."""
+
+
+class ScoreRaster:
+    """An open raster of scores on the grid of a label raster; a context.
+
+    Parameters
+    ----------
+    path
+        Raster with one band.
+    grid
+        Placement of the labels.
+    labels
+        Path of the labels, for messages.
+
+    Raises
+    ------
+    SceneError
+        If it cannot be opened, has several bands, or lies on another grid.
+    """
+
+    def __init__(self, path: str | Path, grid: Grid, labels: str | Path) -> None:
+        self._path = path
+        try:
+            self._dataset = rasterio.open(path)
+        except RasterioIOError as error:
+            reason = "is not a raster GDAL can open" if Path(path).exists() else "no such file"
+            raise SceneError(f"{path}: {reason}") from error
+        found = self._dataset
+        if found.count != 1:
+            found.close()
+            raise SceneError(f"{path}: has {found.count} bands; a confidence raster has one")
+        own = Grid(found.crs, found.transform, found.height, found.width)
+        difference = _difference(own, grid)
+        if difference:
+            found.close()
+            raise SceneError(f"{path}: does not lie on the grid of {labels}: {difference}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._dataset.close()
+
+    def read(self, window: Window) -> Scores:
+        """Read the scores of a window.
+
+        Raises
+        ------
+        SceneError
+            If the file is damaged there.
+        """
+        part = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            values = self._dataset.read(1, window=part)
+        except RasterioError as error:
+            raise SceneError(
+                f"{self._path}: rows {window.row} to {window.row_stop - 1} cannot be read, "
+                f"the file is damaged or incomplete"
+            ) from error
+        nodata = self._dataset.nodata
+        known = np.ones(values.shape, np.bool_) if nodata is None else values != nodata
+        if values.dtype.kind == "f":
+            known &= np.isfinite(values)
+        return Scores(values, known)
+
+
+def _difference(one: Grid, other: Grid) -> str | None:
+    """What keeps two grids from being the same."""
+    if one.shape != other.shape:
+        return f"{one.width} x {one.height} pixels against {other.width} x {other.height}"
+    if one.crs != other.crs:
+        return "another coordinate system"
+    corners = np.array([(0, 0), (one.width, 0), (0, one.height)], np.float64)
+    inverse = ~other.transform
+    for col, row in corners:
+        there = inverse * one.to_ground(col, row)
+        if np.hypot(there[0] - col, there[1] - row) > _SAME_PLACE_PIXELS:
+            return "another position or pixel size"
+    return None
