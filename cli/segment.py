@@ -144,6 +144,22 @@ def segment(
             "[default: the model's, else 0.3]",
         ),
     ] = None,
+    naclip_std: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PATCHES",
+            rich_help_panel=METHOD,
+            help="Width of naclip's Gaussian. [default: 5]",
+        ),
+    ] = None,
+    gem_depth: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=METHOD,
+            help="Depth of gem's parallel stream: it runs over the last N - 1 blocks. [default: 7]",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -309,6 +325,8 @@ def segment(
                 blend=blend.value,
                 batch_size=batch_size,
                 precision=precision.value,
+                naclip_std=naclip_std,
+                gem_depth=gem_depth,
             ),
             "reading": Reading(options.parse_bands(bands), stretch, gsd, aoi),
             "products": Products(

@@ -29,7 +29,12 @@ ROOMS: dict[str, set[str]] = {
     **dict.fromkeys(INPUTS, FOUNDATION),
     "inference": FOUNDATION | INPUTS,
     **dict.fromkeys(PRODUCTS, FOUNDATION | {"io"}),
-    "pipeline": FOUNDATION | INPUTS | PRODUCTS | {"inference"},
+    "evaluation": FOUNDATION | {"io", "text"},
+    "evaluation": FOUNDATION | {"io", "text"},
+    "journal": FOUNDATION,
+    "pipeline": FOUNDATION | INPUTS | PRODUCTS | {"inference", "journal"},
+    "lazy": FOUNDATION | INPUTS | {"inference", "pipeline"},
+    "inspect": FOUNDATION | INPUTS | {"inference", "pipeline"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

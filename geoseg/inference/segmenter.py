@@ -163,6 +163,11 @@ class Segmenter:
     # Windows
 
     @property
+    def text_embeddings(self) -> FloatArray:
+        """Unit embedding of every query, ``(Q, D)`` float32."""
+        return np.asarray(self._text.cpu().numpy())
+
+    @property
     def batch_size(self) -> int:
         """Windows encoded at once."""
         if self.options.batch_size is not None:
