@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from geoseg_cli import _run, options
 
 _MEANING = "What the truth means"

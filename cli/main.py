@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from geoseg_cli import evaluate, info, models, preview, segment
 
 app = typer.Typer(

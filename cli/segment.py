@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from geoseg_cli import _run, options
 
 if TYPE_CHECKING:

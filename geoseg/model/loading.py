@@ -329,7 +329,7 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
             if found := _cached(repository, name):
                 return found
     if url := cfg.get("url"):
-        file = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
+        file: Path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
         if file.is_file():
             return file
     return None
