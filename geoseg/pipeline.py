@@ -34,7 +34,7 @@ from geoseg.preview import preview_files
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import label_nodata
-from geoseg.vector import vectorize
+from geoseg.vector import VectorOptions, vectorize
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,15 @@ class Products:
             )
         if self.output_grid not in ("native", "working"):
             raise OptionError(f"output grid {self.output_grid!r} is not native or working")
-        if self.connectivity not in (4, 8):
-            raise OptionError(f"connectivity is {self.connectivity}; give 4 or 8")
-        if self.min_area_m2 < 0 or self.simplify_m < 0:
-            raise OptionError("least area and simplification cannot be negative; give 0 for none")
+        self.vector_options()  # refuses what cannot be before anything runs
+
+    def vector_options(self) -> VectorOptions:
+        """Return the polygons' options as the vector room takes them."""
+        return VectorOptions(
+            min_area_m2=self.min_area_m2,
+            simplify_m=self.simplify_m,
+            connectivity=self.connectivity,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -423,9 +428,7 @@ class _SceneRun:
                     labels,
                     ready / f"polygons.{self.products.polygons}",
                     confidence=confidence if self.products.confidence else None,
-                    min_area_m2=self.products.min_area_m2,
-                    simplify_m=self.products.simplify_m,
-                    connectivity=self.products.connectivity,
+                    options=self.products.vector_options(),
                 )
         if self.products.preview:
             with self._stage("preview.png"):
@@ -439,7 +442,7 @@ class _SceneRun:
                 )
         report = self._run_report(grid, counts, journal)
         if summary is not None:
-            report["polygons"] = summary.polygons
+            report["polygons"] = summary.count
         (ready / "run.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return ready
 
