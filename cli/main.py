@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import evaluate, info, models, preview, segment
+from geoseg_cli import benchmark, evaluate, info, models, preview, segment, vectorize
 
 app = typer.Typer(
     name="geoseg",
@@ -20,8 +20,10 @@ app = typer.Typer(
 app.command()(segment.segment)
 app.command()(info.info)
 app.command()(models.models)
+app.command()(vectorize.vectorize)
 app.command()(preview.preview)
 app.command()(evaluate.evaluate)
+app.command()(benchmark.benchmark)
 
 
 def _version(wanted: bool) -> None:

@@ -15,7 +15,6 @@ import shapely
 import sklearn.metrics as sk
 import typer
 from affine import Affine
-from geoseg_cli.evaluate import evaluate as evaluate_command
 from PIL import Image
 from rasterio.features import shapes
 from typer.testing import CliRunner
@@ -23,6 +22,7 @@ from typer.testing import CliRunner
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError, OutputError
 from geoseg.evaluation import compare, evaluate
 from geoseg.evaluation.report import as_dict, draw_confusion, write_report
+from geoseg_cli.evaluate import evaluate as evaluate_command
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="reference data not present")

@@ -144,7 +144,7 @@ def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool 
         raise OutputError(f"{folder}: cannot be written: {error}") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a file appear under its name only when it is complete."""
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

@@ -1,0 +1,214 @@
+"""``geoseg benchmark``: a published data set, scored as the paper does."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geoseg_cli import _run, method, options
+
+if TYPE_CHECKING:
+    from geoseg.evaluation.registry import Dataset
+    from geoseg.inference.segmenter import Segmenter
+
+DATA, RESULT = "Data", "Result"
+
+
+class Resize(StrEnum):
+    """How images are brought to the working size."""
+
+    opencv = "opencv"
+    antialias = "antialias"
+    none = "none"
+
+
+def benchmark(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Name of the data set; without it, all are listed."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the data, as it was downloaded.", rich_help_panel=DATA
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Only the first N image files.", rich_help_panel=DATA),
+    ] = None,
+    resize: Annotated[
+        Resize,
+        typer.Option(
+            help="opencv as the paper (no antialiasing), antialias, or none for the images' own "
+            "pixels.",
+            rich_help_panel=DATA,
+        ),
+    ] = Resize.opencv,
+    long_side: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            help="Long side that images are resized to. [default: 448]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    model: options.ModelOption = "ViT-B-16/openai",
+    templates: method.TemplatesOption = "imagenet",
+    precision: method.PrecisionOption = method.Precision.auto,
+    attention: method.AttentionOption = None,
+    upsampler: method.UpsamplerOption = None,
+    upsampler_weights: method.UpsamplerWeightsOption = None,
+    cls_bias: method.ClsBiasOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Below this probability a pixel becomes background. [default: the data set's]",
+            rich_help_panel=method.METHOD,
+        ),
+    ] = None,
+    batch_size: method.BatchSizeOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for images.csv and benchmark.json. [default: benchmark-DATASET]",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Finish an interrupted run.", rich_help_panel=options.RUN),
+    ] = False,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Score a model on a published data set, beside the reported scores.
+
+    Example: geoseg benchmark loveda --root LoveDA --limit 20
+    """
+    with _run.reporting(debug=debug, quiet=quiet):
+        from geoseg.errors import OptionError
+        from geoseg.evaluation.registry import load_dataset
+
+        if dataset is None:
+            _list(as_json=as_json)
+            return
+        data = load_dataset(dataset)
+        if root is None:
+            expected = "; or ".join(layout.describe() for layout in data.layouts)
+            raise OptionError(
+                f"--root is missing: the folder of {data.title}, with {expected} below it"
+            )
+        data.find(root)  # Fail before the model is loaded.
+
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        from geoseg.evaluation.benchmark import run_benchmark
+        from geoseg.evaluation.benchmark_result import as_dict, as_tables
+        from geoseg.inference.options import Options
+
+        segmenter, facts = _segmenter(
+            data,
+            model,
+            device,
+            Options(
+                attention=attention,
+                upsampler=upsampler,
+                upsampler_weights=None if upsampler_weights is None else str(upsampler_weights),
+                cls_bias=cls_bias,
+                templates=templates,
+                threshold=threshold,
+                batch_size=batch_size,
+                precision=precision.value,
+            ),
+        )
+        console = Console(stderr=True)
+        with Progress(
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        ) as bar:
+            task = bar.add_task(data.id, total=None)
+            result = run_benchmark(
+                data,
+                root,
+                segmenter,
+                out=out if out is not None else Path(f"benchmark-{data.id}"),
+                facts=facts,
+                limit=limit,
+                resize=resize.value,
+                long_side=long_side,
+                resume=resume,
+                overwrite=overwrite,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        if as_json:
+            _run.print_json(as_dict(result))
+        elif not quiet:
+            Console().print(as_tables(result, f"geoseg, {model}"))
+
+
+def _segmenter(
+    data: Dataset, model: str, device: str, given: Any
+) -> tuple[Segmenter, dict[str, Any]]:
+    """Load the model for a data set, and say what its scores depend on."""
+    from dataclasses import asdict
+
+    from geoseg.evaluation.benchmark import paper_options
+    from geoseg.inference.segmenter import Segmenter
+    from geoseg.model.loading import load_model
+
+    loaded = load_model(model, device=device)
+    segmenter = Segmenter(loaded, data.vocabulary, paper_options(data, given))
+    resolved = asdict(segmenter.options)
+    # How windows are batched and where options came from does not change scores.
+    del resolved["batch_size"], resolved["sources"]
+    return segmenter, {"model": model, "weights": loaded.fingerprint, "options": resolved}
+
+
+def _list(*, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoseg.evaluation.registry import dataset_ids, load_dataset
+
+    found = [load_dataset(name) for name in dataset_ids()]
+    if as_json:
+        _run.print_json(
+            {
+                "datasets": [
+                    {
+                        "id": data.id,
+                        "title": data.title,
+                        "task": data.task,
+                        "metric": data.metric,
+                        "classes": list(data.vocabulary.names),
+                        "home": data.home,
+                        "licence": data.licence,
+                        "layouts": [layout.describe() for layout in data.layouts],
+                    }
+                    for data in found
+                ]
+            }
+        )
+        return
+    table = Table(title="Data sets of the SegEarth-OV paper", title_justify="left")
+    for head in ("name", "data set", "classes", "metric", "where to get it"):
+        table.add_column(head, overflow="fold")
+    for data in found:
+        count = str(len(data.vocabulary.names))
+        table.add_row(data.id, data.title, count, data.metric, data.home)
+    Console().print(table)
