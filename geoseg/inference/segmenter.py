@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -255,7 +257,12 @@ class Segmenter:
     # Tiles and images
 
     def segment_tile(
-        self, block: PixelBlock, tile: Tile, *, probabilities: bool = False
+        self,
+        block: PixelBlock,
+        tile: Tile,
+        *,
+        probabilities: bool = False,
+        stop: threading.Event | None = None,
     ) -> TileResult:
         """Label the core of one tile.
 
@@ -267,6 +274,13 @@ class Segmenter:
             Which windows to run and which pixels to keep.
         probabilities
             Also return per-cent probabilities of every class.
+        stop
+            Set it from another thread to give the tile up between two batches.
+
+        Raises
+        ------
+        concurrent.futures.CancelledError
+            If ``stop`` was set.
         """
         core = tile.core.relative_to(tile.read)
         valid = block.valid[core.slices()]
@@ -281,7 +295,7 @@ class Segmenter:
             windows = [w.relative_to(tile.read) for w in tile.windows]
             windows = [w for w in windows if block.valid[w.slices()].any()]
             runs = len(windows)
-            for first, logits in self._merged_rows(block, windows, core):
+            for first, logits in self._merged_rows(block, windows, core, stop):
                 scores = self._decision.scores(logits)
                 index, best = self._decision.labels(scores)
                 rows = slice(first, first + len(logits))
@@ -335,7 +349,11 @@ class Segmenter:
         )
 
     def _merged_rows(
-        self, block: PixelBlock, windows: Sequence[Window], core: Window
+        self,
+        block: PixelBlock,
+        windows: Sequence[Window],
+        core: Window,
+        stop: threading.Event | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
 
@@ -346,6 +364,8 @@ class Segmenter:
         merger = _StripMerger(core, len(self._text), self.device)
         waiting = iter(windows)
         while batch := list(islice(waiting, self.batch_size)):
+            if stop is not None and stop.is_set():
+                raise CancelledError
             yield from merger.finish_above(batch[0].row)
             logits = self.window_logits(self._gather(block, batch))
             for window, part in zip(batch, logits, strict=True):
