@@ -69,19 +69,22 @@ class TilePlan(Sequence[Tile]):
         return self.rows * self.cols
 
     def __getitem__(self, index: int) -> Tile:  # type: ignore[override]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        core = self._core(*divmod(index, self.cols))
+        core = self.core(index)
         windows = self.lattice.touching(core)
         first, last = windows[0], windows[-1]
         read = Window(
             first.row, first.col, last.row_stop - first.row, last.col_stop - first.col
         )  # fmt: skip
-        return Tile(index, core, read, windows)
+        return Tile(index % len(self), core, read, windows)
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[i] for i in range(len(self)))
+
+    def core(self, index: int) -> Window:
+        """Pixels that a tile owns, without the windows it would run."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._core(*divmod(index % len(self), self.cols))
 
     def _core(self, row: int, col: int) -> Window:
         top, left = self.region.row + row * self.tile, self.region.col + col * self.tile
