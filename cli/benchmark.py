@@ -28,7 +28,10 @@ class Resize(StrEnum):
 def benchmark(
     dataset: Annotated[
         str | None,
-        typer.Argument(help="Name of the data set; without it, all are listed."),
+        typer.Argument(
+            help="Name of the data set; without it all are listed, without --root it says where "
+            "to get it."
+        ),
     ] = None,
     root: Annotated[
         Path | None,
@@ -107,7 +110,8 @@ def benchmark(
         if root is None:
             expected = "; or ".join(layout.describe() for layout in data.layouts)
             raise OptionError(
-                f"--root is missing: the folder of {data.title}, with {expected} below it"
+                f"--root is missing: the folder of {data.title} with {expected}; get the data from "
+                f"{data.home} ({data.licence})"
             )
         data.find(root)  # Fail before the model is loaded.
 
@@ -206,9 +210,10 @@ def _list(*, as_json: bool) -> None:
         )
         return
     table = Table(title="Data sets of the SegEarth-OV paper", title_justify="left")
-    for head in ("name", "data set", "classes", "metric", "where to get it"):
-        table.add_column(head, overflow="fold")
+    table.add_column("name")
+    table.add_column("data set")
+    table.add_column("classes", justify="right")
+    table.add_column("metric")
     for data in found:
-        count = str(len(data.vocabulary.names))
-        table.add_row(data.id, data.title, count, data.metric, data.home)
+        table.add_row(data.id, data.title, str(len(data.vocabulary.names)), data.metric)
     Console().print(table)

@@ -9,6 +9,8 @@ import typer
 
 from geoseg_cli.segment import Attention, Precision, Upsampler
 
+__all__ = ["METHOD", "MODEL", "Attention", "Precision", "Upsampler"]
+
 MODEL, METHOD = "Model", "Method"
 
 TemplatesOption = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from geoseg.evaluation.metrics import (
     confusion_matrix,
 )
 from geoseg.evaluation.pairs import confidence_beside, find_pairs
-from geoseg.evaluation.truth import RasterTruth, Truth, VectorFile, is_vector, open_raster
-from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, canonical
+from geoseg.evaluation.truth import Truth, open_raster, open_truth
+from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMapSource
 from geoseg.io.aoi import Aoi
 from geoseg.io.labels import LabelRaster
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -41,8 +41,6 @@ _GDAL_CACHE_BYTES = 128 * 2**20
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, 0 to 1."""
-
-ValueMapSource = ValueMap | str | Mapping[int | str, str]
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def evaluate(
     rasters = [LabelRaster.open(path) for path, _ in pairs]
     vocabulary = Vocabulary.parse(classes) if classes is not None else None
     numbers = _match_classes(rasters, vocabulary)
-    values = _value_map(truth_values)
+    values = ValueMap.of(truth_values)
     totals = _Totals(numbers, boundary_tolerance)
     report = _Share(progress, len(rasters))
     done = []
@@ -155,7 +153,9 @@ def evaluate(
                 sources = _Sources(
                     labels=raster,
                     coder=_label_coder(raster, numbers, vocabulary),
-                    truth=_open_truth(truth_path, raster, numbers, values, truth_column, outside),
+                    truth=open_truth(
+                        truth_path, raster.grid, numbers, values, truth_column, outside
+                    ),
                     aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
                     confidence=_open_confidence(confidence, labels_path, raster),
                     where=str(labels_path),
@@ -346,14 +346,6 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(first.values())
 
 
-def _value_map(source: ValueMapSource | None) -> ValueMap | None:
-    if source is None or isinstance(source, ValueMap):
-        return source
-    if isinstance(source, str):
-        return ValueMap.parse(source)
-    return ValueMap({canonical(str(key)): name for key, name in source.items()})
-
-
 def _label_coder(
     raster: LabelRaster, numbers: ClassNumbers, vocabulary: Vocabulary | None
 ) -> ValueCoder:
@@ -365,21 +357,6 @@ def _label_coder(
     if raster.nodata is not None:
         table[raster.nodata] = IGNORE
     return ValueCoder(table, hint="name the values in order with --classes, or set nodata")
-
-
-def _open_truth(
-    path: Path,
-    labels: LabelRaster,
-    numbers: ClassNumbers,
-    values: ValueMap | None,
-    column: str | None,
-    outside: str,
-) -> Truth:
-    if is_vector(path):
-        return VectorFile(path, column).on_grid(labels.grid, numbers, values, outside)
-    if column is not None:
-        raise OptionError(f"{path}: --truth-column is for vector files; this is a raster")
-    return RasterTruth(path, labels.grid, numbers, values)
 
 
 def _open_confidence(path: str | Path | None, labels_path: Path, labels: LabelRaster) -> Any | None:

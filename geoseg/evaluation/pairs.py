@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geoseg.errors import EvaluationError
@@ -42,7 +42,27 @@ def find_pairs(labels: Path, truth: Path) -> tuple[Pair, ...]:
         return ((rasters[0], truth),)
     if not truth.is_dir():
         raise EvaluationError(f"{truth}: no such file or folder")
-    return tuple((raster, _truth_of(raster, truth)) for raster in rasters)
+    return tuple((raster, _truth_in(raster, truth)) for raster in rasters)
+
+
+def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
+    """Find the truth of every scene, as :func:`find_pairs` does for label rasters.
+
+    Raises
+    ------
+    EvaluationError
+        If something is missing, or a name fits several files.
+    """
+    if truth.is_dir():
+        return tuple((scene, _truth_in(scene, truth)) for scene in scenes)
+    if not truth.is_file():
+        raise EvaluationError(f"{truth}: no such file or folder")
+    if len(scenes) > 1 and truth.suffix.lower() not in VECTOR_SUFFIXES:
+        raise EvaluationError(
+            f"there are {len(scenes)} scenes, but {truth} is one raster; give a folder with one "
+            "truth file for each, of the same name, or one vector file for all"
+        )
+    return tuple((scene, truth) for scene in scenes)
 
 
 def confidence_beside(labels: Path) -> Path | None:
@@ -68,7 +88,7 @@ def _label_rasters(labels: Path) -> list[Path]:
     return found
 
 
-def _truth_of(raster: Path, folder: Path) -> Path:
+def _truth_in(raster: Path, folder: Path) -> Path:
     stem = raster.parent.name if raster.name == LABELS_NAME else raster.stem
     found = _named(stem, folder.iterdir())
     if not found:

@@ -131,7 +131,7 @@ class Layout:
     def describe(self) -> str:
         """Say what the layout looks like, for messages."""
         extra = f" and {self.keep_file}" if self.keep_file and not self.keep_file_optional else ""
-        return f"{self.images} with {self.labels}{extra}"
+        return f"{self.images} and {re.sub(r'{[0-9]}', '*', self.labels)}{extra}"
 
 
 @dataclass(frozen=True)

@@ -313,6 +313,45 @@ class RasterTruth:
         )
 
 
+def open_truth(
+    path: Path,
+    grid: Grid,
+    classes: ClassNumbers,
+    values: ValueMap | None = None,
+    column: str | None = None,
+    outside: str = IGNORED_NAME,
+) -> Truth:
+    """Open the truth of whatever kind on a grid.
+
+    Parameters
+    ----------
+    path
+        Raster, plain image or vector file.
+    grid
+        Grid of the labels.
+    classes
+        Numbers of the classes.
+    values
+        What values mean.
+    column
+        Column of a vector file with the class.
+    outside
+        Class of pixels that no feature of a vector file covers.
+
+    Raises
+    ------
+    EvaluationError
+        If it cannot be read or laid on the grid.
+    OptionError
+        If a value, class or column does not fit.
+    """
+    if is_vector(path):
+        return VectorFile(path, column).on_grid(grid, classes, values, outside)
+    if column is not None:
+        raise OptionError(f"{path}: --truth-column is for vector files; this is a raster")
+    return RasterTruth(path, grid, classes, values)
+
+
 def open_raster(path: Path) -> Any:
     """Open a raster of truth or confidence.
 

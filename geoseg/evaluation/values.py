@@ -67,6 +67,15 @@ class ValueMap:
             entries[key] = name
         return cls(entries)
 
+    @classmethod
+    def of(cls, source: ValueMapSource | None) -> ValueMap | None:
+        """Read a map in any of the ways people write it; None stays None."""
+        if source is None or isinstance(source, ValueMap):
+            return source
+        if isinstance(source, str):
+            return cls.parse(source)
+        return cls({canonical(str(key)): name for key, name in source.items()})
+
     @property
     def names(self) -> tuple[str, ...]:
         """Class names that occur, each once, without ``ignore``."""
@@ -76,6 +85,10 @@ class ValueMap:
     def colored(self) -> bool:
         """True if a key is a colour."""
         return any(_COLOR.fullmatch(key) for key in self.entries)
+
+
+ValueMapSource = ValueMap | str | Mapping[int | str, str]
+"""A value map, the text of one, or a mapping from values to names."""
 
 
 def canonical(key: str) -> str:
