@@ -48,6 +48,10 @@ class SceneLike(Protocol):
         """Tell whether no pixel of a window is valid."""
         ...
 
+    def known_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window is valid, as far as that is known without reading."""
+        ...
+
     def thumbnail(self, max_size: int) -> PixelBlock:
         """Read the whole scene with its longer side made ``max_size`` pixels or fewer."""
         ...
@@ -174,6 +178,13 @@ class Scene:
         scene is cheap to skip through.
         """
         return self.source.is_empty(window)
+
+    def known_empty(self, window: Window) -> bool:
+        """Tell whether a window holds no stored pixel at all, without reading any.
+
+        False means that only reading can tell.
+        """
+        return self.source.known_empty(window)
 
     def thumbnail(self, max_size: int, window: Window | None = None) -> PixelBlock:
         """Read the scene (or a window), averaged, with its longer side at most ``max_size``."""

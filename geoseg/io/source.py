@@ -193,7 +193,7 @@ class RasterSource:
         data = np.zeros((channels, *shape), "uint8" if self.palette is not None else self.dtype)
         valid = np.zeros(shape, np.bool_)
         for part, source in _chunks(area, shape, factor):
-            if not self._known_empty(source):
+            if not self.known_empty(source):
                 rows, cols = part.slices()
                 data[:, rows, cols], valid[rows, cols] = self._read(source, part.shape, resampling)
         return data, valid
@@ -286,13 +286,13 @@ class RasterSource:
         Costs no pixels where the file cannot have nodata, or has not stored the blocks at all;
         else they are read.
         """
-        if self._known_empty(window):
+        if self.known_empty(window):
             return True
         return self.may_have_nodata and not self.read(window)[1].any()
 
-    def _known_empty(self, window: Window) -> bool:
-        """Whether a sparse TIFF left out every block of a window, and that means nodata."""
-        if self.driver != "GTiff" or self.mask != "none" or self.path.startswith("http"):
+    def known_empty(self, window: Window) -> bool:
+        """Tell whether a sparse TIFF left out every block of a window, and that means nodata."""
+        if self.driver != "GTiff" or self.mask != "none":
             return False
         if self.alpha is not None:
             if self.nodata[self.alpha - 1] not in (None, 0):
