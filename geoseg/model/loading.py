@@ -7,7 +7,8 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -480,12 +481,18 @@ def _triple(value: Any, default: tuple[float, float, float]) -> tuple[float, flo
     return first, second, third
 
 
-class _quiet_root_logger:  # noqa: N801 - used like a function
-    """open_clip reports through the root logger; what matters of it is raised as an error."""
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep open_clip's reports through the root logger back; what matters is raised as an error.
 
-    def __enter__(self) -> None:
-        self._level = logging.root.level
-        logging.root.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        logging.root.setLevel(self._level)
+    The handler is there because ``logging.warning`` installs one of its own where none is, which
+    would print every library's warnings from then on.
+    """
+    level, handler = logging.root.level, logging.NullHandler()
+    logging.root.setLevel(logging.CRITICAL)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        logging.root.setLevel(level)
