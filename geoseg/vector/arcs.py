@@ -111,6 +111,11 @@ class ArcTracer:
         self._stride = width + 1
         self._open = _Fragments.none()
 
+    @property
+    def highest_open_row(self) -> int | None:
+        """Scene row of the highest vertex of arcs that are not complete; None without any."""
+        return int(self._open.xy[:, 1].min()) if len(self._open.xy) else None
+
     def feed(self, strip: Strip, vertices: Vertices, row: int, component: IntArray) -> Arcs:
         """Go through one strip and return the arcs that end in it.
 

@@ -8,13 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 from pyproj.exceptions import ProjError
+from scipy.ndimage import map_coordinates
 
 from geoseg.io.grid import Grid
-from geoseg.vector.arcs import Arcs
 from geoseg.vector.measure import Ellipsoid
 from geoseg.vector.trace import Lines
 
+IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+
+_AREA_NODES = (129, 17)
+_NO_AREA = 1e30
 
 
 class Ground:
@@ -48,21 +53,59 @@ class Ground:
         """True if lengths and areas have a meaning."""
         return self._ellipsoid is not None
 
-    def place(self, arcs: Arcs) -> Lines:
-        """Put arcs on the ground."""
-        pixels = arcs.xy.astype(np.float64)
-        x, y = self.grid.to_ground(pixels[:, 0], pixels[:, 1])
-        length, area = self._measure(x, y, arcs)
-        return Lines(np.column_stack([x, y]), arcs.offsets, length, area)
+    def place(self, points: FloatArray, offsets: IntArray) -> Lines:
+        """Put lines on the ground that are given in pixel coordinates, ``(n, 2)``."""
+        x, y = self.grid.to_ground(points[:, 0], points[:, 1])
+        length, area = self._measure(x, y, offsets)
+        return Lines(np.column_stack([x, y]), offsets, length, area)
 
-    def _measure(self, x: FloatArray, y: FloatArray, arcs: Arcs) -> tuple[FloatArray, FloatArray]:
-        if self._ellipsoid is None or not len(arcs):
-            unknown = np.full(len(arcs), np.nan)
+    def pixel_area(self, row: FloatArray, col: FloatArray) -> FloatArray:
+        """Area in m² of pixels around these positions, interpolated between some of them."""
+        height, width = self.grid.shape
+        nodes = min(height, _AREA_NODES[0]), min(width, _AREA_NODES[1])
+        at = np.stack([(row - 0.5) / max(height - 1, 1), (col - 0.5) / max(width - 1, 1)])
+        at *= np.array(nodes)[:, None] - 1
+        result: FloatArray = map_coordinates(self._node_areas(nodes), at, order=1, mode="nearest")
+        return result
+
+    def _node_areas(self, nodes: tuple[int, int]) -> FloatArray:
+        """Areas of single pixels, evenly spread over the raster."""
+        height, width = self.grid.shape
+        row, col = (
+            axis.ravel()
+            for axis in np.meshgrid(
+                np.linspace(0, height - 1, nodes[0]),
+                np.linspace(0, width - 1, nodes[1]),
+                indexing="ij",
+            )
+        )
+        around = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)])
+        rings = np.stack([col, row], axis=1)[:, None] + around
+        lines = self.place(rings.reshape(-1, 2), 5 * np.arange(len(row) + 1))
+        # A pixel off the Earth has no area and is not to be taken for a small one.
+        return np.nan_to_num(np.abs(lines.area), nan=_NO_AREA).reshape(nodes)
+
+    def metres_per_pixel(self) -> FloatArray:
+        """Ground vectors in metres, at the centre, of one pixel to the right and one down."""
+        if self._ellipsoid is None:
+            return np.full((2, 2), np.nan)
+        centre = np.array([self.grid.width / 2, self.grid.height / 2])
+        steps = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)])
+        lon, lat = self._to_degrees(*self.grid.to_ground(*(centre + steps).T))
+        azimuth, _, distance = self._ellipsoid.geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+        angle = np.radians(azimuth)
+        return np.column_stack([np.sin(angle), np.cos(angle)]) * np.asarray(distance)[:, None]
+
+    def _measure(
+        self, x: FloatArray, y: FloatArray, offsets: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        if self._ellipsoid is None or len(offsets) < 2:
+            unknown = np.full(len(offsets) - 1, np.nan)
             return unknown, unknown.copy()
         lengths, areas = self._ellipsoid.edges(*self._to_degrees(x, y))
         if not self.mirrors:
             areas = -areas
-        return tuple(_sum_along(v, arcs.offsets) for v in (lengths, areas))  # type: ignore[return-value]
+        return _sum_along(lengths, offsets), _sum_along(areas, offsets)
 
 
 class _Geodetic:
@@ -89,7 +132,7 @@ class _Geodetic:
         return np.where(off, np.nan, lon), np.where(off, np.nan, lat)
 
 
-def _sum_along(edges: FloatArray, offsets: npt.NDArray[np.int64]) -> FloatArray:
+def _sum_along(edges: FloatArray, offsets: IntArray) -> FloatArray:
     """Add up each arc's edges; the ones that lead from one arc to the next count nothing."""
     padded = np.append(edges, 0.0)
     padded[offsets[1:] - 1] = 0.0

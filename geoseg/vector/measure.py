@@ -107,7 +107,7 @@ class Ellipsoid:
             pieces = min(int(distance[2] / longest[at]) + 1, _MOST_PIECES)
             inner = self.geod.npts(lon[edge], lat[edge], lon[edge + 1], lat[edge + 1], pieces - 1)
             path = np.array([(lon[edge], lat[edge]), *inner, (lon[edge + 1], lat[edge + 1])])
-            piece_lengths, piece_areas = self._short(path[:, 0], path[:, 1])
+            _, piece_areas = self._short(path[:, 0], path[:, 1])
             lengths[at], areas[at] = distance[2], piece_areas.sum()
         return lengths, areas
 

@@ -16,17 +16,21 @@ import shapely
 
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
+from geoseg.types import Window
 from geoseg.vector.components import Tallies
 from geoseg.vector.ground import Ground
 from geoseg.vector.lattice import Values
+from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster
+from geoseg.vector.shape import Shaper
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
 
 Progress = Callable[[int, int], None]
 Columns = dict[str, npt.NDArray[Any]]
 
-_STRIP_PIXELS = 8_000_000
+STRIP_PIXELS = 8_000_000
+"""Pixels that are in memory at a time."""
 _BATCH = 50_000
 
 
@@ -169,23 +173,70 @@ class _Job:
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
-        raster, options = self.raster, self.options
-        void, convert = _void(raster)
         tracer = Polygoniser(
-            raster.shape, void=void, place=self.ground.place, connectivity=options.connectivity
+            self.raster.shape,
+            void=self.void,
+            place=self.ground.place,
+            shape_arcs=self._shaper(),
+            connectivity=self.options.connectivity,
         )
-        rows = max(1, _STRIP_PIXELS // raster.grid.width)
+        passes = 1 + self._merges
+        height = passes * self.raster.grid.height
+        relabel = self._merger(progress, height).relabel if self._merges else None
         with ExitStack() as stack:
             scores = None
             if self.confidence is not None:
                 scores = stack.enter_context(
-                    ScoreRaster(self.confidence, raster.grid, raster.path)
+                    ScoreRaster(self.confidence, self.raster.grid, self.raster.path)
                 )
-            for window, values in raster.strips(rows):
-                yield tracer.feed(convert(values), scores and scores.read(window))
+            for window, values in self._strips():
+                rows = values if relabel is None else relabel(values)
+                yield tracer.feed(rows, scores and scores.read(window))
                 if progress is not None:
-                    progress(window.row_stop, raster.grid.height)
+                    progress(height - self.raster.grid.height + window.row_stop, height)
         yield tracer.finish()
+
+    @property
+    def void(self) -> int:
+        """Value of pixels without a label, as the strips have it."""
+        return -1 if self.raster.nodata is None else self.raster.nodata
+
+    @property
+    def _merges(self) -> bool:
+        return self.options.min_area_m2 > 0 and not self.options.drop_small
+
+    def _strips(self) -> Iterator[tuple[Window, Values]]:
+        for window, values in self.raster.strips(max(1, STRIP_PIXELS // self.raster.grid.width)):
+            # Without nodata every value is a label: make room for one more.
+            yield window, values if self.raster.nodata is not None else values.astype(np.int32)
+
+    def _shaper(self) -> Shaper | None:
+        if not self.options.simplify_m and not self.options.smooth:
+            return None
+        metres = self.ground.metres_per_pixel()
+        if self.options.simplify_m and not np.isfinite(metres).all():
+            raise OptionError(
+                f"{self.raster.path}: its centre has no place on the Earth, so simplify has no "
+                f"metres"
+            )
+        return Shaper(self.options.simplify_m, metres, self.options.smooth)
+
+    def _merger(self, progress: Progress | None, height: int) -> SmallMerger:
+        """Look at all components once and settle which of them change their class."""
+        wide, high = np.hypot(*self.ground.metres_per_pixel().T)
+        merger = SmallMerger(
+            self.raster.grid.width,
+            void=self.void,
+            pixel_area=self.ground.pixel_area,
+            pixel_size=(float(wide), float(high)),
+            connectivity=self.options.connectivity,
+        )
+        for window, values in self._strips():
+            merger.count(values)
+            if progress is not None:
+                progress(window.row_stop, height)
+        merger.decide(self.options.min_area_m2)
+        return merger
 
     def features(
         self, batch: list[Polygons], totals: _Totals
@@ -256,13 +307,6 @@ class _Totals:
             MappingProxyType(counts),
             MappingProxyType(area) if measured else None,
         )
-
-
-def _void(raster: LabelRaster) -> tuple[int, Callable[[Values], Values]]:
-    """Value for "no label", and how to make room for it where every value is a label."""
-    if raster.nodata is not None:
-        return raster.nodata, lambda values: values
-    return -1, lambda values: values.astype(np.int32)
 
 
 def _batches(parts: Iterator[Polygons]) -> Iterator[list[Polygons]]:

@@ -20,6 +20,7 @@ from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import offsets_of, take_directed, take_lists
 from geoseg.vector.scores import Scores
+from geoseg.vector.shape import Surroundings
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -137,7 +138,9 @@ class Polygoniser:
     void
         Value of pixels that become no polygon.
     place
-        Puts arcs on the ground: gets them in pixel coordinates and returns their lines.
+        Puts arcs on the ground: gets ``(n, 2)`` pixel coordinates and offsets, returns lines.
+    shape_arcs
+        Simplifies or smooths arcs; None leaves them as the pixels' edges have them.
     connectivity
         4: pixels hang together by sides. 8: also by corners, which makes multipolygons.
     """
@@ -147,12 +150,14 @@ class Polygoniser:
         shape: tuple[int, int],
         *,
         void: int,
-        place: Callable[[Arcs], Lines],
+        place: Callable[[FloatArray, IntArray], Lines],
+        shape_arcs: Callable[[Arcs, Surroundings], tuple[FloatArray, IntArray]] | None = None,
         connectivity: int = 4,
     ) -> None:
         self._height, self._width = shape
         self._void = void
         self._place = place
+        self._shape_arcs = shape_arcs
         self._corners = connectivity == 8
         self._row = 0
         self._above: Values | None = None
@@ -161,6 +166,8 @@ class Polygoniser:
         self._group = np.zeros(0, np.int64)
         self._arcs = ArcTracer(self._width)
         self._table = _Table.none()
+        self._seen = np.zeros(0, np.int64)
+        self._straight = np.zeros((0, 2), np.int64)
 
     def feed(self, rows: Values, scores: Scores | None = None) -> Polygons:
         """Take the next rows and return the polygons that have ended above the last of them.
@@ -182,7 +189,8 @@ class Polygoniser:
         arcs = self._arcs.feed(strip, vertices, self._row, labels.of_run)
         tallies.touches[arcs.left[(arcs.right < 0) & (arcs.left >= 0)]] = True
         tallies.touches[arcs.right[(arcs.left < 0) & (arcs.right >= 0)]] = True
-        table = self._table.renumbered(labels.of_open).extended(arcs, self._place(arcs))
+        lines = self._place(*self._shaped(arcs, vertices))
+        table = self._table.renumbered(labels.of_open).extended(arcs, lines)
 
         below = strip.run_start >= strip.stride * strip.height
         open_group = np.zeros(int(group.max(initial=-1)) + 1, np.bool_)
@@ -205,6 +213,30 @@ class Polygoniser:
         dtype = np.dtype(np.uint8) if self._above is None else self._above.dtype
         return self.feed(np.full((1, self._width), self._void, dtype))
 
+    def _shaped(self, arcs: Arcs, vertices: Vertices) -> tuple[FloatArray, IntArray]:
+        """Points of the arcs in pixel coordinates, simplified and smoothed."""
+        if self._shape_arcs is None:
+            return arcs.xy.astype(np.float64), arcs.offsets
+        stride = self._width + 1
+        self._seen = np.append(self._seen, (vertices.row + self._row) * stride + vertices.col)
+        points, offsets = self._shape_arcs(
+            arcs, Surroundings(self._seen, stride, self._straight)
+        )
+        straight = np.diff(offsets) == 2
+        ends = np.column_stack([arcs.start.corner[straight], arcs.stop.corner[straight]])
+        self._straight = np.concatenate([self._straight, ends])
+        self._forget_surroundings(stride)
+        return points, offsets
+
+    def _forget_surroundings(self, stride: int) -> None:
+        """Drop what lies above every arc that is still open: no arc to come will look there."""
+        row = self._arcs.highest_open_row
+        if row is None:
+            self._seen, self._straight = self._seen[:0], self._straight[:0]
+            return
+        self._seen = self._seen[np.searchsorted(self._seen, row * stride) :]
+        self._straight = self._straight[self._straight[:, 0] >= row * stride]
+
     def _join_groups(self, strip: Strip, vertices: Vertices, labels: Labelling) -> IntArray:
         """Group of each component: itself, or all that hang together by corners."""
         if not self._corners:
@@ -218,9 +250,7 @@ class Polygoniser:
         )
         return np.unique(label[: labels.count], return_inverse=True)[1]
 
-    def _tally(
-        self, strip: Strip, labels: Labelling, scores: Scores | None
-    ) -> Tallies:
+    def _tally(self, strip: Strip, labels: Labelling, scores: Scores | None) -> Tallies:
         tallies = Tallies.none(labels.count)
         tallies.add(self._tallies, labels.of_open)
         known = np.flatnonzero(labels.of_run >= 0)
