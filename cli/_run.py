@@ -66,6 +66,8 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
         warnings.simplefilter("ignore")
     warnings.simplefilter("ignore" if quiet else "always", GeosegWarning)
 
+    said: set[str] = set()
+
     def show(
         message: Warning | str,
         category: type[Warning],
@@ -75,7 +77,10 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, GeosegWarning):
-            _say("warning", " ".join(str(message).split()), "yellow")
+            text = " ".join(str(message).split())
+            if text not in said:
+                said.add(text)
+                _say("warning", text, "yellow")
         else:
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 

@@ -35,9 +35,19 @@ def test_rows_and_values_follow_the_order_of_the_classes() -> None:
     assert vocabulary.queries == ("building", "roof", "house", "road", "water", "river")
     assert vocabulary.query_classes.tolist() == [0, 0, 0, 1, 2, 2]
     assert vocabulary.query_classes.dtype == np.int32
-    assert vocabulary.label_classes == tuple(
-        LabelClass(index, name, default_color(index)) for index, name in enumerate(vocabulary.names)
+    assert vocabulary.label_classes == (
+        LabelClass(0, "building", "#d7443e"),
+        LabelClass(1, "road", "#8f8a9b"),
+        LabelClass(2, "water", "#3b7dd8"),
     )
+
+
+def test_colours_are_the_expected_ones_and_never_repeat() -> None:
+    vocabulary = Vocabulary.parse("Water body; swimming pool; lake; quux; zork; building")
+    colors = [c.color for c in vocabulary.classes]
+    assert colors[:2] == ["#3b7dd8", "#17becf"]
+    assert colors[5] == "#d7443e"
+    assert len(set(colors)) == len(colors)
 
 
 def test_every_way_to_write_the_same_classes_gives_the_same_vocabulary(tmp_path: Path) -> None:
@@ -200,7 +210,7 @@ def test_toml_says_everything(tmp_path: Path) -> None:
 
     assert Vocabulary.parse(path).classes == (
         VocabularyClass("trees", ("tree", "forest, dense"), "#1f7a3d", 0.25),
-        VocabularyClass("water", ("water",), default_color(1), 1.0),
+        VocabularyClass("water", ("water",), "#3b7dd8", 1.0),
     )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from geoseg.errors import VocabularyError
 from geoseg.text._files import collapse
 from geoseg.text._sources import RawVocabulary, read_source
+from geoseg.text.colors import expected_color
 from geoseg.types import LabelClass, default_color
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -148,7 +149,7 @@ VocabularySource: TypeAlias = (
 
 def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     """Check every class and colour those that have no colour of their own."""
-    colors = _colors([entry.color for entry in raw.classes])
+    colors = _colors([entry.name for entry in raw.classes], [entry.color for entry in raw.classes])
     classes = []
     for entry, color in zip(raw.classes, colors, strict=True):
         try:
@@ -158,15 +159,17 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     return tuple(classes)
 
 
-def _colors(given: Sequence[str | None]) -> list[str]:
-    """Fill gaps with default colours, none of which is a colour that another class was given."""
+def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
+    """Fill gaps with the colour a reader expects for the name, else a default; never one twice."""
     taken = {color.lower() for color in given if color is not None}
-    spare = (color for color in map(default_color, count(len(given))) if color not in taken)
-    colors = []
-    for index, color in enumerate(given):
-        default = default_color(index)
-        colors.append(color or (default if default not in taken else next(spare)))
-    return colors
+    colors = list(given)
+    for index, name in enumerate(names):
+        expected = expected_color(name)
+        if colors[index] is None and expected is not None and expected not in taken:
+            colors[index] = expected
+            taken.add(expected)
+    spare = (color for color in map(default_color, count()) if color not in taken)
+    return [next(spare) if color is None else color for color in colors]
 
 
 def _refuse_clashes(classes: Sequence[VocabularyClass], places: Sequence[str], origin: str) -> None:
