@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import benchmark, evaluate, info, models, preview, segment, vectorize
+from geoseg_cli import benchmark, evaluate, info, models, preview, segment, tune, vectorize
 
 app = typer.Typer(
     name="geoseg",
@@ -24,6 +24,7 @@ app.command()(vectorize.vectorize)
 app.command()(preview.preview)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)
+app.command()(tune.tune)
 
 
 def _version(wanted: bool) -> None:

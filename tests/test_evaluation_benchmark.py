@@ -17,6 +17,7 @@ from geoseg.evaluation.benchmark import paper_options, run_benchmark
 from geoseg.evaluation.registry import Dataset, Layout, Tiles, dataset_ids, load_dataset
 from geoseg.evaluation.samples import tile_windows
 from geoseg.inference.options import Options
+from geoseg.testing import tiny_random_model
 from geoseg_cli.benchmark import benchmark as benchmark_command
 
 IDS = [
@@ -380,25 +381,7 @@ def test_impossible_limit(limit: int, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
-    """A CLIP of random weights, small enough to run everywhere."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16,
-        },
-        "text_cfg": {
-            "context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1,
-        },
-    }  # fmt: skip
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    return f"local-dir:{folder}"
+    return tiny_random_model(tmp_path_factory.mktemp("tiny"), width=32)
 
 
 def command(*arguments: object):
@@ -413,7 +396,7 @@ def test_command_runs_every_data_set(name: str, tiny_model: str, tmp_path: Path)
     kept = draw(name, number, tmp_path / "data")
     result = command(
         name, "--root", tmp_path / "data", "--model", tiny_model, "--templates", "none",
-        "--upsampler", "none", "--long-side", 224, "--out", tmp_path / "out", "--json",
+        "--long-side", 128, "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -429,7 +412,7 @@ def test_command_prints_a_table_beside_the_published_scores(
     draw("udd5", 0, tmp_path / "data")
     result = command(
         "udd5", "--root", tmp_path / "data", "--model", tiny_model, "--templates", "none",
-        "--upsampler", "none", "--long-side", 224, "--out", tmp_path / "out", "--limit", 1,
+        "--long-side", 128, "--out", tmp_path / "out", "--limit", 1,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "SegEarth-OV" in result.stdout

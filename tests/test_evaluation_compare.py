@@ -24,9 +24,6 @@ from geoseg.evaluation import compare, evaluate
 from geoseg.evaluation.report import as_dict, draw_confusion, write_report
 from geoseg_cli.evaluate import evaluate as evaluate_command
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="reference data not present")
-
 NAMES = ("background", "building", "road")
 TRANSFORM = Affine(2, 0, 500_000, 0, -2, 4_000_000)
 
@@ -443,9 +440,8 @@ def test_command_prints_tables_and_writes_files(pair, tmp_path: Path) -> None:
 # Real pairs
 
 
-@needs_shared
-def test_vegas_labels_evaluate_with_their_encoding(tmp_path: Path) -> None:
-    folder = SHARED / "scenes" / "labelled" / "vegas_multiclass"
+def test_vegas_labels_evaluate_with_their_encoding(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "scenes" / "labelled" / "vegas_multiclass"
     names = ("other", "building", "road", "tree")
     with rasterio.open(folder / "image_rgb_uint8.tif") as scene:
         crs, transform = scene.crs, scene.transform
@@ -467,9 +463,8 @@ def test_vegas_labels_evaluate_with_their_encoding(tmp_path: Path) -> None:
     assert np.array_equal(vector.scores.confusion, got.scores.confusion)
 
 
-@needs_shared
-def test_atlanta_buildings_evaluate_with_their_encoding(tmp_path: Path) -> None:
-    folder = SHARED / "scenes" / "labelled" / "atlanta_buildings"
+def test_atlanta_buildings_evaluate_with_their_encoding(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "scenes" / "labelled" / "atlanta_buildings"
     with rasterio.open(folder / "buildings_mask.tif") as mask:
         truth, crs, transform = mask.read(1), mask.crs, mask.transform
     labels = np.roll(truth, (2, 1), axis=(0, 1))

@@ -30,7 +30,6 @@ from geoseg.evaluation.values import (
     canonical,
     coder_for_colors,
     coder_for_numbers,
-    is_ignored,
     pack_colors,
 )
 from geoseg.io.grid import Grid
@@ -92,10 +91,6 @@ class VectorFile:
         self.column = _class_column(path, list(frame.columns), column)
         self.frame = frame
         self.words = _words(frame[self.column]) if self.column else [""] * len(frame)
-
-    def names(self, values: ValueMap | None) -> tuple[str, ...]:
-        """Class names that the features carry, after the value map."""
-        return tuple(dict.fromkeys(n for n in self._mapped(values) if not is_ignored(n)))
 
     def _mapped(self, values: ValueMap | None) -> list[str]:
         if values is None:

@@ -1,0 +1,161 @@
+"""``geoseg tune``: settings for your own data from a handful of labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geoseg_cli import _run, method, options
+
+if TYPE_CHECKING:
+    from geoseg.evaluation.tune import Tuning
+
+LABELS, RESULT = "Labels", "Result"
+
+
+def tune(
+    scenes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCENE…", help="Labelled chips or scenes; folders and patterns too."
+        ),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Labels: a raster, plain image or vector file (polygons or points), or a folder "
+            "with one file a scene, of the same name.",
+            rich_help_panel=LABELS,
+        ),
+    ],
+    classes: options.ClassesOption,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="TOML", help="Class file to write.", rich_help_panel=RESULT
+        ),
+    ],
+    truth_values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAP",
+            help='What label values mean, like "0=ignore;1=background;2=building".',
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
+    truth_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of vector labels with the class. Default: class_name, class, label or "
+            "name, the first there is.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
+    outside: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Class of pixels that no feature of vector labels covers.",
+            rich_help_panel=LABELS,
+        ),
+    ] = "ignore",
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Pixels drawn of each class.", rich_help_panel=LABELS
+        ),
+    ] = 1000,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Class for pixels below a threshold; without it no threshold is suggested.",
+            rich_help_panel=method.METHOD,
+        ),
+    ] = None,
+    bands: options.BandsOption = None,
+    stretch: options.StretchOption = "auto",
+    gsd: options.GsdOption = None,
+    model: options.ModelOption = "ViT-B-16/openai",
+    templates: method.TemplatesOption = "imagenet",
+    precision: method.PrecisionOption = method.Precision.auto,
+    attention: method.AttentionOption = None,
+    upsampler: method.UpsamplerOption = None,
+    upsampler_weights: method.UpsamplerWeightsOption = None,
+    cls_bias: method.ClsBiasOption = None,
+    batch_size: method.BatchSizeOption = None,
+    device: options.DeviceOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Suggest settings from a few labels: CLS bias, synonyms to drop, threshold.
+
+    Writes a class file and prints what it gains on labels that took no part in the choice.
+
+    Example: geoseg tune chips --truth labels --classes classes.txt --out tuned.toml
+    """
+    with _run.reporting(debug=debug, quiet=quiet):
+        from geoseg.errors import OptionError, OutputError
+
+        if out.suffix.lower() != ".toml":
+            raise OptionError(f"--out {out}: a class file ends in .toml")
+        if out.exists() and not overwrite:
+            raise OutputError(f"{out} exists; add --overwrite to replace it")
+
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from geoseg.evaluation.tune import as_dict, as_tables
+        from geoseg.evaluation.tune_samples import Reading, tune_on_scenes
+        from geoseg.inference.options import Options
+
+        console = Console(stderr=True)
+        with Progress(
+            console=console, transient=True, disable=quiet or not console.is_terminal
+        ) as bar:
+            task = bar.add_task("segment", total=None)
+            tuning = tune_on_scenes(
+                scenes,
+                truth,
+                classes,
+                model=model,
+                device=device,
+                options=Options(
+                    attention=attention,
+                    upsampler=upsampler,
+                    upsampler_weights=None if upsampler_weights is None else str(upsampler_weights),
+                    cls_bias=cls_bias,
+                    templates=templates,
+                    batch_size=batch_size,
+                    precision=precision.value,
+                ),
+                reading=Reading(options.parse_bands(bands), stretch, gsd),
+                background=background,
+                truth_values=truth_values,
+                truth_column=truth_column,
+                outside=outside,
+                per_class=samples,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        _write(tuning, out)
+        if as_json:
+            _run.print_json(as_dict(tuning))
+        elif not quiet:
+            Console().print(as_tables(tuning))
+
+
+def _write(tuning: Tuning, out: Path) -> None:
+    from geoseg.errors import OutputError
+    from geoseg.evaluation.report import write_whole
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, lambda path: path.write_text(tuning.to_toml(), encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error}") from error

@@ -1,0 +1,404 @@
+"""What should change for my data? Settings fitted to a few labels, with an honest gain.
+
+Only arrays here: logits of labelled pixels go in, settings come out. The settings are those that
+cost nothing at run time: the CLS bias, synonyms to drop, and the threshold of the background.
+
+The gain is measured on pixels that took no part in the choice. Pixels that lie together are alike,
+so they are left out together, a whole group (a chip, or a block of a scene) at a time, and the
+choice of which steps to take is made anew without the group that is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from geoseg.errors import EvaluationError, OptionError
+from geoseg.evaluation.metrics import CountArray, IndexArray, Scores
+from geoseg.evaluation.report import percent, scores_as_dict
+from geoseg.text.vocabulary import Vocabulary
+
+LEAST_GAIN = 0.001
+"""Gain in mean IoU below which a change is not worth making."""
+
+_FOLDS = 5
+_CLS_BIASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+
+FloatMatrix = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """Logits of pixels whose class is known.
+
+    The logits with CLS bias λ are ``patch - λ * cls`` (methods' equation for every window, and
+    averaging windows keeps it), so one pair of arrays covers every λ.
+    """
+
+    patch: FloatMatrix
+    """``(N, Q)`` logits without CLS bias."""
+    cls: FloatMatrix
+    """``(N, Q)`` what one unit of CLS bias subtracts."""
+    truth: IndexArray
+    """``(N,)`` class numbers."""
+    weight: npt.NDArray[np.float64]
+    """``(N,)`` labelled pixels that each stands for."""
+    group: npt.NDArray[np.int64]
+    """``(N,)`` pixels of one group are left out together."""
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be changed without touching the model."""
+
+    cls_bias: float
+    threshold: float | None = None
+    """Probability below which a pixel becomes background; None for no threshold."""
+    dropped: frozenset[int] = frozenset()
+    """Queries that are not asked."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of change, and what it was worth."""
+
+    name: str
+    score: float
+    """Mean IoU, cross-validated, with this step on top of those taken before it."""
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Suggested settings, and what they gain on pixels they were not chosen on."""
+
+    vocabulary: Vocabulary
+    """With the dropped synonyms left out."""
+    background: str | None
+    before: Settings
+    after: Settings
+    """Equal to `before` where nothing is gained."""
+    scores_before: Scores
+    scores_after: Scores
+    """Cross-validated: every pixel labelled by settings chosen without its group."""
+    steps: tuple[Step, ...]
+    dropped: tuple[str, ...]
+    pixels: int
+    """Pixels that were used."""
+    groups: int
+    """Groups they came from."""
+
+    @property
+    def gain(self) -> float:
+        """Cross-validated gain in mean IoU, 0 to 1; may be negative."""
+        return self.scores_after.miou - self.scores_before.miou
+
+    @property
+    def options(self) -> str:
+        """Options of ``geoseg segment`` that go with the class file."""
+        words = [f"--cls-bias {self.after.cls_bias:g}"]
+        if self.after.threshold is not None:
+            words.append(f"--threshold {self.after.threshold:g} --background '{self.background}'")
+        return " ".join(words)
+
+    def to_toml(self) -> str:
+        """Class file with the synonyms that stay; a comment names the options that go with it."""
+        return f"# Use with: {self.options}\n\n{self.vocabulary.to_toml()}"
+
+
+class Tuner:
+    """Choose settings for a vocabulary.
+
+    Parameters
+    ----------
+    vocabulary
+        Classes and their queries.
+    logit_scale
+        Factor on logits before the softmax.
+    background
+        Class for pixels below the threshold; None leaves the threshold alone.
+
+    Raises
+    ------
+    OptionError
+        If the background is not one of the classes.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, logit_scale: float = 50.0, background: str | None = None
+    ) -> None:
+        if background is not None and background not in vocabulary.names:
+            raise OptionError(
+                f"background '{background}' is not one of the classes: "
+                f"{', '.join(vocabulary.names)}"
+            )
+        self._vocabulary = vocabulary
+        self._scale = logit_scale
+        self._background = background
+        self._query_classes = vocabulary.query_classes
+        self._firsts = np.flatnonzero(np.diff(self._query_classes, prepend=-1))
+        self._steps: dict[str, Callable[[Settings, _Part], Settings]] = {
+            "CLS bias": self._fit_cls_bias,
+            "synonyms": self._fit_synonyms,
+        }
+        if background is not None:
+            self._steps["threshold"] = self._fit_threshold
+
+    def tune(self, pixels: LabelledPixels, before: Settings) -> Tuning:
+        """Choose settings and measure what they gain.
+
+        Parameters
+        ----------
+        pixels
+            Labelled pixels of at least two groups.
+        before
+            Settings to start from, and to compare with.
+
+        Raises
+        ------
+        EvaluationError
+            If all pixels belong to one group, or to one class.
+        """
+        groups = np.unique(pixels.group)
+        if len(groups) < 2:
+            raise EvaluationError(
+                "all labelled pixels lie together, so a gain could not be checked on others; label "
+                "at least two chips, or places further apart than the window"
+            )
+        if len(np.unique(pixels.truth)) < 2:
+            raise EvaluationError("all labelled pixels are of one class; label at least two")
+        everything = _Part(pixels, np.ones(len(pixels), bool))
+        honest = self._empty()
+        for train, test in everything.folds():
+            honest += self._confusion(self._choose(train, before)[0], test)
+        after, steps = self._choose(everything, before)
+        names = self._vocabulary.names
+        scores_before = Scores.from_confusion(_counts(self._confusion(before, everything)), names)
+        scores_after = Scores.from_confusion(_counts(honest), names)
+        if scores_after.miou <= scores_before.miou:
+            after = before
+        return Tuning(
+            vocabulary=self._without(after.dropped),
+            background=self._background,
+            before=before,
+            after=after,
+            scores_before=scores_before,
+            scores_after=scores_after,
+            steps=steps,
+            dropped=tuple(self._vocabulary.queries[q] for q in sorted(after.dropped)),
+            pixels=len(pixels),
+            groups=len(groups),
+        )
+
+    # Choosing
+
+    def _choose(self, part: _Part, before: Settings) -> tuple[Settings, tuple[Step, ...]]:
+        """Take the steps that gain in a cross-validation within the part, and fit them to it."""
+        taken: list[str] = []
+        steps = []
+        if part.groups < 2:
+            return self._fit(list(self._steps), part, before), ()
+        best = self._cross_validated(taken, part, before)
+        for name in self._steps:
+            score = self._cross_validated([*taken, name], part, before)
+            gains = score >= best + LEAST_GAIN
+            steps.append(Step(name, score, gains))
+            if gains:
+                taken.append(name)
+                best = score
+        return self._fit(taken, part, before), tuple(steps)
+
+    def _cross_validated(self, steps: Sequence[str], part: _Part, before: Settings) -> float:
+        total = self._empty()
+        for train, test in part.folds():
+            total += self._confusion(self._fit(steps, train, before), test)
+        return _miou(total)
+
+    def _fit(self, steps: Sequence[str], part: _Part, before: Settings) -> Settings:
+        for name in steps:
+            before = self._steps[name](before, part)
+        return before
+
+    def _fit_cls_bias(self, settings: Settings, part: _Part) -> Settings:
+        return self._best(settings, (replace(settings, cls_bias=b) for b in _CLS_BIASES), part)
+
+    def _fit_threshold(self, settings: Settings, part: _Part) -> Settings:
+        tried = (replace(settings, threshold=t) for t in (None, *_THRESHOLDS))
+        return self._best(settings, tried, part)
+
+    def _fit_synonyms(self, settings: Settings, part: _Part) -> Settings:
+        """Drop the query that costs most, again and again, while that gains."""
+        while True:
+            tried = (
+                replace(settings, dropped=settings.dropped | {query})
+                for query in self._droppable(settings, part)
+            )
+            better = self._best(settings, tried, part)
+            if better == settings:
+                return settings
+            settings = better
+
+    def _droppable(self, settings: Settings, part: _Part) -> list[int]:
+        """Queries of labelled classes, of which each keeps at least one."""
+        kept = [q for q in range(len(self._query_classes)) if q not in settings.dropped]
+        count = np.bincount(self._query_classes[kept])
+        labelled = set(part.truth.tolist())
+        return [
+            query
+            for query in kept
+            if count[self._query_classes[query]] > 1 and int(self._query_classes[query]) in labelled
+        ]
+
+    def _best(self, start: Settings, tried: Iterator[Settings], part: _Part) -> Settings:
+        """Return the best settings; the start, unless another is better by a margin."""
+        score = _miou(self._confusion(start, part))
+        best, highest = start, score + LEAST_GAIN
+        for settings in tried:
+            score = _miou(self._confusion(settings, part))
+            if score > highest:
+                best, highest = settings, score
+        return best
+
+    # Predicting
+
+    def _confusion(self, settings: Settings, part: _Part) -> npt.NDArray[np.float64]:
+        classes = len(self._vocabulary.names)
+        pairs = part.truth.astype(np.int64) * classes + self.predict(settings, part.patch, part.cls)
+        counted: npt.NDArray[np.float64] = np.bincount(
+            pairs, part.weight, minlength=classes * classes
+        ).astype(np.float64)
+        return counted.reshape(classes, classes)
+
+    def predict(self, settings: Settings, patch: FloatMatrix, cls: FloatMatrix) -> IndexArray:
+        """Class numbers of pixels, as the segmenter would give them with these settings."""
+        logits = patch - np.float32(settings.cls_bias) * cls
+        if settings.dropped:
+            logits[:, list(settings.dropped)] = -np.inf
+        best = np.maximum.reduceat(logits, self._firsts, axis=1)
+        labels: IndexArray = best.argmax(axis=1).astype(np.int32)
+        if settings.threshold is not None and self._background is not None:
+            top = best.max(axis=1)
+            probability = 1 / np.exp(self._scale * (logits - top[:, None])).sum(axis=1)
+            background = self._vocabulary.names.index(self._background)
+            labels[probability < settings.threshold] = background
+        return labels
+
+    def _without(self, dropped: frozenset[int]) -> Vocabulary:
+        classes = []
+        for number, entry in enumerate(self._vocabulary.classes):
+            first = int(self._firsts[number])
+            kept = [p for i, p in enumerate(entry.prompts) if first + i not in dropped]
+            classes.append(replace(entry, prompts=tuple(kept)))
+        return Vocabulary(tuple(classes))
+
+    def _empty(self) -> npt.NDArray[np.float64]:
+        classes = len(self._vocabulary.names)
+        return np.zeros((classes, classes))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the labelled pixels, cut out once."""
+
+    pixels: LabelledPixels
+    rows: Rows
+    patch: FloatMatrix = field(init=False)
+    cls: FloatMatrix = field(init=False)
+    truth: IndexArray = field(init=False)
+    weight: npt.NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "cls", "truth", "weight"):
+            object.__setattr__(self, name, getattr(self.pixels, name)[self.rows])
+
+    @property
+    def groups(self) -> int:
+        return len(np.unique(self.pixels.group[self.rows]))
+
+    def folds(self) -> Iterator[tuple[_Part, _Part]]:
+        """Pixels to choose on and pixels to check on, group by group, at most five times."""
+        group = self.pixels.group
+        names = np.unique(group[self.rows])
+        shuffled = np.random.default_rng(0).permutation(names)
+        for fold in range(min(_FOLDS, len(names))):
+            out = np.isin(group, shuffled[fold::_FOLDS])
+            yield _Part(self.pixels, self.rows & ~out), _Part(self.pixels, self.rows & out)
+
+
+def as_dict(tuning: Tuning) -> dict[str, Any]:
+    """Settings and scores, as JSON has them."""
+    return {
+        "miou_before": tuning.scores_before.miou,
+        "miou_after": tuning.scores_after.miou,
+        "gain": tuning.gain,
+        "cls_bias": tuning.after.cls_bias,
+        "threshold": tuning.after.threshold,
+        "background": tuning.background if tuning.after.threshold is not None else None,
+        "dropped": list(tuning.dropped),
+        "options": tuning.options,
+        "steps": [
+            {"name": step.name, "miou": step.score, "taken": step.taken} for step in tuning.steps
+        ],
+        "pixels": tuning.pixels,
+        "groups": tuning.groups,
+        "before": scores_as_dict(tuning.scores_before),
+        "after": scores_as_dict(tuning.scores_after),
+    }
+
+
+def as_tables(tuning: Tuning) -> RenderableType:
+    """Steps, classes and the suggestion, for a terminal."""
+    steps = Table(title="Mean IoU, cross-validated, in per cent", title_justify="left")
+    steps.add_column("step")
+    steps.add_column("mean IoU", justify="right")
+    steps.add_column("taken")
+    steps.add_row("as it is", percent(tuning.scores_before.miou), "")
+    for step in tuning.steps:
+        steps.add_row(f"+ {step.name}", percent(step.score), "yes" if step.taken else "no")
+    steps.add_row("all, chosen blind", percent(tuning.scores_after.miou), "", style="bold")
+    classes = Table(title="IoU of the classes, in per cent", title_justify="left")
+    classes.add_column("class")
+    classes.add_column("as it is", justify="right")
+    classes.add_column("tuned", justify="right")
+    pairs = zip(tuning.scores_before.classes, tuning.scores_after.classes, strict=True)
+    for old, new in pairs:
+        classes.add_row(Text(old.name), percent(old.iou), percent(new.iou))
+    return Group(steps, classes, Text(_verdict(tuning)))
+
+
+def _verdict(tuning: Tuning) -> str:
+    where = f"{tuning.pixels:,} labelled pixels in {tuning.groups} groups"
+    gain = 100 * tuning.gain
+    if tuning.gain <= 0:
+        return f"Nothing gained on {where} ({gain:+.1f} points): keep the settings as they are."
+    said = [f"Gain {gain:+.1f} points of mean IoU on {where}. Use {tuning.options}"]
+    if tuning.dropped:
+        said.append(
+            f"without {', '.join(json.dumps(q, ensure_ascii=False) for q in tuning.dropped)}"
+        )
+    return " ".join(said) + "."
+
+
+def _counts(confusion: npt.NDArray[np.float64]) -> CountArray:
+    return np.rint(confusion).astype(np.int64)
+
+
+def _miou(confusion: npt.NDArray[np.float64]) -> float:
+    """Mean IoU over the classes in the truth, of weighted counts."""
+    hits = np.diag(confusion)
+    support = confusion.sum(axis=1)
+    union = support + confusion.sum(axis=0) - hits
+    return float((hits[support > 0] / union[support > 0]).mean())

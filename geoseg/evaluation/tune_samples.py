@@ -1,0 +1,272 @@
+"""Tune on scenes: only the parts that have labels are segmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.errors import EvaluationError
+from geoseg.evaluation.metrics import IGNORE, CountArray, IndexArray
+from geoseg.evaluation.pairs import truths_of
+from geoseg.evaluation.truth import Truth, open_truth
+from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
+from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
+from geoseg.inference.options import Options
+from geoseg.inference.segmenter import Segmenter
+from geoseg.io.scene import Scene, SceneLike, expand_scenes
+from geoseg.model.loading import Model, load_model
+from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.tiling.tiles import Tile, TilePlan
+from geoseg.types import BoolArray
+
+_TILE = 448
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scenes become colours; see `geoseg.io.scene.Scene.open`."""
+
+    bands: tuple[int, ...] | None = None
+    stretch: str = "auto"
+    gsd: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """A scene and where its labels are."""
+
+    scene: SceneLike
+    truth: Path
+
+
+def tune_on_scenes(
+    scenes: Sequence[str],
+    truth: str | Path,
+    classes: VocabularySource,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    device: str = "auto",
+    options: Options | None = None,
+    reading: Reading | None = None,
+    background: str | None = None,
+    truth_values: ValueMapSource | None = None,
+    truth_column: str | None = None,
+    outside: str = "ignore",
+    per_class: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tuning:
+    """Suggest settings for a vocabulary from a few labels.
+
+    Parameters
+    ----------
+    scenes
+        Labelled chips or scenes: files, folders or patterns.
+    truth
+        Labels as :func:`geoseg.evaluation.evaluate` takes them, on the scenes' grids; points work
+        too. One file, or a folder with one of the same name for each scene.
+    classes
+        Vocabulary to start from.
+    model, device
+        Specification or loaded model, see `geoseg.load_model`.
+    options
+        How to infer; its CLS bias and threshold are what the suggestion is compared with.
+    reading
+        Bands, stretch and working GSD.
+    background
+        Class for pixels below a threshold; without it no threshold is suggested.
+    truth_values, truth_column, outside
+        As for :func:`geoseg.evaluation.evaluate`.
+    per_class
+        About how many pixels are drawn of each class.
+    progress
+        Called with the number of tiles done and in all.
+
+    Raises
+    ------
+    EvaluationError
+        If scenes and labels do not fit, or labels are too few or too close together.
+    SceneError, VocabularyError, ModelError, OptionError
+        If the inputs cannot be used.
+    """
+    given = options or Options()
+    read = reading or Reading()
+    paths = [Path(path) for path in expand_scenes(scenes)]
+    labelled = [
+        LabelledScene(
+            Scene.open(path, bands=read.bands, stretch=read.stretch, gsd=read.gsd), truth_path
+        )
+        for path, truth_path in truths_of(paths, Path(truth))
+    ]
+    values = ValueMap.of(truth_values)
+    vocabulary = Vocabulary.parse(classes)
+    loaded = load_model(model, device=device) if isinstance(model, str) else model
+    plain = Segmenter(loaded, vocabulary, replace(given, cls_bias=0.0))
+    resolved = given.resolve(loaded.defaults)
+    tuner = Tuner(vocabulary, logit_scale=resolved.logit_scale, background=background)
+    pixels = collect_pixels(
+        labelled,
+        plain,
+        Segmenter(loaded, vocabulary, replace(given, cls_bias=1.0)),
+        values=values,
+        column=truth_column,
+        outside=outside,
+        per_class=per_class,
+        progress=progress,
+    )
+    return tuner.tune(pixels, Settings(resolved.cls_bias, resolved.threshold))
+
+
+def collect_pixels(
+    scenes: Sequence[LabelledScene],
+    without_bias: Segmenter,
+    with_bias: Segmenter,
+    *,
+    values: ValueMap | None = None,
+    column: str | None = None,
+    outside: str = "ignore",
+    per_class: int = 1000,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelledPixels:
+    """Draw labelled pixels and work out their logits.
+
+    The logits are those that the whole scene would give: each tile sees all windows that touch it.
+
+    Parameters
+    ----------
+    scenes
+        Scenes with labels; one group each, or blocks of the one scene.
+    without_bias, with_bias
+        The same segmenter with CLS bias 0 and 1.
+    values
+        What values of the truth mean.
+    column
+        Column of vector truths with the class.
+    outside
+        Class of pixels that no feature of a vector truth covers.
+    per_class
+        About how many pixels are drawn of each class; the same ones every time.
+    progress
+        Called with the number of tiles done and in all.
+
+    Raises
+    ------
+    EvaluationError
+        If no pixel is labelled.
+    """
+    vocabulary = without_bias.vocabulary
+    numbers = ClassNumbers(vocabulary.names, [entry.prompts for entry in vocabulary.classes])
+    opened = [
+        _Labels(
+            place,
+            entry.scene,
+            open_truth(entry.truth, entry.scene.grid, numbers, values, column, outside),
+            without_bias,
+        )
+        for place, entry in enumerate(scenes)
+    ]
+    try:
+        totals = sum(
+            (entry.count(len(numbers.names)) for entry in opened),
+            start=np.zeros(len(numbers.names), np.int64),
+        )
+        if not totals.any():
+            raise EvaluationError(
+                "no valid pixel of the scenes is labelled with one of the classes"
+            )
+        share = np.minimum(per_class / np.maximum(totals, 1), 1.0)
+        work = [(entry, tile) for entry in opened for tile in entry.tiles]
+        parts = []
+        for done, (entry, tile) in enumerate(work):
+            if progress is not None:
+                progress(done, len(work))
+            part = entry.draw(tile, share, (without_bias, with_bias), alone=len(scenes) == 1)
+            if part is not None:
+                parts.append(part)
+        if progress is not None:
+            progress(len(work), len(work))
+    finally:
+        for entry in opened:
+            entry.close()
+    return _joined(parts, totals)
+
+
+class _Labels:
+    """Labelled pixels of one scene, tile by tile."""
+
+    def __init__(self, place: int, scene: SceneLike, truth: Truth, segmenter: Segmenter) -> None:
+        self._place = place
+        self._scene = scene
+        self._truth = truth
+        height, width = scene.shape
+        self._plan = TilePlan(segmenter.lattice(height, width), _TILE)
+        # A block as wide as a window keeps pixels that share a window mostly together.
+        self._block = segmenter.options.window or max(max(height, width) // 3, 1)
+        self.tiles: list[Tile] = []
+
+    def count(self, classes: int) -> CountArray:
+        """Count the labelled pixels of each class, and remember where there are any."""
+        total: CountArray = np.zeros(classes, np.int64)
+        for tile in self._plan:
+            truth = self._truth.read(tile.core)
+            if (truth == IGNORE).all():
+                continue
+            truth = truth[self._valid(tile) & (truth != IGNORE)]
+            if len(truth):
+                total += np.bincount(truth, minlength=classes)
+                self.tiles.append(tile)
+        return total
+
+    def draw(
+        self,
+        tile: Tile,
+        share: npt.NDArray[np.float64],
+        segmenters: tuple[Segmenter, Segmenter],
+        *,
+        alone: bool,
+    ) -> LabelledPixels | None:
+        """Draw pixels of a tile at random, each class at its own share."""
+        truth = self._truth.read(tile.core)
+        rng = np.random.default_rng((self._place, tile.index))
+        known = (truth != IGNORE) & self._valid(tile)
+        drawn = known & (rng.random(truth.shape) < share[truth])
+        if not drawn.any():
+            return None
+        rows, cols = np.nonzero(drawn)
+        block = self._scene.read(tile.read)
+        inside = tile.core.relative_to(tile.read)
+        patch, biased = (
+            segmenter.logits(block)[:, rows + inside.row, cols + inside.col].T
+            for segmenter in segmenters
+        )
+        group = np.full(len(rows), self._place, np.int64)
+        if alone:
+            across = -(-self._scene.shape[1] // self._block)
+            group = (rows + tile.core.row) // self._block * across
+            group = group + (cols + tile.core.col) // self._block
+        return LabelledPixels(
+            patch, patch - biased, truth[drawn], np.ones(len(rows)), group.astype(np.int64)
+        )
+
+    def _valid(self, tile: Tile) -> BoolArray:
+        return self._scene.read(tile.core).valid
+
+    def close(self) -> None:
+        self._truth.close()
+
+
+def _joined(parts: Sequence[LabelledPixels], totals: CountArray) -> LabelledPixels:
+    """Put parts together; every pixel stands for its share of its class."""
+    truth: IndexArray = np.concatenate([part.truth for part in parts])
+    drawn = np.bincount(truth, minlength=len(totals))
+    return LabelledPixels(
+        patch=np.concatenate([part.patch for part in parts]),
+        cls=np.concatenate([part.cls for part in parts]),
+        truth=truth,
+        weight=totals[truth] / drawn[truth],
+        group=np.concatenate([part.group for part in parts]),
+    )
