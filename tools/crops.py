@@ -31,7 +31,7 @@ class CropSampler:
 
     Parameters
     ----------
-    pools
+    pool
         Where the scenes are.
     aimed
         Share of crops whose centre is a pixel of a class drawn uniformly.
@@ -41,39 +41,43 @@ class CropSampler:
 
     def __init__(
         self,
-        pools: list[ScenePool],
+        pool: ScenePool,
         seed: int,
         *,
         aimed: float = 0.4,
         scales: tuple[float, float] = (0.55, 1.8),
     ) -> None:
-        self._pools = pools
+        self._pool = pool
         self._rng = np.random.default_rng(seed)
         self._aimed = aimed
         self._scales = np.log(scales)
-        self._sizes = np.array([len(pool.labels) for pool in pools], float)
-        self._having = [pool.scenes_by_class() for pool in pools]
 
     def batch(self, count: int, side: int, patch: int) -> Batch:
-        """Cut ``count`` crops of ``side`` pixels."""
+        """Cut ``count`` crops of ``side`` pixels, with class shares of their patches."""
+        pictures, labels = self._cut(count, side)
+        return Batch(torch.from_numpy(pictures), patch_shares(labels, patch))
+
+    def with_labels(self, count: int, side: int) -> tuple[Tensor, Tensor]:
+        """Pictures ``(B, S, S, 3)`` uint8 and pixel labels ``(B, S, S)`` int64."""
+        pictures, labels = self._cut(count, side)
+        return torch.from_numpy(pictures), torch.from_numpy(labels).long()
+
+    def _cut(self, count: int, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         pictures = np.empty((count, side, side, 3), np.uint8)
         labels = np.empty((count, side, side), np.uint8)
         for k in range(count):
             pictures[k], labels[k] = self._crop(side)
-        jittered = self._jitter(pictures)
-        return Batch(torch.from_numpy(jittered), patch_shares(labels, patch))
+        return self._jitter(pictures), labels
 
     def _crop(self, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        rng = self._rng
-        which = int(rng.choice(len(self._pools), p=self._sizes / self._sizes.sum()))
-        pool = self._pools[which]
-        size = pool.labels.shape[1]
+        rng, pool = self._rng, self._pool
+        size = pool.size
         reach = min(size, round(side * float(np.exp(rng.uniform(*self._scales)))))
         row, col = rng.integers(0, size - reach + 1, 2)
-        scene = int(rng.integers(len(pool.labels)))
+        scene = int(rng.integers(len(pool)))
         if rng.random() < self._aimed:
             cover = Cover(int(rng.integers(CLASSES)))
-            having = self._having[which][cover]
+            having = pool.scenes_with(cover)
             if having.size:
                 scene = int(rng.choice(having))
                 row, col = self._around(pool.labels[scene], cover, reach, (row, col))

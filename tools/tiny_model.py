@@ -19,11 +19,11 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 VISION: dict[str, Any] = {
-    "image_size": 192,
-    "patch_size": 12,
-    "width": 224,
-    "layers": 6,
-    "head_width": 32,
+    "image_size": 128,
+    "patch_size": 8,
+    "width": 144,
+    "layers": 5,
+    "head_width": 72,
 }
 TEXT: dict[str, Any] = {
     "context_length": 77,

@@ -5,8 +5,8 @@ embedding must be nearest to the words of what it shows. With half of the batche
 the modified block is subtracted, as ``--cls-bias`` does, so that this row learns what to take
 away; the ordinary CLS embedding learns the scene's words, as in any CLIP.
 
-``python -m tools.train_tiny WORK --minutes 75`` needs ``WORK/text_tower.pt`` (tools.text_distill)
-and pools of scenes (tools.scenes.pool); it writes ``WORK/NAME.pt`` every few minutes.
+``python -m tools.train_tiny WORK --minutes 75`` needs ``WORK/text_tower.pt`` (tools.text_distill);
+it draws its own scenes and writes ``WORK/NAME.pt`` every few minutes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from geoseg.model.attention import attention_variant, heads, ordinary_block, project
+from geoseg.model.attention import attention_variant, heads, project
 from geoseg.model.vision import DenseEncoder
 from geoseg.text.templates import load_templates
 from tools.crops import Batch, CropSampler
 from tools.scenes import WORDS
-from tools.scenes.pool import open_pool
+from tools.scenes.pool import ScenePool
 from tools.text_distill import encode_short
 from tools.tiny_model import build, model_config, normalise
 
@@ -73,24 +73,36 @@ class Outputs:
 
 
 def forward(encoder: DenseEncoder, images: Tensor) -> Outputs:
-    """Dense and ordinary embeddings with gradients."""
+    """Dense and ordinary embeddings with gradients.
+
+    The same sums as `DenseEncoder` with ``segearth``, but with attention written out: its backward
+    pass in bfloat16 on a CPU takes half as long as that of PyTorch's fused attention.
+    """
     visual = encoder.visual
     blocks = visual.transformer.resblocks
-    x, grid = encoder.stem(images)
+    x, _ = encoder.stem(images)
     for block in blocks[:-1]:
-        x = ordinary_block(block, x)
-    dense = encoder.attention.run(blocks[-1:], x, grid, residual=False)
-    plain = _ordinary_cls(blocks[-1], x)
+        x = _ordinary(block, x, x)
+    last = blocks[-1]
+    q, k, v = heads(last, last.ln_1(x))
+    dense = project(last, (_weights(q, q) + _weights(k, k) + _weights(v, v)) @ v)
+    plain = _ordinary(last, x, x[:, :1])
     dense, plain = ((visual.ln_post(t.float()) @ visual.proj).float() for t in (dense, plain))
-    return Outputs(dense[:, 1:], dense[:, 0], plain)
+    return Outputs(dense[:, 1:], dense[:, 0], plain[:, 0])
 
 
-def _ordinary_cls(block: Any, x: Tensor) -> Tensor:
-    """Row 0 of the unmodified last block."""
+def _weights(left: Tensor, right: Tensor) -> Tensor:
+    scale = left.shape[-1] ** -0.5
+    return (left * scale @ right.transpose(-1, -2)).softmax(-1)
+
+
+def _ordinary(block: Any, x: Tensor, rows: Tensor) -> Tensor:
+    """The unmodified block, for the first rows of ``x`` only."""
     q, k, v = heads(block, block.ln_1(x))
-    attended = F.scaled_dot_product_attention(q[:, :, :1], k, v)
-    row = x[:, :1] + project(block, attended)
-    return (row + block.mlp(block.ln_2(row)))[:, 0]
+    q = q[:, :, : rows.shape[1]]
+    rows = rows + project(block, _weights(q, k) @ v)
+    result: Tensor = rows + block.mlp(block.ln_2(rows))
+    return result
 
 
 @dataclass(frozen=True)
@@ -154,16 +166,18 @@ class Optimizers:
             torch.optim.Muon(
                 matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
             ),
-            torch.optim.AdamW([*rest, model.logit_scale], lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
+            torch.optim.AdamW(
+                [*rest, model.logit_scale], lr=rate, weight_decay=0.0, betas=(0.9, 0.98)
+            ),
         ]  # fmt: skip
+        self._rates = (rate, rate / 2)
         self._parameters = [*matrices, *rest, model.logit_scale]
-        self._rate = rate
 
     def step(self, loss: Tensor, fraction: float) -> None:
         """One step at a fraction of the full rate."""
-        for optimizer in self._all:
+        for optimizer, rate in zip(self._all, self._rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = self._rate * fraction
+                group["lr"] = rate * fraction
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -171,7 +185,7 @@ class Optimizers:
             optimizer.step()
 
 
-def rate_at(progress: float, step: int, warm_up: int = 100, flat_until: float = 0.5) -> float:
+def rate_at(progress: float, step: int, warm_up: int = 60, flat_until: float = 0.4) -> float:
     """Warm-up, flat, then down to nothing along a cosine."""
     if progress > flat_until:
         tail = (progress - flat_until) / (1 - flat_until)
@@ -214,10 +228,10 @@ class Run:
     average: float = 0.997
 
 
-def train(model: CLIP, config: dict[str, Any], sampler: CropSampler, run: Run, file: Path) -> None:
+def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: Path) -> None:
     """Train until the clock says stop; ``file`` always holds the newest averaged weights."""
     encoder = DenseEncoder(model.visual, attention_variant("segearth"))
-    bank = TextBank(model, run.seed)
+    bank, sampler = TextBank(model, run.seed), CropSampler(pool, run.seed)
     optimizers = Optimizers(model, run.rate)
     averaged = copy.deepcopy(model.visual)
     patch, side = encoder.patch_size, int(model.visual.image_size[0])
@@ -242,15 +256,16 @@ def train(model: CLIP, config: dict[str, Any], sampler: CropSampler, run: Run, f
         with torch.no_grad():
             for mean, value in zip(averaged.parameters(), model.visual.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
+        pool.renew()
         step, crops = step + 1, crops + count
         recent.append(parts)
         if step % 50 == 0:
             _report(recent, step, crops, elapsed, float(scale))
             recent.clear()
         if time.monotonic() - saved > run.save_every_s:
-            _save(file, model, averaged, config, run, step, crops, elapsed)
+            _save(file, model, averaged, config, run, step, crops, pool.drawn, elapsed)
             saved = time.monotonic()
-    _save(file, model, averaged, config, run, step, crops, time.monotonic() - start)
+    _save(file, model, averaged, config, run, step, crops, pool.drawn, time.monotonic() - start)
 
 
 def _report(
@@ -271,6 +286,7 @@ def _save(
     run: Run,
     step: int,
     crops: int,
+    scenes: int,
     seconds: float,
 ) -> None:
     state = model.state_dict()
@@ -278,12 +294,13 @@ def _save(
     facts = {
         "steps": step,
         "crops": crops,
+        "scenes": scenes,
         "minutes": round(seconds / 60, 1),
         "planned_minutes": run.minutes,
         "seed": run.seed,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     temporary = file.with_suffix(".part")
     torch.save({"config": config, "state_dict": state, "facts": facts}, temporary)
@@ -303,11 +320,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("work", type=Path)
-    parser.add_argument("--pool", type=Path, action="append", required=True)
+    parser.add_argument("--scenes", type=int, default=1200, help="to start from, and to keep")
     parser.add_argument("--name", default="tiny")
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")
@@ -329,9 +346,10 @@ def main() -> None:
         model.logit_scale.fill_(math.log(15))
     if options.init:
         model.load_state_dict(torch.load(options.init, weights_only=True)["state_dict"])
-    sampler = CropSampler(open_pool(*options.pool), options.seed)
+    pool = ScenePool(options.scenes, first_seed=options.seed * 10_000_000)
+    pool.fill(options.scenes, options.work / f"scenes_{options.seed}_{options.scenes}.npz")
     run = Run(options.minutes, options.batch, options.rate, options.seed, options.save_every)
-    train(model, config, sampler, run, options.work / f"{options.name}.pt")
+    train(model, config, pool, run, options.work / f"{options.name}.pt")
 
 
 if __name__ == "__main__":

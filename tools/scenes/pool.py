@@ -1,86 +1,75 @@
-"""Many drawn scenes in two files, so that training can cut crops from them at random."""
+"""Scenes that training cuts its crops from: a fixed number in memory, renewed one by one."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tools.scenes.classes import Cover
-from tools.scenes.draw import Split, draw_scene
+from tools.scenes.draw import draw_scene
 
 log = logging.getLogger(__name__)
 
+_THIN = 4
+"""Presence of a class is looked up on every fourth pixel."""
 
-@dataclass(frozen=True, slots=True)
+
 class ScenePool:
-    """Pictures and labels of many scenes, mapped from disk."""
+    """A ring of drawn scenes with consecutive seeds; `renew` replaces the oldest by the next.
 
-    pictures: npt.NDArray[np.uint8]
-    """``(N, S, S, 3)``."""
-    labels: npt.NDArray[np.uint8]
-    """``(N, S, S)``."""
+    Parameters
+    ----------
+    capacity
+        Scenes held at once.
+    size
+        Side of a scene in pixels.
+    first_seed
+        Seed of the first scene.
+    """
 
-    def scenes_by_class(self, min_pixels: int = 60) -> dict[Cover, npt.NDArray[np.int64]]:
-        """Indices of the scenes in which each class covers at least so many pixels."""
-        step = 4
-        thin = np.array(self.labels[:, ::step, ::step])
-        least = max(2, min_pixels // step**2)
-        return {c: np.flatnonzero((thin == c).sum((1, 2)) >= least) for c in Cover}
+    def __init__(self, capacity: int, *, size: int = 384, first_seed: int = 0) -> None:
+        self.size = size
+        self.pictures = np.zeros((capacity, size, size, 3), np.uint8)
+        self.labels = np.zeros((capacity, size, size), np.uint8)
+        self._present = np.zeros((capacity, len(Cover)), np.bool_)
+        self._first_seed = first_seed
+        self.drawn = 0
+        """Scenes drawn so far."""
 
+    def __len__(self) -> int:
+        return min(self.drawn, len(self.labels))
 
-def draw_pool(
-    folder: Path, count: int, *, size: int = 384, first_seed: int = 0, split: Split = "train"
-) -> None:
-    """Draw ``count`` scenes with consecutive seeds into ``pictures.npy`` and ``labels.npy``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = (count, size, size)
-    pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (*shape, 3))
-    labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, shape)
-    start = time.monotonic()
-    for k in range(count):
-        scene = draw_scene(first_seed + k, size, split=split)
-        pictures[k], labels[k] = scene.picture, scene.labels
-        if (k + 1) % 500 == 0:
-            log.info("%d scenes, %.1f a second", k + 1, (k + 1) / (time.monotonic() - start))
-    pictures.flush()
-    labels.flush()
+    def fill(self, count: int, cache: Path | None = None) -> None:
+        """Draw the first ``count`` scenes, or take those that an earlier run left in ``cache``."""
+        if cache is not None and cache.is_file():
+            with np.load(cache) as kept:
+                for picture, labels in zip(kept["pictures"], kept["labels"], strict=True):
+                    if self.drawn < count:
+                        self._put(picture, labels)
+        start, already = time.monotonic(), self.drawn
+        while self.drawn < count:
+            self.renew()
+        if self.drawn > already:
+            log.info("drew %d scenes in %.0f s", self.drawn - already, time.monotonic() - start)
+            if cache is not None:
+                np.savez(cache, pictures=self.pictures[:count], labels=self.labels[:count])
 
+    def renew(self) -> None:
+        """Draw one more scene in the place of the oldest."""
+        scene = draw_scene(self._first_seed + self.drawn, self.size)
+        self._put(scene.picture, scene.labels)
 
-def open_pool(*folders: Path) -> list[ScenePool]:
-    """Map the pools in these folders."""
-    return [
-        ScenePool(
-            np.load(folder / "pictures.npy", mmap_mode="r"),
-            np.load(folder / "labels.npy", mmap_mode="r"),
-        )
-        for folder in folders
-    ]
+    def _put(self, picture: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> None:
+        place = self.drawn % len(self.labels)
+        self.pictures[place], self.labels[place] = picture, labels
+        votes = np.bincount(labels[::_THIN, ::_THIN].ravel(), minlength=len(Cover))
+        self._present[place] = votes >= 4
+        self.drawn += 1
 
-
-def main() -> None:
-    """Command line: ``python -m tools.scenes.pool FOLDER --count 5000``."""
-    parser = argparse.ArgumentParser(description="Draw a pool of training scenes.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--split", choices=["train", "held-out"], default="train")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    draw_pool(
-        options.folder,
-        options.count,
-        size=options.size,
-        first_seed=options.first_seed,
-        split=options.split,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    def scenes_with(self, cover: Cover) -> npt.NDArray[np.int64]:
+        """Places of the scenes in which a class covers more than a few pixels."""
+        return np.flatnonzero(self._present[: len(self), cover])

@@ -1,0 +1,277 @@
+"""The scripts that make the bundled model do what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2")
+torch = pytest.importorskip("torch")
+
+import open_clip  # noqa: E402
+
+from geoseg.inference.options import Options  # noqa: E402
+from geoseg.inference.segmenter import Segmenter  # noqa: E402
+from geoseg.model.attention import attention_variant  # noqa: E402
+from geoseg.model.jbu import LearnedJbu  # noqa: E402
+from geoseg.model.loading import load_model  # noqa: E402
+from geoseg.model.vision import DenseEncoder  # noqa: E402
+from tools import export_tiny, phrases, train_tiny, train_upsampler  # noqa: E402
+from tools.crops import CropSampler, patch_shares  # noqa: E402
+from tools.evaluate_tiny import held_out_scenes, measure  # noqa: E402
+from tools.scenes import HELD_OUT_WORDS, WORDS, Cover, class_names, draw_scene  # noqa: E402
+from tools.scenes.landscapes import LANDSCAPES  # noqa: E402
+from tools.scenes.palette import HELD_OUT_REGIONS, TRAINING_REGIONS  # noqa: E402
+from tools.scenes.pool import ScenePool  # noqa: E402
+from tools.text_distill import encode_short  # noqa: E402
+from tools.tiny_model import build, model_config, normalise  # noqa: E402
+
+SMALL = {"image_size": 32, "width": 32, "layers": 2, "head_width": 16}
+BUNDLED = export_tiny.FOLDER
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    torch.manual_seed(3)
+    return build(model_config(SMALL)).eval()
+
+
+# -- scenes
+
+
+def test_a_seed_fixes_every_pixel() -> None:
+    first, again = draw_scene(7, 96), draw_scene(7, 96)
+    np.testing.assert_array_equal(first.picture, again.picture)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.picture, draw_scene(8, 96).picture)
+
+
+@pytest.mark.parametrize("landscape", LANDSCAPES)
+def test_every_landscape_is_drawn_at_both_ends_of_its_range(landscape: str) -> None:
+    for gsd_m in LANDSCAPES[landscape].gsd_m:
+        scene = draw_scene(11, 128, landscape=landscape, gsd_m=gsd_m)
+        assert scene.picture.shape == (128, 128, 3)
+        assert scene.picture.dtype == np.uint8
+        assert scene.bands.shape == (128, 128, 4)
+        assert scene.picture.std() > 1
+        assert set(np.unique(scene.labels)) <= set(Cover)
+
+
+def test_held_out_scenes_share_neither_seeds_nor_palettes_with_training() -> None:
+    assert not set(HELD_OUT_REGIONS) & set(TRAINING_REGIONS)
+    train, held_out = draw_scene(5, 96), draw_scene(5, 96, split="held-out")
+    assert held_out.region in HELD_OUT_REGIONS
+    assert train.region in TRAINING_REGIONS
+    assert not np.array_equal(train.labels, held_out.labels)
+
+
+def test_every_class_occurs_among_few_scenes() -> None:
+    seen = np.zeros(len(Cover), bool)
+    for seed, landscape in enumerate([*LANDSCAPES] * 3):
+        seen[np.unique(draw_scene(seed, 256, landscape=landscape).labels)] = True
+    assert seen.all(), [c.name for c in Cover if not seen[c]]
+
+
+def test_vegetation_is_bright_in_infrared_and_water_dark() -> None:
+    wet, green = [], []
+    for seed in range(6):
+        scene = draw_scene(seed, 128, landscape="lakes", region="temperate")
+        nir = scene.bands[..., 3]
+        wet.append(nir[scene.labels == Cover.WATER].mean())
+        green.append(nir[scene.labels == Cover.TREE].mean())
+    assert np.nanmean(wet) < 0.5 * np.nanmean(green)
+
+
+def test_grey_and_false_colour_renderings() -> None:
+    grey = draw_scene(3, 96, rendering="grey", landscape="woods").picture.astype(int)
+    assert np.abs(grey[..., 0] - grey[..., 2]).mean() < 2
+    false = draw_scene(3, 96, rendering="false-colour", landscape="woods", region="tropical")
+    woods = false.picture[false.labels == Cover.TREE].mean(0)
+    assert woods[0] > woods[1]
+
+
+# -- words
+
+
+def test_held_out_words_are_never_shown_in_training() -> None:
+    known = {word for words in WORDS.values() for word in words}
+    held_out = [word for words in HELD_OUT_WORDS.values() for word in words]
+    assert len(held_out) == len(set(held_out)) >= 60
+    assert not known & set(held_out)
+    assert not set(phrases.phrases()) & set(held_out)
+    assert set(WORDS) == set(HELD_OUT_WORDS) == set(Cover)
+
+
+def test_short_text_encoding_equals_open_clips(small_clip) -> None:
+    tokens = open_clip.tokenizer.SimpleTokenizer()(
+        ["a lake", "an aerial photo of the dense forest."]
+    )
+    with torch.no_grad():
+        short, full = encode_short(small_clip, tokens), small_clip.encode_text(tokens)
+    torch.testing.assert_close(short, full, atol=1e-5, rtol=0)
+
+
+# -- training
+
+
+def test_patch_shares_count_pixels() -> None:
+    labels = np.zeros((1, 4, 4), np.uint8)
+    labels[0, 0, 2:] = Cover.WATER
+    shares = patch_shares(labels, 2)
+    assert shares.shape == (1, 4, len(Cover))
+    torch.testing.assert_close(shares.sum(-1), torch.ones(1, 4))
+    assert shares[0, 1, Cover.WATER] == 0.5
+    assert shares[0, 0, Cover.BUILDING] == 1
+
+
+def test_crops_keep_labels_on_their_pixels() -> None:
+    pool = ScenePool(2, size=96)
+    pool.fill(2)
+    pool.pictures[:] = pool.labels[..., None] * 16
+    pictures, labels = CropSampler(pool, seed=0, scales=(1.0, 1.0)).with_labels(8, 48)
+    for picture, label in zip(pictures.numpy(), labels.numpy(), strict=True):
+        # Brightness is jittered by one table a band: equal labels stay equal.
+        for value in np.unique(label):
+            assert len(np.unique(picture[label == value][:, 0])) == 1
+
+
+def test_a_pool_renews_its_oldest_scene_and_reads_its_cache(tmp_path: Path) -> None:
+    pool = ScenePool(2, size=64)
+    pool.fill(2, tmp_path / "scenes.npz")
+    kept = pool.labels[1].copy()
+    pool.renew()
+    np.testing.assert_array_equal(pool.labels[1], kept)
+    np.testing.assert_array_equal(pool.labels[0], draw_scene(2, 64).labels)
+    again = ScenePool(2, size=64)
+    again.fill(2, tmp_path / "scenes.npz")
+    np.testing.assert_array_equal(again.labels[1], kept)
+
+
+def test_training_forward_equals_inference(small_clip) -> None:
+    encoder = DenseEncoder(small_clip.visual, attention_variant("segearth"))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        trained, used = train_tiny.forward(encoder, images), encoder(images)
+        plain = small_clip.encode_image(images)
+    torch.testing.assert_close(trained.patches, used.patches, atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained.bias, used.cls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained.cls, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = model_config(SMALL)
+    model = build(config)
+    train_tiny.prepare(model)
+    pool = ScenePool(6, size=96)
+    pool.fill(6)
+    sampler = CropSampler(pool, 0)
+    bank = train_tiny.TextBank(model, 0)
+    encoder = DenseEncoder(model.visual, attention_variant("segearth"))
+    optimizers = train_tiny.Optimizers(model, 3e-3)
+    losses = []
+    for _ in range(60):
+        batch = sampler.batch(8, 32, 8)
+        out = train_tiny.forward(encoder, normalise(batch.pictures))
+        scale = model.logit_scale.exp()
+        loss, parts = train_tiny.dense_loss(
+            out, batch, bank.draw(), scale, train_tiny.Weights(), subtract=False
+        )
+        optimizers.step(loss, 1.0)
+        losses.append(parts["patch"])
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+    checkpoint = tmp_path / "tiny.pt"
+    torch.save(
+        {"config": config, "state_dict": model.state_dict(), "facts": {"steps": 60}}, checkpoint
+    )
+    export_tiny.export(checkpoint, tmp_path / "model")
+    again = load_model(f"local-dir:{tmp_path / 'model'}", device="cpu")
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.clip.visual(images), model.visual.eval()(images), atol=2e-2, rtol=0
+        )
+    assert json.loads((tmp_path / "model" / "geoseg.json").read_text())["card"]["trained_with"]
+
+
+# -- upsampler
+
+
+def test_trained_upsampler_is_the_one_geoseg_reads(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    upsampler = train_upsampler.JbuOne(channels=16).eval()
+    torch.nn.init.normal_(upsampler.fixup_proj[1].weight, std=0.3)
+    torch.nn.init.normal_(upsampler.fixup_proj[1].bias, std=0.3)
+    train_upsampler.save(upsampler, tmp_path / "simfeatup.pt")
+    state = torch.load(tmp_path / "simfeatup.pt", weights_only=True)["state_dict"]
+    assert "upsampler.up.range_temp" in state
+    read = LearnedJbu(state, source="simfeatup.pt")
+    tokens, guidance = torch.randn(1, 16, 8, 8), torch.randn(1, 3, 64, 64)
+    folded, constant = read.fold(tokens.flatten(2).transpose(1, 2))
+    grid = folded.transpose(1, 2).reshape(1, 16, 8, 8)
+    with torch.no_grad():
+        expected = upsampler(tokens, guidance, torch.eye(16)).permute(0, 2, 3, 1)
+        found = read.operator(guidance, (8, 8))(grid) + constant
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+# -- the bundled model
+
+bundled = pytest.mark.skipif(
+    not (BUNDLED / "open_clip_model.safetensors").is_file(), reason="no bundled model"
+)
+
+
+@bundled
+def test_open_clip_loads_the_bundled_folder_by_itself() -> None:
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{BUNDLED}")
+    assert preprocess is not None
+    text = open_clip.get_tokenizer(f"local-dir:{BUNDLED}")(["a lake"])
+    with torch.no_grad():
+        assert model.encode_text(text).shape == (1, 128)
+        assert torch.isfinite(model.encode_image(torch.zeros(1, 3, 128, 128))).all()
+
+
+@bundled
+def test_bundled_files_are_complete_and_small() -> None:
+    names = {file.name for file in BUNDLED.iterdir()}
+    assert {
+        "open_clip_config.json", "open_clip_model.safetensors", "geoseg.json", "simfeatup.pt",
+        "MODEL_CARD.md",
+    } <= names  # fmt: skip
+    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) < 25e6
+    card = json.loads((BUNDLED / "geoseg.json").read_text())["card"]
+    assert card["licence"] == "Apache-2.0"
+
+
+@bundled
+@pytest.mark.slow
+def test_bundled_model_beats_the_commonest_class_twofold() -> None:
+    segmenter = Segmenter(
+        load_model("geoseg-tiny", device="cpu"),
+        ";".join(", ".join(words[:3]) for words in WORDS.values()),
+        Options(templates="none", upsampler="none"),
+    )
+    pairs = ((s.picture, s.labels) for s in held_out_scenes(16, size=256))
+    scores = measure(segmenter, pairs)
+    assert scores.miou > 2 * scores.baseline_miou
+
+
+@bundled
+@pytest.mark.slow
+def test_bundled_text_tower_understands_unseen_words() -> None:
+    from tools.text_distill import embedder, word_test
+
+    clip = load_model("geoseg-tiny", device="cpu").clip
+    right, total, misses = word_test(embedder(clip, ("{}", "an aerial photo of {}.")))
+    assert right / total >= 0.7, misses
+
+
+def test_class_names_are_the_first_words() -> None:
+    assert class_names()[Cover.POOL] == "swimming pool"
+    assert len(class_names()) == len(Cover)
