@@ -48,7 +48,9 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Shaper:
-    """Simplifies and smooths arcs.
+    """Simplifies and smooths arcs between two polygons.
+
+    Arcs beside void stay as they are: the map goes on to cover the same ground.
 
     Parameters
     ----------
@@ -76,10 +78,11 @@ class Shaper:
         if not self.smooth or not len(arcs):
             return points, offsets
         closed = DEGREE[arcs.start.mask] == 2
+        fixed = _beside_void(arcs)
         free = _free_corners(arcs, around, kept, offsets)
-        points, offsets = _cut_corners(points, offsets, closed, free)
+        points, offsets = _cut_corners(points, offsets, closed, fixed, free)
         for _ in range(self.smooth - 1):
-            points, offsets = _cut_corners(points, offsets, closed, None)
+            points, offsets = _cut_corners(points, offsets, closed, fixed, None)
         return points, offsets
 
     @property
@@ -101,14 +104,17 @@ class _Simplification:
     def run(self, tolerance: float) -> BoolArray:
         """Mark the vertices that stay."""
         first, last = self._arcs.offsets[:-1], self._arcs.offsets[1:] - 1
+        fixed = _beside_void(self._arcs)
+        self._keep[np.repeat(fixed, np.diff(self._arcs.offsets))] = True
         self._keep[first] = self._keep[last] = True
-        loop = self._arcs.start.corner == self._arcs.stop.corner
+        loop = (self._arcs.start.corner == self._arcs.stop.corner) & ~fixed
+        line = ~loop & ~fixed
         # A closed arc keeps four vertices, so that it stays an area: its start, the farthest
         # from it, and the farthest from the line between them on either side.
         halves = self._split(first[loop], last[loop])
         quarters = self._split(*halves)
         self._refine(
-            np.append(first[~loop], quarters[0]), np.append(last[~loop], quarters[1]), tolerance
+            np.append(first[line], quarters[0]), np.append(last[line], quarters[1]), tolerance
         )
         doubled = self._doubled()
         self._refine(*self._split(first[doubled], last[doubled]), tolerance)
@@ -315,6 +321,10 @@ class _Regions:
         return result
 
 
+def _beside_void(arcs: Arcs) -> BoolArray:
+    return (arcs.left < 0) | (arcs.right < 0)
+
+
 def _free_corners(arcs: Arcs, around: Surroundings, kept: IntArray, offsets: IntArray) -> BoolArray:
     """Tell for each kept vertex whether nothing foreign lies where a cut would take its corner."""
     free = np.zeros(len(kept), np.bool_)
@@ -336,20 +346,25 @@ def _free_corners(arcs: Arcs, around: Surroundings, kept: IntArray, offsets: Int
 
 
 def _cut_corners(
-    points: FloatArray, offsets: IntArray, closed: BoolArray, free: BoolArray | None
+    points: FloatArray,
+    offsets: IntArray,
+    closed: BoolArray,
+    fixed: BoolArray,
+    free: BoolArray | None,
 ) -> tuple[FloatArray, IntArray]:
-    """Replace every corner by two points on its sides; the ends of arcs that are not closed stay.
+    """Replace every corner by two points on its sides; the ends of arcs that are not closed stay, and so do
+    fixed arcs.
 
     Where a corner is not free, the cut takes half a pixel at most: nearer to a lattice corner than
     that there is no other one.
     """
-    ends = np.zeros(len(points), np.bool_)
-    ends[offsets[:-1]] = ends[offsets[1:] - 1] = True
+    closed = closed & ~fixed
+    cut = np.repeat(~fixed, np.diff(offsets))
+    cut[offsets[:-1]] = cut[offsets[1:] - 1] = False
     before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
     # A closed arc repeats its first point: that corner is cut once, between last but one and next.
     start, stop = offsets[:-1][closed], offsets[1:][closed] - 1
     before[start] = points[stop - 1]
-    cut = ~ends
     cut[start] = True
     pairs = []
     for neighbour in (before, after):

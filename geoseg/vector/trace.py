@@ -219,9 +219,7 @@ class Polygoniser:
             return arcs.xy.astype(np.float64), arcs.offsets
         stride = self._width + 1
         self._seen = np.append(self._seen, (vertices.row + self._row) * stride + vertices.col)
-        points, offsets = self._shape_arcs(
-            arcs, Surroundings(self._seen, stride, self._straight)
-        )
+        points, offsets = self._shape_arcs(arcs, Surroundings(self._seen, stride, self._straight))
         straight = np.diff(offsets) == 2
         ends = np.column_stack([arcs.start.corner[straight], arcs.stop.corner[straight]])
         self._straight = np.concatenate([self._straight, ends])
