@@ -113,8 +113,9 @@ class CropSampler:
         for picture in pictures:
             if rng.random() < 0.3:
                 continue
+            cast = 0.15 if rng.random() < 0.3 else 0.05
             gamma = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.04, 3))
-            gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
+            gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, cast, 3))
             offset = rng.normal(0, 0.02, 3) + rng.normal(0, 0.03)
             for band in range(3):
                 curve = ramp ** gamma[band] * gain[band] + offset[band]

@@ -74,7 +74,7 @@ def draw_sample(sample: Sample) -> DrawnSample:
         counts = np.round(np.clip(drawn.bands, 0, 1) * 1800 + 60).astype(np.uint16)
         scene = np.ascontiguousarray(counts.transpose(2, 0, 1))
     else:
-        scene = np.ascontiguousarray(drawn.picture.transpose(2, 0, 1))
+        scene = np.ascontiguousarray(_natural(drawn.bands, sample.seed).transpose(2, 0, 1))
     labels = drawn.labels.copy()
     if sample.swath:
         scene = np.maximum(scene, 1)
@@ -82,6 +82,15 @@ def draw_sample(sample: Sample) -> DrawnSample:
         scene[:, outside] = SCENE_NODATA
         labels[outside] = LABEL_NODATA
     return DrawnSample(scene, labels)
+
+
+def _natural(bands: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.uint8]:
+    """Stretch to a calm natural-colour picture with a little sensor noise."""
+    colour = bands[..., :3]
+    low, high = np.quantile(colour[::4, ::4], (0.005, 0.99))
+    tone = np.clip((colour - low) / (high - low), 0, 1) ** 0.85 * 0.92 + 0.04
+    noise = np.random.default_rng(seed).normal(0, 0.008, tone.shape[:2])
+    return np.round(np.clip(tone + noise[..., None], 0, 1) * 255).astype(np.uint8)
 
 
 def _outside_swath(size: int) -> npt.NDArray[np.bool_]:

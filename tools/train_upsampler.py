@@ -158,7 +158,7 @@ def train(
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.NAdam(upsampler.parameters(), lr=2e-3)
     patch = encoder.patch_size
-    side = encoder.native_grid[0] * patch
+    side = grid * patch
     start, step = time.monotonic(), 0
     recent: list[tuple[float, float]] = []
     while (elapsed := time.monotonic() - start) < minutes * 60:

@@ -30,7 +30,7 @@ def water(canvas: Canvas, area: Area | None, colour: Colour | None = None) -> No
         return
     u, rng = canvas.u, canvas.rng
     colour = canvas.palette.water() if colour is None else colour
-    tone = _grain(canvas, area, u(0.0, 0.04), 0.0)
+    tone = _grain(canvas, area, u(0.0, 0.025), 0.0)
     tone += u(0, 0.14) * canvas.bank.noise(rng, area.shape, 2.0)
     texture = _shade(colour, tone)
     if canvas.chance(0.35):
@@ -141,7 +141,7 @@ def field(
         colour = palette.crop()
     along, across = area.along(angle)
     across = across + u(0, 2.5) * bank.noise(rng, area.shape, 2.0)
-    tone = _grain(canvas, area, u(0.01, 0.07), u(0.01, 0.09))
+    tone = _grain(canvas, area, u(0.015, 0.08), u(0.02, 0.14))
     tone += u(0.0, 0.1) * bank.noise(rng, area.shape, 2.0)
     if kind in ("rows", "ploughed", "harvested", "flooded"):
         period = max(2.4, canvas.px(u(0.8, 7)))

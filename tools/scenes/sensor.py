@@ -65,7 +65,8 @@ def develop(canvas: Canvas, bands: Float, rendering: Rendering) -> UInt8:
     grey = image.mean(2, keepdims=True)
     image = np.repeat(grey, 3, 2) if rendering == "grey" else grey + (image - grey) * u(0.5, 1.45)
     if rendering != "grey":
-        image = image * np.exp(rng.normal(0, 0.055, 3)).astype(np.float32)
+        cast = 0.16 if canvas.chance(0.3) else 0.05
+        image = image * np.exp(rng.normal(0, cast, 3)).astype(np.float32)
     image = image * (u(0.45, 0.8) if canvas.chance(0.2) else u(0.75, 1.2))
     if canvas.chance(0.4):
         haze = u(0, 0.3)
