@@ -185,9 +185,9 @@ def _segmenter(
 
 def _list(*, as_json: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from geoseg.evaluation.registry import dataset_ids, load_dataset
+    from geoseg.evaluation.report import plain_table
 
     found = [load_dataset(name) for name in dataset_ids()]
     if as_json:
@@ -209,7 +209,7 @@ def _list(*, as_json: bool) -> None:
             }
         )
         return
-    table = Table(title="Data sets of the SegEarth-OV paper", title_justify="left")
+    table = plain_table("Data sets of the SegEarth-OV paper")
     table.add_column("name")
     table.add_column("data set")
     table.add_column("classes", justify="right")

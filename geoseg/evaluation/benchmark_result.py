@@ -14,7 +14,7 @@ from rich.text import Text
 
 from geoseg.evaluation.metrics import CountArray, Scores
 from geoseg.evaluation.registry import Dataset
-from geoseg.evaluation.report import percent, scores_as_dict
+from geoseg.evaluation.report import percent, plain_table, scores_as_dict
 
 EVIDENCE = {
     "X": "recalled, cross-checked",
@@ -116,11 +116,9 @@ def as_tables(result: BenchmarkResult, label: str) -> RenderableType:
 def _rank_table(result: BenchmarkResult, label: str) -> Table:
     dataset = result.dataset
     metric = "mean IoU" if dataset.foreground is None else f"IoU of {dataset.foreground}"
-    table = Table(
-        title=f"{dataset.title}: {metric}, in per cent",
-        title_justify="left",
+    table = plain_table(
+        f"{dataset.title}: {metric}, in per cent",
         caption="; ".join(f"{tag}: {meaning}" for tag, meaning in EVIDENCE.items()),
-        caption_justify="left",
     )
     table.add_column("method")
     table.add_column("score", justify="right")
@@ -148,7 +146,7 @@ def _remarks(result: BenchmarkResult) -> Iterator[str]:
 
 
 def _class_table(result: BenchmarkResult) -> Table:
-    table = Table(title="Classes, in per cent", title_justify="left")
+    table = plain_table("Classes, in per cent")
     table.add_column("class")
     for head in ("IoU", "precision", "recall", "true pixels"):
         table.add_column(head, justify="right")

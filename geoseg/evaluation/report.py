@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -160,6 +161,20 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
+def plain_table(title: str, caption: str | None = None) -> Table:
+    """Make a table without frames, narrow enough for 80 columns."""
+    return Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
 def percent(value: float) -> str:
     """Show a share of 1 as per cent; a dash where there is none."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
@@ -271,14 +286,14 @@ def _class_rows(evaluation: Evaluation) -> list[list[object]]:
 
 
 def _class_table(evaluation: Evaluation) -> Table:
-    table = Table(title="Classes, in per cent", title_justify="left")
+    table = plain_table("Classes, in per cent")
     table.add_column("class")
     for head in ("IoU", "F1", "precision", "recall"):
         table.add_column(head, justify="right")
     if evaluation.boundary is not None:
-        table.add_column(f"boundary F1 ({evaluation.boundary_tolerance:g} px)", justify="right")
-    table.add_column("true pixels", justify="right")
-    table.add_column("labelled", justify="right")
+        table.add_column("boundary F1", justify="right")
+    table.add_column("true px", justify="right")
+    table.add_column("labelled px", justify="right")
     for place, entry in enumerate(evaluation.scores.classes):
         cells = [percent(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)]
         if evaluation.boundary is not None:
@@ -303,6 +318,8 @@ def _summary(evaluation: Evaluation) -> Table:
         ("ignored: labels are nodata", f"{evaluation.nodata_pixels:,}"),
     ):
         table.add_row(name, value)
+    if evaluation.boundary_tolerance is not None:
+        table.add_row("boundaries match within", f"{evaluation.boundary_tolerance:g} px")
     return table
 
 
@@ -313,12 +330,10 @@ def _reliability_table(evaluation: Evaluation) -> Table:
         f"{100 * part:.0f} %: {percent(counts.accuracy_of_most_confident(part))}"
         for part in CONFIDENCE_FRACTIONS
     )
-    table = Table(
-        title="Confidence against accuracy, in per cent",
-        title_justify="left",
+    table = plain_table(
+        "Confidence against accuracy, in per cent",
         caption=f"ECE {percent(counts.expected_calibration_error())}; "
         f"accuracy of the most confident {confident}",
-        caption_justify="left",
     )
     for head in ("confidence", "pixels", "mean confidence", "accuracy"):
         table.add_column(head, justify="right")
@@ -333,7 +348,7 @@ def _reliability_table(evaluation: Evaluation) -> Table:
 
 
 def _pair_table(evaluation: Evaluation) -> Table:
-    table = Table(title="Label rasters, in per cent", title_justify="left")
+    table = Table(title="Label rasters, in per cent")
     table.add_column("labels")
     for head in ("mean IoU", "accuracy", "pixels"):
         table.add_column(head, justify="right")

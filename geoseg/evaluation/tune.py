@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.metrics import CountArray, IndexArray, Scores
-from geoseg.evaluation.report import percent, scores_as_dict
+from geoseg.evaluation.report import percent, plain_table, scores_as_dict
 from geoseg.text.vocabulary import Vocabulary
 
 LEAST_GAIN = 0.001
@@ -361,15 +360,15 @@ def as_dict(tuning: Tuning) -> dict[str, Any]:
 
 def as_tables(tuning: Tuning) -> RenderableType:
     """Steps, classes and the suggestion, for a terminal."""
-    steps = Table(title="Mean IoU, cross-validated, in per cent", title_justify="left")
+    steps = plain_table("Mean IoU, cross-validated, in per cent")
     steps.add_column("step")
     steps.add_column("mean IoU", justify="right")
     steps.add_column("taken")
     steps.add_row("as it is", percent(tuning.scores_before.miou), "")
     for step in tuning.steps:
         steps.add_row(f"+ {step.name}", percent(step.score), "yes" if step.taken else "no")
-    steps.add_row("all, chosen blind", percent(tuning.scores_after.miou), "", style="bold")
-    classes = Table(title="IoU of the classes, in per cent", title_justify="left")
+    steps.add_row("tuned, on labels left out", percent(tuning.scores_after.miou), "", style="bold")
+    classes = plain_table("IoU of the classes, in per cent")
     classes.add_column("class")
     classes.add_column("as it is", justify="right")
     classes.add_column("tuned", justify="right")
