@@ -203,12 +203,13 @@ def segment(
         ),
     ] = None,
     blend: Annotated[
-        Blend,
+        Blend | None,
         typer.Option(
             rich_help_panel=WINDOWS,
-            help="Weights of overlapping windows: uniform as the original, or hann.",
+            help="Weights of overlapping windows: uniform as the original, or hann. "
+            "[default: the model's, else uniform]",
         ),
-    ] = Blend.uniform,
+    ] = None,
     tile: Annotated[
         int,
         typer.Option(
@@ -323,7 +324,7 @@ def segment(
                 logit_scale=logit_scale,
                 window=window,
                 stride=stride,
-                blend=blend.value,
+                blend=None if blend is None else blend.value,
                 batch_size=batch_size,
                 precision=precision.value,
                 naclip_std=naclip_std,

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "cls_bias": 0.3,
     "logit_scale": 25.0,
     "attention": "segearth",
+    "blend": "hann",
     "upsampler": "jbu",
 }
 """What measured best (see the model card). A stride of 7.5 patches lays every second window half

@@ -18,6 +18,7 @@ _GENERAL: Mapping[str, Any] = {
     "logit_scale": 50.0,
     "window": 224,
     "stride": 112,
+    "blend": "uniform",
 }
 """The paper's settings (JBU stands for SimFeatUp where there are no weights for it)."""
 
@@ -52,8 +53,9 @@ class Options:
     """Side of the encoder window in pixels [224]; 0 takes the whole image in one pass."""
     stride: int | None = None
     """Step between windows in pixels [112]."""
-    blend: Literal["uniform", "hann"] = "uniform"
-    """Weights of overlapping windows; uniform is the original's plain mean."""
+    blend: Literal["uniform", "hann"] | None = None
+    """Weights of overlapping windows [uniform, the original's plain mean]; hann hides the windows'
+    borders."""
     batch_size: int | None = None
     """Windows encoded at once; None picks one for the device."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -20,6 +20,7 @@ class ModelDefaults:
     cls_bias: float | None = None
     logit_scale: float | None = None
     attention: str | None = None
+    blend: str | None = None
     upsampler: str | None = None
     upsampler_weights: str | None = None
     """Absolute path after reading; relative to the folder in the file."""
@@ -58,6 +59,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "cls_bias": (int, float),
     "logit_scale": (int, float),
     "attention": str,
+    "blend": str,
     "upsampler": str,
     "upsampler_weights": str,
 }
