@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import benchmark, evaluate, info, models, preview, segment, tune, vectorize
+from geoseg_cli import benchmark, evaluate, info, models, preview, segment, stats, tune, vectorize
 
 app = typer.Typer(
     name="geoseg",
@@ -21,6 +21,7 @@ app.command()(segment.segment)
 app.command()(info.info)
 app.command()(models.models)
 app.command()(vectorize.vectorize)
+app.command()(stats.stats)
 app.command()(preview.preview)
 app.command()(evaluate.evaluate)
 app.command()(benchmark.benchmark)

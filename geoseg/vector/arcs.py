@@ -204,7 +204,8 @@ class _Nodes:
         """Flat indices into ``links`` for the edges that leave the vertices in one direction."""
         mask = vertices.mask[chosen]
         rank = RANK[mask, to]
-        return 2 * base[chosen] + np.where(DEGREE[mask] == 2, rank, 2 * rank)
+        slots: IntArray = 2 * base[chosen] + np.where(DEGREE[mask] == 2, rank, 2 * rank)
+        return slots
 
     def _tie(self, one: IntArray, other: IntArray) -> None:
         flat = self.links.reshape(-1)
@@ -379,11 +380,11 @@ def _canonical(arcs: Arcs, closed: BoolArray, stride: int) -> Arcs:
 
 def _loop_ends(start: Ends, stop: Ends, loops: IntArray, corner: IntArray) -> tuple[Ends, Ends]:
     """Both ends of a closed arc at its upper left corner."""
-    mask = 1 << EAST | 1 << SOUTH
     both = []
     for ends, leaving in ((start, EAST), (stop, SOUTH)):
-        columns = ends.corner.copy(), ends.leaving.copy(), ends.mask.copy()
-        for column, value in zip(columns, (corner, leaving, mask), strict=True):
-            column[loops] = value
-        both.append(Ends(*columns))
+        at = Ends(ends.corner.copy(), ends.leaving.copy(), ends.mask.copy())
+        at.corner[loops] = corner
+        at.leaving[loops] = leaving
+        at.mask[loops] = 1 << EAST | 1 << SOUTH
+        both.append(at)
     return both[0], both[1]

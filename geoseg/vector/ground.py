@@ -94,7 +94,8 @@ class Ground:
         lon, lat = self._to_degrees(*self.grid.to_ground(*(centre + steps).T))
         azimuth, _, distance = self._ellipsoid.geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
         angle = np.radians(azimuth)
-        return np.column_stack([np.sin(angle), np.cos(angle)]) * np.asarray(distance)[:, None]
+        vectors: FloatArray = np.column_stack([np.sin(angle), np.cos(angle)]) * distance[:, None]
+        return vectors
 
     def _measure(
         self, x: FloatArray, y: FloatArray, offsets: IntArray

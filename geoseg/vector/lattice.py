@@ -40,7 +40,7 @@ def _turns() -> IntArray:
 
 
 TURN = _turns()
-"""``(16, 4)`` direction in which a boundary goes on: left if possible, else straight, else right."""
+"""``(16, 4)`` direction in which a boundary goes on: left, else straight, else right."""
 
 # Pixel to the left of someone who leaves a corner northwards, eastwards, southwards, westwards,
 # as (row, column) offsets from the corner; the pixel to the right is the next one.
@@ -79,12 +79,12 @@ class Strip:
     @property
     def height(self) -> int:
         """Number of pixel rows, without the one above."""
-        return self.padded.shape[0] - 1
+        return int(self.padded.shape[0]) - 1
 
     @property
     def stride(self) -> int:
         """Corners in one lattice row: width + 1."""
-        return self.padded.shape[1] - 1
+        return int(self.padded.shape[1]) - 1
 
     def run_position(self) -> IntArray:
         """Flat index into ``padded`` of each run's first pixel."""

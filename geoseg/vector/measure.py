@@ -39,7 +39,7 @@ class Ellipsoid:
         Its size and shape.
     reference_latitude
         Latitude in degrees near which most lines lie. Areas are counted from there, which keeps
-        digits; polewards of 80° from the pole, so that rings around the pole come out right.
+        digits; beyond 80° from the pole itself, so that rings around it come out right.
     """
 
     geod: Geod
@@ -116,14 +116,13 @@ class Ellipsoid:
         start = np.radians(self.reference_latitude)
         if abs(self.reference_latitude) > _POLAR_DEGREES:
             start = np.copysign(np.pi / 2, start)
-        result: FloatArray = self._from_equator(phi) - self._from_equator(start)
-        return result
+        return self._from_equator(phi) - self._from_equator(np.array(start))
 
-    def _from_equator(self, phi: FloatArray | float) -> FloatArray | float:
+    def _from_equator(self, phi: FloatArray) -> FloatArray:
         e = np.sqrt(self.geod.es)
         sine = np.sin(phi)
         tail = np.arctanh(e * sine) / e if e > 0 else sine
-        result: FloatArray | float = self.geod.b**2 / 2 * (sine / (1 - (e * sine) ** 2) + tail)
+        result: FloatArray = self.geod.b**2 / 2 * (sine / (1 - (e * sine) ** 2) + tail)
         return result
 
 

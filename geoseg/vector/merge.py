@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import IntArray, Strip, Values, Vertices
+from geoseg.vector.ragged import summed
 
 FloatArray = npt.NDArray[np.float64]
 Pairs = tuple[IntArray, IntArray]
@@ -37,7 +38,7 @@ class _Shared:
         between = low != high
         span = int(high.max(initial=0)) + 1
         key, which = np.unique((low * span + high)[between], return_inverse=True)
-        return cls(key // span, key % span, np.bincount(which, length[between], len(key)))
+        return cls(key // span, key % span, summed(which, length[between], len(key)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class SmallMerger:
             _Part(
                 total.value,
                 total.last,
-                np.bincount(of_run, area, labels.count),
+                summed(of_run, area, labels.count),
                 joined,
                 _boundaries(strip, first + labels.of_run, self._pixel_size),
             )
@@ -225,7 +226,7 @@ class _Graph:
         place[np.argsort(ends)] = np.arange(count)
         values = np.zeros(count, np.int64)
         values[place[component]] = value
-        areas = np.bincount(place[component], area, count)
+        areas = summed(place[component], area, count)
         moved = _Shared.summed(place[shared.one], place[shared.other], shared.length)
         return cls(values, areas, moved, place)
 
@@ -248,7 +249,7 @@ class _Graph:
             same = value[label[shared.one]] == value[label[shared.other]]
             groups, again = join(groups, (label[shared.one[same]], label[shared.other[same]]))
             label, value = again[label], _of_any(groups, again, value)
-            area = np.bincount(label, area, groups)
+            area = summed(label, area, groups)
             shared = _Shared.summed(label[shared.one], label[shared.other], shared.length)
             group = label[group]
 

@@ -191,7 +191,7 @@ class _Job:
                 )
             for window, values in self._strips():
                 rows = values if relabel is None else relabel(values)
-                yield tracer.feed(rows, scores and scores.read(window))
+                yield tracer.feed(rows, None if scores is None else scores.read(window))
                 if progress is not None:
                     progress(height - self.raster.grid.height + window.row_stop, height)
         yield tracer.finish()
@@ -297,10 +297,8 @@ class _Totals:
 
     def summary(self, path: Path, *, measured: bool) -> VectorSummary:
         """Return what there is to say in the end."""
-        counts, area = (
-            {self._names[value]: total for value, total in table.items()}
-            for table in (self._count_by_class, self._area)
-        )
+        counts = {self._names[value]: count for value, count in self._count_by_class.items()}
+        area = {self._names[value]: total for value, total in self._area.items()}
         return VectorSummary(
             path,
             self.count,

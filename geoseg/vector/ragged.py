@@ -6,13 +6,19 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
-def offsets_of(sizes: npt.NDArray[np.integer]) -> IntArray:
+def offsets_of(sizes: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> IntArray:
     """Return where each list starts, and where the last one ends: ``(n,)`` to ``(n + 1,)``."""
     offsets = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=offsets[1:])
     return offsets
+
+
+def summed(which: IntArray, values: FloatArray, count: int) -> FloatArray:
+    """Add up the values of each of ``count`` groups."""
+    return np.bincount(which, values, count).astype(np.float64, copy=False)
 
 
 def positions_in(sizes: IntArray) -> IntArray:

@@ -105,10 +105,13 @@ def _difference(one: Grid, other: Grid) -> str | None:
         return f"{one.width} x {one.height} pixels against {other.width} x {other.height}"
     if one.crs != other.crs:
         return "another coordinate system"
+    back = ~other.transform
     corners = np.array([(0, 0), (one.width, 0), (0, one.height)], np.float64)
-    inverse = ~other.transform
-    for col, row in corners:
-        there = inverse * one.to_ground(col, row)
-        if np.hypot(there[0] - col, there[1] - row) > _SAME_PLACE_PIXELS:
-            return "another position or pixel size"
+    x, y = one.to_ground(corners[:, 0], corners[:, 1])
+    away = (
+        np.column_stack([back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f])
+        - corners
+    )
+    if np.hypot(*away.T).max() > _SAME_PLACE_PIXELS:
+        return "another position or pixel size"
     return None

@@ -352,8 +352,7 @@ def _cut_corners(
     fixed: BoolArray,
     free: BoolArray | None,
 ) -> tuple[FloatArray, IntArray]:
-    """Replace every corner by two points on its sides; the ends of arcs that are not closed stay, and so do
-    fixed arcs.
+    """Replace every corner by two points on its sides; ends of open arcs stay.
 
     Where a corner is not free, the cut takes half a pixel at most: nearer to a lattice corner than
     that there is no other one.

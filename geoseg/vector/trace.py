@@ -18,7 +18,7 @@ from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
 from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
-from geoseg.vector.ragged import offsets_of, take_directed, take_lists
+from geoseg.vector.ragged import offsets_of, summed, take_directed, take_lists
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings
 
@@ -84,7 +84,7 @@ class _Table:
 
     def extended(self, arcs: Arcs, lines: Lines) -> _Table:
         def both(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> IntArray:
-            return np.concatenate([one, other])  # type: ignore[return-value]
+            return np.concatenate([one, other])
 
         def ends(one: Ends, other: Ends) -> Ends:
             return Ends(*(both(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)))
@@ -319,8 +319,8 @@ def _finish(
     return Polygons(
         _geometry(table, sides, owner, multi=multi),
         total[by_end],
-        np.bincount(owner, sides.sign * table.area[sides.arc], minlength=len(features)),
-        np.bincount(owner, table.length[sides.arc], minlength=len(features)),
+        summed(owner, sides.sign * table.area[sides.arc], len(features)),
+        summed(owner, table.length[sides.arc], len(features)),
     )
 
 

@@ -1,0 +1,79 @@
+"""``geoseg stats``: how much of each class lies in every zone?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_ZONES = "Zones"
+_RESULT = "Result"
+
+
+def stats(
+    labels: Annotated[Path, typer.Argument(help="Label raster.")],
+    zones: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Vector file with the zones as polygons, in any CRS."),
+    ],
+    zone_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Field that names the zones. Default: they are numbered from 1.",
+            rich_help_panel=_ZONES,
+        ),
+    ] = None,
+    zone_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer of the vector file. Default: the first one.",
+            rich_help_panel=_ZONES,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table to write, .csv, .json or .parquet. Default: CSV on standard output.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace FILE if it exists.", rich_help_panel=_RESULT),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object with all rows.", rich_help_panel=_RESULT
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No warnings.", rich_help_panel=_RESULT)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RESULT)
+    ] = False,
+) -> None:
+    """Add up class areas in every zone of a vector file, on the ellipsoid.
+
+    Pixels on the border of a zone count with the part that lies inside. `coverage` is the share of
+    the zone that has a label.
+    """
+    from geoseg_cli._run import print_json, reporting
+
+    with reporting(debug=debug, quiet=quiet):
+        from geoseg.vector.stats import check_stats_target, write_stats, zone_stats
+
+        if out is not None:
+            check_stats_target(out, overwrite=overwrite)
+        table = zone_stats(labels, zones, column=zone_column, layer=zone_layer)
+        if out is not None:
+            write_stats(table, out, overwrite=overwrite)
+        if as_json:
+            print_json({"zones": table.astype(object).to_dict(orient="records")})
+        elif out is None:
+            typer.echo(table.to_csv(index=False), nl=False)
