@@ -348,7 +348,7 @@ def _reliability_table(evaluation: Evaluation) -> Table:
 
 
 def _pair_table(evaluation: Evaluation) -> Table:
-    table = Table(title="Label rasters, in per cent")
+    table = plain_table("Label rasters, in per cent")
     table.add_column("labels")
     for head in ("mean IoU", "accuracy", "pixels"):
         table.add_column(head, justify="right")
