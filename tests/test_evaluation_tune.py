@@ -135,6 +135,32 @@ def test_labels_that_lie_together_are_refused() -> None:
         tune(data, background="sky")
 
 
+def test_predictions_are_the_segmenters_decisions() -> None:
+    """Query choice, synonyms, thresholds of classes and of the run, background."""
+    from geoseg.inference.head import Decision
+
+    data = pixels(n=500, noise=0.05)
+    classes = (
+        replace(VOCABULARY.classes[0]),
+        replace(VOCABULARY.classes[1], threshold=0.9),
+        *VOCABULARY.classes[2:],
+    )
+    vocabulary = Vocabulary(classes)
+    got = Tuner(vocabulary, logit_scale=50, background="water").predict(
+        Settings(0.0, threshold=0.4), data.patch, data.cls
+    )
+    decision = Decision(
+        query_classes=torch.from_numpy(vocabulary.query_classes).long(),
+        classes=4,
+        logit_scale=50,
+        thresholds=torch.tensor([0.4, 0.9, 0.4, 0.4]),
+        background=3,
+    )
+    expected, _ = decision.labels(decision.scores(torch.from_numpy(data.patch)))
+    assert np.array_equal(got, expected.numpy())
+    assert 0 < (got == 3).mean() < 1
+
+
 # On scenes
 
 

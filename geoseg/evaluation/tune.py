@@ -147,6 +147,7 @@ class Tuner:
         self._vocabulary = vocabulary
         self._scale = logit_scale
         self._background = background
+        self._fallback = vocabulary.names.index(background or vocabulary.names[0])
         self._query_classes = vocabulary.query_classes
         self._firsts = np.flatnonzero(np.diff(self._query_classes, prepend=-1))
         self._steps: dict[str, Callable[[Settings, _Part], Settings]] = {
@@ -288,12 +289,20 @@ class Tuner:
             logits[:, list(settings.dropped)] = -np.inf
         best = np.maximum.reduceat(logits, self._firsts, axis=1)
         labels: IndexArray = best.argmax(axis=1).astype(np.int32)
-        if settings.threshold is not None and self._background is not None:
+        least = self._least(settings)
+        if least is not None:
             top = best.max(axis=1)
             probability = 1 / np.exp(self._scale * (logits - top[:, None])).sum(axis=1)
-            background = self._vocabulary.names.index(self._background)
-            labels[probability < settings.threshold] = background
+            below = probability < least[labels]
+            labels[below] = self._fallback
         return labels
+
+    def _least(self, settings: Settings) -> npt.NDArray[np.float64] | None:
+        """Probability that each class needs, or None: a class's own threshold goes first."""
+        own = [entry.threshold for entry in self._vocabulary.classes]
+        if settings.threshold is None and all(each is None for each in own):
+            return None
+        return np.array([settings.threshold or 0.0 if t is None else t for t in own])
 
     def _without(self, dropped: frozenset[int]) -> Vocabulary:
         classes = []
