@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import Geod
 
+from geoseg.vector.ragged import offsets_of, positions_in
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _LONGEST_M = 4000.0
-_LONGEST_RADII = 6e-4
+_LONGEST_RADII = 2e-4
 _MOST_PIECES = 4096
 _POLAR_DEGREES = 80.0
 
@@ -99,17 +101,24 @@ class Ellipsoid:
         self, lon: FloatArray, lat: FloatArray, chosen: IntArray
     ) -> tuple[FloatArray, FloatArray]:
         """Divide edges along the geodesic and add the pieces up."""
-        lengths, areas = np.empty(len(chosen)), np.empty(len(chosen))
-        longest = self._longest(lat[chosen], lat[chosen + 1])
-        for at, edge in enumerate(chosen):
-            ends = slice(edge, edge + 2)
-            distance = self.geod.inv(*lon[ends][:1], *lat[ends][:1], *lon[ends][1:], *lat[ends][1:])
-            pieces = min(int(distance[2] / longest[at]) + 1, _MOST_PIECES)
-            inner = self.geod.npts(lon[edge], lat[edge], lon[edge + 1], lat[edge + 1], pieces - 1)
-            path = np.array([(lon[edge], lat[edge]), *inner, (lon[edge + 1], lat[edge + 1])])
-            _, piece_areas = self._short(path[:, 0], path[:, 1])
-            lengths[at], areas[at] = distance[2], piece_areas.sum()
-        return lengths, areas
+        starts, stops = (lon[chosen], lat[chosen]), (lon[chosen + 1], lat[chosen + 1])
+        azimuth, _, distance = self.geod.inv(*starts, *stops)
+        pieces = np.ceil(distance / self._longest(starts[1], stops[1])).astype(np.int64)
+        pieces = np.clip(pieces, 1, _MOST_PIECES)
+        # The points of a path are its start, those between the pieces, and its stop.
+        points = pieces + 1
+        place = positions_in(points)
+        path_lon, path_lat, _ = self.geod.fwd(
+            *(np.repeat(v, points) for v in (*starts, azimuth)),
+            np.repeat(distance / pieces, points) * place,
+        )
+        first, last = offsets_of(points)[:-1], offsets_of(points)[1:] - 1
+        for path, start, stop in zip((path_lon, path_lat), starts, stops, strict=True):
+            path[first], path[last] = start, stop
+        _, areas = self._short(path_lon, path_lat)
+        areas = np.append(areas, 0.0)
+        areas[last] = 0.0
+        return distance, np.add.reduceat(areas, first)
 
     def _authalic(self, phi: FloatArray) -> FloatArray:
         """Area north of the reference latitude for one radian of longitude, in m²."""

@@ -21,6 +21,13 @@ def summed(which: IntArray, values: FloatArray, count: int) -> FloatArray:
     return np.bincount(which, values, count).astype(np.float64, copy=False)
 
 
+def is_first(values: IntArray) -> npt.NDArray[np.bool_]:
+    """Tell where a run of equal values begins."""
+    first = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return first
+
+
 def positions_in(sizes: IntArray) -> IntArray:
     """Count from 0 inside every list: sizes ``[2, 3]`` give ``[0, 1, 0, 1, 2]``."""
     offsets = offsets_of(sizes)

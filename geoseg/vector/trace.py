@@ -18,7 +18,7 @@ from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
 from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
-from geoseg.vector.ragged import offsets_of, summed, take_directed, take_lists
+from geoseg.vector.ragged import is_first, offsets_of, summed, take_directed, take_lists
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings
 
@@ -354,7 +354,7 @@ def _geometry(
     kind = shapely.GeometryType.POLYGON
     if multi:
         of_owner = owner[first[ring_order[shells]]]
-        starts = np.flatnonzero(np.append(True, of_owner[1:] != of_owner[:-1]))
+        starts = np.flatnonzero(is_first(of_owner))
         parts.append(np.append(starts, len(shells)))
         kind = shapely.GeometryType.MULTIPOLYGON
     geometry: npt.NDArray[np.object_] = shapely.from_ragged_array(
