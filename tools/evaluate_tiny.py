@@ -31,11 +31,13 @@ from tools.text_distill import embedder, word_test
 log = logging.getLogger(__name__)
 
 REAL_SCENES = Path(__file__).resolve().parents[2] / "shared" / "scenes"
-VEGAS_CLASSES = (
-    "other, pavement, parking lot, grass, bare soil, swimming pool, car\n"
-    "building, roof, house\n"
-    "road, street, asphalt road\n"
-    "tree, trees"
+VEGAS = ";".join(
+    [
+        "other, pavement, parking lot, grass, bare soil, swimming pool, car",
+        "building, roof, house",
+        "road, street, asphalt road",
+        "tree, trees",
+    ]
 )
 """The pair's own four values; ``other`` is everything else that is on the picture."""
 
@@ -88,23 +90,23 @@ def measure(
 
 def drawn(model_spec: str, options: Options, count: int) -> Measured:
     """Score drawn scenes over the generator's classes."""
-    segmenter = Segmenter(load_model(model_spec, device="cpu"), _vocabulary(), options)
+    vocabulary = ";".join(vocabulary_lines())
+    segmenter = Segmenter(load_model(model_spec, device="cpu"), vocabulary, options)
     return measure(segmenter, ((s.picture, s.labels) for s in held_out_scenes(count)))
 
 
-def _vocabulary() -> str:
-    return ";".join(vocabulary_lines())
+def vegas_pair(scenes: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Picture ``(H, W, 3)`` and labels ``(H, W)`` of the real labelled pair."""
+    folder = scenes / "labelled" / "vegas_multiclass"
+    with rasterio.open(folder / "image_rgb_uint8.tif") as source:
+        picture = source.read().transpose(1, 2, 0)
+    return picture, np.asarray(Image.open(folder / "label.png"))
 
 
 def vegas(model_spec: str, options: Options, scenes: Path) -> Measured:
     """Score the real labelled pair: building, road, tree, other."""
-    folder = scenes / "labelled" / "vegas_multiclass"
-    with rasterio.open(folder / "image_rgb_uint8.tif") as source:
-        picture = source.read().transpose(1, 2, 0)
-    labels = np.asarray(Image.open(folder / "label.png"))
-    classes = VEGAS_CLASSES.replace("\n", ";")
-    segmenter = Segmenter(load_model(model_spec, device="cpu"), classes, options)
-    return measure(segmenter, iter([(picture, labels)]))
+    segmenter = Segmenter(load_model(model_spec, device="cpu"), VEGAS, options)
+    return measure(segmenter, iter([vegas_pair(scenes)]))
 
 
 def words(model_spec: str) -> dict[str, Any]:

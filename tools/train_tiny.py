@@ -256,7 +256,8 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         with torch.no_grad():
             for mean, value in zip(averaged.parameters(), model.visual.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
-        pool.renew()
+        if step % 3 == 0:
+            pool.renew()
         step, crops = step + 1, crops + count
         recent.append(parts)
         if step % 50 == 0:
@@ -323,8 +324,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1200, help="to start from, and to keep")
     parser.add_argument("--name", default="tiny")
     parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every", type=float, default=120, metavar="SECONDS")

@@ -152,7 +152,8 @@ def _as_map(encoder: DenseEncoder, pictures: Tensor) -> Tensor:
 
 def train(
     upsampler: JbuOne, encoder: DenseEncoder, bank: TextBank, sampler: CropSampler,
-    minutes: float, seed: int, batch: int = 4,
+    minutes: float, seed: int, batch: int = 2,
+    grid: int = 12,
 ) -> int:  # fmt: skip
     """Train until the clock says stop; returns the number of steps."""
     random = torch.Generator().manual_seed(seed)

@@ -1,0 +1,47 @@
+"""From nothing to the bundled model in one command.
+
+``python -m tools.make_tiny WORK`` distils the text tower, trains the image tower and the upsampler
+on scenes that it draws, exports and measures; `tools/README.md` says how long that takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.export_tiny import FOLDER
+
+
+def commands(work: Path, folder: Path, minutes: float, seed: int) -> list[list[str]]:
+    """Return the steps, each a module with its arguments."""
+    where, named = str(work), f"local-dir:{folder}"
+    checkpoint = str(work / "tiny.pt")
+    export = ["tools.export_tiny", checkpoint, "--folder", str(folder)]
+    return [
+        ["tools.text_distill", where, "--seed", str(seed)],
+        ["tools.train_tiny", where, "--minutes", str(minutes), "--seed", str(seed)],
+        export,
+        ["tools.train_upsampler", where, "--model", named, "--minutes", str(minutes / 8)],
+        [*export, "--upsampler", str(work / "simfeatup.pt")],
+        ["tools.evaluate_tiny", "--model", named],
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the model goes")
+    parser.add_argument("--minutes", type=float, default=75, help="for the image tower")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for command in commands(options.work, options.folder, options.minutes, options.seed):
+        subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+if __name__ == "__main__":
+    main()
