@@ -12,7 +12,7 @@ PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-DEMO_SCENE ?= sample_tiles/village.tif
+DEMO_SCENE ?= sample_tiles/town_river.tif
 DEMO_CLASSES ?= sample_tiles/classes.txt
 DEMO_OUT ?= demo_output
 
