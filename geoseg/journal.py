@@ -53,10 +53,10 @@ class Journal:
         if resume and path.is_file():
             self._read(wanted)
         else:
-            path.write_text(json.dumps(wanted, sort_keys=True) + "\n", encoding="utf-8")
+            self._rewrite(wanted)
 
     def _read(self, wanted: dict[str, Any]) -> None:
-        content = path_lines(self.path)
+        content = _readable_lines(self.path)
         if not content:
             raise OutputError(f"{self.path}: the record of the earlier run is damaged; "
                               "start anew with --overwrite")  # fmt: skip
@@ -74,20 +74,26 @@ class Journal:
             record = TileRecord(line["tile"], tuple(line["counts"]), line["windows"])
             self.finished[record.tile] = record
         # What follows a cut-off line would be unreadable; write back what was understood.
-        lines = [wanted, *(asdict(r) for r in self.finished.values())]
-        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        self._rewrite(wanted)
+
+    def _rewrite(self, facts: dict[str, Any]) -> None:
+        lines = [facts, *(asdict(record) for record in self.finished.values())]
         part = self.path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
+        part.write_text("".join(_as_line(line) for line in lines), encoding="utf-8")
         part.replace(self.path)
 
     def add(self, record: TileRecord) -> None:
         """Record a tile; call it only when the tile's pixels have left this process."""
         self.finished[record.tile] = record
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+            file.write(_as_line(asdict(record)))
 
 
-def path_lines(path: Path) -> list[dict[str, Any]]:
+def _as_line(value: Any) -> str:
+    return json.dumps(value, sort_keys=True) + "\n"
+
+
+def _readable_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file up to its first unreadable line."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

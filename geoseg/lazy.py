@@ -9,18 +9,18 @@ import dask.array as da
 import numpy as np
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
-from dask.delayed import Delayed
+from dask.delayed import Delayed, delayed
 
 from geoseg.inference.graph import TileJob, tile_task
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter
 from geoseg.io.aoi import Aoi
-from geoseg.io.array import ArrayScene
+from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import SceneLike
+from geoseg.io.scene import Scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.pipeline import Reading, open_scene
+from geoseg.pipeline import Reading, absolute, open_scene
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import label_dtype, label_nodata
@@ -45,7 +45,8 @@ def segment(
         Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
         ``(y, x, band)``, numpy or dask backed; never changed.
     classes, model, options, reading, tile, device
-        As for `segment_to_files`. For an array the working GSD is the array's own.
+        As for `segment_to_files`. Labels come on the grid that is worked on: the one of
+        ``reading.gsd``, or the scene's own, which for an array is the only one.
     probabilities
         Also give ``probabilities``.
 
@@ -69,8 +70,7 @@ def segment(
     area = Aoi.open(reading.aoi, source.grid) if reading.aoi is not None else None
     region = area.window if area is not None else None
     plan = TilePlan(segmenter.lattice(*source.grid.shape), tile, region)
-    job = TileJob(source, segmenter, area, probabilities)
-    tasks = [tile_task(job, one) for one in plan]
+    tasks = _tasks(source, segmenter, plan, area, probabilities)
 
     names = segmenter.vocabulary.names
     dtype = label_dtype(len(names))
@@ -88,10 +88,33 @@ def segment(
     return _placed(result, grid, label_nodata(dtype))
 
 
-def _open(scene: str | Path | xr.DataArray, reading: Reading) -> SceneLike:
+def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArrayScene:
     if isinstance(scene, xr.DataArray):
         return ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch)
-    return open_scene(scene, reading)
+    return open_scene(absolute(scene), reading)
+
+
+def _tasks(
+    source: Scene | ArrayScene,
+    segmenter: Segmenter,
+    plan: TilePlan,
+    area: Aoi | None,
+    probabilities: bool,
+) -> list[Delayed]:
+    """Tasks of all tiles: those of a file read it where they run, those of an array get a slice."""
+    if isinstance(source, Scene):
+        job = TileJob(source, segmenter, plan, area, probabilities)
+        return [tile_task(job.run_whole, index) for index in range(len(plan))]
+    job = TileJob(None, segmenter, plan, area, probabilities)
+    as_pixels = delayed(as_block, pure=False, traverse=False)
+    return [
+        tile_task(
+            job.run_block,
+            tile.index,
+            as_pixels(source.pixels(tile.read), source.stretch, source.nodata),
+        )
+        for tile in plan
+    ]
 
 
 def _blocks(

@@ -23,6 +23,7 @@ from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
+from geoseg.io.mosaic import build_mosaic
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.scene import Scene
 from geoseg.io.write import RasterWriter, confidence_writer, label_writer, probability_writer
@@ -31,6 +32,7 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.preview import preview_files
+from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import label_nodata
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 POLYGON_FORMATS = ("gpkg", "parquet", "fgb", "geojson", "none")
 WORK_FOLDER = ".geoseg-work"
+JOURNAL = "journal.jsonl"
+MOSAIC = "mosaic.vrt"
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Run:
 
 
 def segment_to_files(
-    scene: str | Path | Scene,
+    scene: str | Path | Scene | Sequence[str | Path],
     classes: VocabularySource,
     out: str | Path,
     *,
@@ -160,7 +164,8 @@ def segment_to_files(
     Parameters
     ----------
     scene
-        Path of anything rasterio reads, or an opened `Scene`.
+        Path of anything rasterio reads, or an opened `Scene`; several paths are mapped as one
+        mosaic, whose ``mosaic.vrt`` stays in ``out``.
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out
@@ -200,12 +205,32 @@ def segment_to_files(
     reading, products = reading or Reading(), products or Products()
     vocabulary = Vocabulary.parse(classes)
     target = Path(out)
-    source = scene if isinstance(scene, Scene) else open_scene(scene, reading)
+    check_output(target, None, overwrite=overwrite, resume=resume)
+    source = _open(scene, reading, target, travels=client is not None)
     check_output(target, source, overwrite=overwrite, resume=resume)
     loaded = model if isinstance(model, Model) else load_model(model, device=device)
     segmenter = Segmenter(loaded, vocabulary, options)
     run = _SceneRun(source, segmenter, reading, products, target, tile, client, progress)
-    return run.execute(overwrite=overwrite, resume=resume)
+    return run.execute(resume=resume)
+
+
+def _open(
+    scene: str | Path | Scene | Sequence[str | Path],
+    reading: Reading,
+    out: Path,
+    *,
+    travels: bool,
+) -> Scene:
+    if isinstance(scene, Scene):
+        return scene
+    if not isinstance(scene, str | Path):
+        scene = build_mosaic(scene, out / MOSAIC)
+    return open_scene(absolute(scene) if travels else scene, reading)
+
+
+def absolute(path: str | Path) -> str | Path:
+    """Return the path as another process finds it, whatever folder it works in."""
+    return Path(path).absolute() if Path(path).exists() else path
 
 
 def open_scene(path: str | Path, reading: Reading) -> Scene:
@@ -213,8 +238,17 @@ def open_scene(path: str | Path, reading: Reading) -> Scene:
     return Scene.open(path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd)
 
 
-def check_output(out: Path, scene: Scene, *, overwrite: bool, resume: bool) -> None:
+def check_output(out: Path, scene: Scene | None, *, overwrite: bool, resume: bool) -> None:
     """Fail before anything is loaded if the outputs of a run would replace something.
+
+    Parameters
+    ----------
+    out
+        Folder for the products.
+    scene
+        What will be mapped; None if it is not known yet.
+    overwrite, resume
+        As for `segment_to_files`.
 
     Raises
     ------
@@ -229,22 +263,24 @@ def check_output(out: Path, scene: Scene, *, overwrite: bool, resume: bool) -> N
     if overwrite and resume:
         raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
     existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
-    scene_file = Path(scene.path)
-    if scene_file.exists() and any(scene_file.samefile(out / name) for name in existing):
-        raise OutputError(
-            f"{scene_file} is the scene itself and would be replaced; give another --out"
-        )
-    if overwrite or resume:
+    for file, _, _ in () if scene is None else scene.source.files:
+        if any(Path(file).samefile(out / name) for name in existing):
+            raise OutputError(
+                f"{file} is the scene itself and would be replaced; give another --out"
+            )
+    interrupted = (out / WORK_FOLDER / JOURNAL).exists()
+    if overwrite or (resume and (interrupted or not existing or (out / "run.json").exists())):
         return
-    if existing:
-        raise OutputError(
-            f"{out} already holds {existing[0]}; replace it with --overwrite, finish an "
-            "interrupted run with --resume, or give another --out"
-        )
-    if (out / WORK_FOLDER / "journal.jsonl").exists():
+    if interrupted:
         raise OutputError(
             f"{out} holds an interrupted run; finish it with --resume "
             "or start anew with --overwrite"
+        )
+    if existing:
+        way_out = "" if resume else "finish an interrupted run with --resume, "
+        raise OutputError(
+            f"{out} already holds {existing[0]}; replace it with --overwrite, {way_out}"
+            "or give another --out"
         )
 
 
@@ -271,41 +307,67 @@ class _SceneRun:
         self.classes = self.segmenter.vocabulary.label_classes
         self.seconds: dict[str, float] = {}
 
-    def execute(self, *, overwrite: bool, resume: bool) -> Run:
+    def execute(self, *, resume: bool) -> Run:
         if resume and (done := self._already_done()):
             return done
+        journal = None
+        try:
+            journal = self._begin(resume=resume)
+            self._segment(journal)
+            folder, grid, counts = self._output_grid(journal)
+            made = self._make_products(folder, grid, counts, journal)
+            return self._publish(made)
+        finally:
+            self._tidy(journal)
+
+    def _begin(self, *, resume: bool) -> Journal:
+        """Open the record of finished tiles, beside work files that fit it."""
+        record = self.work / JOURNAL
+        if not (resume and record.exists()):
+            # The record goes first: without it, what is left behind is never taken for a run.
+            self._clear_work()
         try:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.out} cannot be made: {error.strerror}") from error
-        journal = None
-        try:
-            journal = Journal(self.work / "journal.jsonl", self._facts(), resume=resume)
-            self._segment(journal, resume=resume)
-            counts, grid = self._native_grid(journal)
-            made = self._make_products(grid, counts, journal)
-            return self._publish(made, overwrite=overwrite)
-        finally:
-            self._tidy(journal)
+        journal = Journal(record, self._facts(), resume=resume)
+        if journal.finished:
+            for name in self._raster_names:
+                if not _work_file(self.work, name).exists():
+                    raise OutputError(
+                        f"{_work_file(self.work, name)} of the interrupted run is gone; "
+                        "start anew with --overwrite"
+                    )
+        return journal
+
+    def _clear_work(self) -> None:
+        (self.work / JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
 
     # -- identity ---------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, Any]:
-        """Everything the labels depend on, by the name the user knows it by."""
-        options = self.segmenter.options
-        weights = options.upsampler_weights
+        """Everything the outputs depend on, by the name the user knows it by."""
+        options = asdict(self.segmenter.options)
+        del options["sources"]
+        weights = options["upsampler_weights"]
+        options["upsampler_weights"] = None if weights is None else file_digest(weights)
+        options["templates"] = digest(list(load_templates(options["templates"])))
         return {
-            "geoseg": version("geoseg"),
+            "geoseg's version": version("geoseg"),
             "the scene": self.scene.fingerprint(),
-            "bands, stretch or GSD": [self.scene.bands, self.scene.stretch, self.reading.gsd],
-            "the area of interest": self._area_identity(),
-            "the classes": digest(asdict(self.segmenter.vocabulary)),
-            "the model": self.segmenter.model.fingerprint,
-            "the options": asdict(options),
-            "the upsampler's weights": file_digest(weights) if weights else None,
-            "the tile size": self.plan.tile,
-            "the products": [self.products.confidence, self.products.probabilities],
-            "the precision": str(self.segmenter.device.type),
+            "--bands, --stretch or --gsd": [
+                self.scene.bands,
+                self.scene.stretch,
+                self.reading.gsd,
+            ],
+            "--aoi": self._area_identity(),
+            "--classes": digest(asdict(self.segmenter.vocabulary)),
+            "--model": self.segmenter.model.fingerprint,
+            **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+            "--tile": self.plan.tile,
+            "the wanted products": asdict(self.products),
+            "the kind of device": self.segmenter.device.type,
         }
 
     def _area_identity(self) -> Any:
@@ -314,97 +376,97 @@ class _SceneRun:
     def _already_done(self) -> Run | None:
         """Return the earlier run's result if it was finished with the same facts."""
         record = self.out / "run.json"
-        if self.work.exists() or not record.is_file():
+        if (self.work / JOURNAL).exists() or not record.is_file():
             return None
         try:
             report = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
-            return None
+        except ValueError as error:
+            raise OutputError(
+                f"{record} is not a record of a run; replace it with --overwrite"
+            ) from error
         files = tuple(self.out / name for name in self.products.names)
         if report.get("identity") != digest(self._facts()) or not all(f.exists() for f in files):
             raise OutputError(
                 f"{self.out} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
+        self._clear_work()
         return Run(self.out, files, report)
 
     # -- stages -----------------------------------------------------------------------------
 
-    def _segment(self, journal: Journal, *, resume: bool) -> None:
-        job = TileJob(self.scene, self.segmenter, self.area, self.products.probabilities)
-        todo = [t for t in range(len(self.plan)) if t not in journal.finished]
-        pixels = (
-            sum(self.plan[t].core.area for t in todo)
-            if len(todo) < len(self.plan)
-            else (self.plan.region.area)
-        )
+    def _segment(self, journal: Journal) -> None:
+        job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
+        todo = [index for index in range(len(self.plan)) if index not in journal.finished]
+        pixels = sum(self.plan.core(index).area for index in todo)
         state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
         self._report(state)
+        nothing = (0,) * len(self.classes)
         with self._timed("segment"), ExitStack() as stack:
-            writers = self._writers(stack, resume=resume)
-            tiles = (self.plan[t] for t in todo)
-            for tile, result in run_tiles(job, tiles, client=self.client):
-                self._write(writers, result)
-                journal.add(TileRecord(tile.index, self._count(result.labels), result.windows))
+            writers = self._writers(stack, resume=bool(journal.finished))
+            for index, result in run_tiles(job, todo, client=self.client):
+                if result is None:
+                    journal.add(TileRecord(index, nothing, 0))
+                else:
+                    self._write(writers, result)
+                    journal.add(TileRecord(index, self._count(result.labels), result.windows))
                 state = replace(
                     state,
                     tiles_done=state.tiles_done + 1,
-                    pixels_done=state.pixels_done + tile.core.area,
+                    pixels_done=state.pixels_done + self.plan.core(index).area,
                 )
                 self._report(state)
 
     def _writers(self, stack: ExitStack, *, resume: bool) -> dict[str, RasterWriter]:
-        return {
-            name: stack.enter_context(writer)
-            for name, writer in self._open_writers(self.work, self.grid, resume=resume)
-        }
+        writers = {}
+        for name in self._raster_names:
+            writer = self._writer(self.work, name, self.grid, resume=resume)
+            writers[name] = stack.enter_context(writer)
+            writer.flush()  # a resumed run may count on the file
+        return writers
 
-    def _open_writers(
-        self, folder: Path, grid: Grid, *, resume: bool = False
-    ) -> Iterator[tuple[str, RasterWriter]]:
-        yield "labels", label_writer(folder / "labels.work.tif", grid, self.classes, resume=resume)
-        if self.products.confidence:
-            yield (
-                "confidence",
-                confidence_writer(folder / "confidence.work.tif", grid, resume=resume),
-            )
-        if self.products.probabilities:
-            yield (
-                "probabilities",
-                probability_writer(
-                    folder / "probabilities.work.tif", grid, self.classes, resume=resume
-                ),
-            )
+    @property
+    def _raster_names(self) -> tuple[str, ...]:
+        wanted = {
+            "labels": True,
+            "confidence": self.products.confidence,
+            "probabilities": self.products.probabilities,
+        }
+        return tuple(name for name, chosen in wanted.items() if chosen)
+
+    def _writer(self, folder: Path, name: str, grid: Grid, *, resume: bool) -> RasterWriter:
+        file = _work_file(folder, name)
+        if name == "confidence":
+            return confidence_writer(file, grid, resume=resume)
+        make = label_writer if name == "labels" else probability_writer
+        return make(file, grid, self.classes, resume=resume)
 
     def _write(self, writers: dict[str, RasterWriter], result: TileResult) -> None:
         window = result.core.relative_to(self.plan.region)
         for name, writer in writers.items():
-            block = getattr(result, name)
-            if (block == block.dtype.type(writer.layout.nodata)).all():
-                continue  # an unwritten block of the work file is nodata already
-            writer.write(window, block)
+            writer.write(window, getattr(result, name))
             writer.flush()
 
     def _count(self, labels: npt.NDArray[Any]) -> tuple[int, ...]:
         return _class_counts(labels, len(self.classes))
 
-    def _native_grid(self, journal: Journal) -> tuple[npt.NDArray[np.int64], Grid]:
-        """Bring the work files to the grid of the outputs; return class counts there."""
+    def _output_grid(self, journal: Journal) -> tuple[Path, Grid, npt.NDArray[np.int64]]:
+        """Bring the work files to the grid of the outputs; return folder, grid, class counts."""
         counts = np.array([r.counts for r in journal.finished.values()], dtype=np.int64).sum(0)
         if self.reading.gsd is None or self.products.output_grid == "working":
-            return counts, self.grid
+            return self.work, self.grid, counts
         native = self._native_region()
         folder = self.work / "native"
-        folder.mkdir(exist_ok=True)
-        totals = np.zeros(len(self.classes), dtype=np.int64)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        counts = np.zeros(len(self.classes), dtype=np.int64)
         with self._timed("regrid"):
-            for name, writer in self._open_writers(folder, native):
-                with writer:
-                    for block in regrid_nearest(self.work / writer.work.name, writer):
+            for name in self._raster_names:
+                with self._writer(folder, name, native, resume=False) as writer:
+                    for block in regrid_nearest(_work_file(self.work, name), writer):
                         if name == "labels":
-                            totals += np.array(self._count(block))
-                writer.work.replace(self.work / writer.work.name)
-        return totals, native
+                            counts += np.array(self._count(block))
+        return folder, native, counts
 
     def _native_region(self) -> Grid:
         native = self.scene.native_grid
@@ -412,14 +474,17 @@ class _SceneRun:
             return native
         return native.crop(Aoi.open(self.reading.aoi, native).window)
 
-    def _make_products(self, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal) -> Path:
+    def _make_products(
+        self, folder: Path, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal
+    ) -> Path:
         """Make every product, complete, in the work folder."""
         ready = self.work / "ready"
         shutil.rmtree(ready, ignore_errors=True)
         ready.mkdir()
         labels, confidence = ready / "labels.tif", ready / "confidence.tif"
-        for name, writer in self._open_writers(self.work, grid, resume=True):
+        for name in self._raster_names:
             with self._stage(f"{name}.tif"):
+                writer = self._writer(folder, name, grid, resume=True)
                 writer.finish(ready / f"{name}.tif")
         summary = None
         if self.products.polygons != "none":
@@ -433,11 +498,9 @@ class _SceneRun:
         if self.products.preview:
             with self._stage("preview.png"):
                 preview_files(
-                    self.scene.path,
+                    self.scene if grid == self.grid else self.scene.native(),
                     labels,
                     ready / "preview.png",
-                    bands=self.scene.bands,
-                    stretch=self.reading.stretch,
                     title=Path(self.scene.path).name,
                 )
         report = self._run_report(grid, counts, journal)
@@ -446,25 +509,28 @@ class _SceneRun:
         (ready / "run.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return ready
 
-    def _publish(self, ready: Path, *, overwrite: bool) -> Run:
-        """Give complete files their final names; ``run.json`` comes last."""
+    def _publish(self, ready: Path) -> Run:
+        """Give complete files their final names.
+
+        An earlier run's ``run.json`` goes first and the new one comes last, so that a folder that
+        has one holds the files of one run.
+        """
         names = self.products.names
-        if overwrite:
-            for stale in set(ALL_PRODUCTS) - set(names):
-                (self.out / stale).unlink(missing_ok=True)
+        report = json.loads((ready / "run.json").read_text(encoding="utf-8"))
+        for stale in ("run.json", *(name for name in ALL_PRODUCTS if name not in names)):
+            (self.out / stale).unlink(missing_ok=True)
         for name in names:
             (ready / name).replace(self.out / name)
-        shutil.rmtree(self.work, ignore_errors=True)
-        report = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+        self._clear_work()
         return Run(self.out, tuple(self.out / name for name in names), report)
 
     def _tidy(self, journal: Journal | None) -> None:
         """After a failure keep what a resumed run can use, and nothing else."""
         if not self.work.exists() or (journal is not None and journal.finished):
             return
-        if journal is None and (self.work / "journal.jsonl").exists():
+        if journal is None and (self.work / JOURNAL).exists():
             return  # an earlier run's record that this run could not use
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear_work()
         if not any(self.out.iterdir()):
             self.out.rmdir()
 
@@ -530,6 +596,10 @@ class _SceneRun:
     def _report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)
+
+
+def _work_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.work.tif"
 
 
 def _class_counts(labels: npt.NDArray[Any], classes: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +21,17 @@ def connect(*, workers: int = 0, scheduler: str | None = None) -> Iterator[Any]:
     Parameters
     ----------
     workers
-        Start this many worker processes here, one thread each; cores are shared out among them.
+        Start this many worker processes here, one thread each. GPUs go round among them, and
+        cores are shared out.
     scheduler
-        Address of a running scheduler, e.g. ``tcp://10.0.0.5:8786``.
+        Address of a running scheduler, e.g. ``tcp://10.0.0.5:8786``. Its workers need geoseg, and
+        scene, model and class files under the same paths as here.
 
     Raises
     ------
     OptionError
-        If both are given, ``workers`` is negative, or nothing answers at the address.
+        If both are given, ``workers`` is negative, nothing answers at the address, or no worker
+        is there that could run geoseg.
     MissingExtraError
         If ``distributed`` is not installed.
     """
@@ -39,32 +43,98 @@ def connect(*, workers: int = 0, scheduler: str | None = None) -> Iterator[Any]:
         yield None
         return
     require("distributed", extra="distributed", feature="--workers and --scheduler")
-    import distributed
-
-    if scheduler:
-        try:
-            client = distributed.Client(scheduler, timeout=_CONNECT_SECONDS)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise OptionError(
-                f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler` "
-                "and workers with `dask worker ADDRESS`"
-            ) from error
-        with client:
-            yield client
-        return
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.run(_limit_threads, threads)
+    with _running(scheduler) if scheduler else _local(workers) as client:
         yield client
 
 
-def _limit_threads(threads: int) -> None:
-    """Give a worker's torch its share of the cores."""
+@contextmanager
+def _running(scheduler: str) -> Iterator[Any]:
+    """Client of a cluster that somebody else has started and will end."""
+    import distributed
+
+    try:
+        client = distributed.Client(scheduler, timeout=_CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise OptionError(
+            f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler` "
+            "and workers with `dask worker ADDRESS`"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise OptionError(
+                f"the Dask scheduler at {scheduler} has no workers; start some with "
+                f"`dask worker {scheduler}`"
+            ) from error
+        try:
+            client.run(_import_geoseg)
+        except ImportError as error:
+            raise OptionError(
+                f"the Dask workers at {scheduler} cannot import geoseg ({error}); install the "
+                "same version of geoseg on their machines"
+            ) from error
+        yield client
+
+
+def _import_geoseg() -> None:
+    """Fail where a worker has no geoseg; pickled by name, so arriving is enough."""
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Any]:
+    """Worker processes on this machine; ended with the run."""
+    import distributed
+
+    gpus = _gpu_count()
+    workers_spec = {
+        number: {
+            "cls": distributed.Nanny,
+            "options": {
+                "nthreads": 1,
+                # geoseg bounds what a worker needs; Dask's limit would pause or end workers that
+                # have a share of the memory's size in weights.
+                "memory_limit": 0,
+                "env": worker_environment(number, workers, gpus, os.cpu_count() or 1),
+                "silence_logs": logging.CRITICAL,
+            },
+        }
+        for number in range(workers)
+    }
+    scheduler_spec = {
+        "cls": distributed.Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
+    }
+    with (
+        distributed.SpecCluster(
+            workers=workers_spec, scheduler=scheduler_spec, silence_logs=logging.CRITICAL
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.wait_for_workers(workers)
+        yield client
+
+
+def worker_environment(number: int, workers: int, gpus: int, cores: int) -> dict[str, str]:
+    """Return the environment of one local worker, also of one that takes a dead one's place.
+
+    Parameters
+    ----------
+    number, workers
+        Which worker of how many.
+    gpus, cores
+        What the machine has.
+    """
+    threads = str(max(cores // workers, 1))
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+    # A worker's warnings would stand between the lines of the run that it works for.
+    environment["PYTHONWARNINGS"] = "ignore"
+    if gpus > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    return environment
+
+
+def _gpu_count() -> int:
     import torch
 
-    torch.set_num_threads(threads)
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -8,17 +8,18 @@ array.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from dask.delayed import Delayed, delayed
 
+from geoseg.errors import GeosegError, WeightsError
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter, TileResult
-from geoseg.tiling.tiles import Tile
+from geoseg.tiling.tiles import Tile, TilePlan
 from geoseg.types import BoolArray, PixelBlock, Window, label_dtype, label_nodata
 
 
@@ -28,8 +29,8 @@ class PixelSource(Protocol):
     def read(self, window: Window) -> PixelBlock:
         """Pixels of a window of the scene."""
 
-    def is_empty(self, window: Window) -> bool:
-        """Whether a window holds no valid pixel."""
+    def known_empty(self, window: Window) -> bool:
+        """Whether no pixel of a window is valid, as far as that is known without reading it."""
 
 
 class Area(Protocol):
@@ -40,40 +41,107 @@ class Area(Protocol):
 
 
 @dataclass(frozen=True)
-class TileJob:
-    """What every tile of a run has in common; pickles to a few kilobytes."""
+class _Recipe:
+    """A segmenter on its way to another process, which builds it when a tile first needs it."""
 
-    scene: PixelSource
-    segmenter: Segmenter
-    area: Area | None = None
-    probabilities: bool = False
+    build: Callable[..., Segmenter]
+    """Builds once for all tiles of a process."""
+    given: tuple[Any, ...]
+    fingerprint: str
+    """Of the weights it was made with."""
 
-    def run(self, tile: Tile) -> TileResult:
-        """Read one tile, label its core and return the blocks."""
-        inside = self.area.mask(tile.core) if self.area is not None else None
-        if (inside is not None and not inside.any()) or self.scene.is_empty(tile.core):
-            return self._empty(tile)
-        block = self.scene.read(tile.read)
-        with _device_lock:
-            result = self.segmenter.segment_tile(block, tile, probabilities=self.probabilities)
-        return result if inside is None or inside.all() else _keep(result, inside)
+    def segmenter(self) -> Segmenter:
+        with _load_lock:
+            built = self.build(*self.given)
+        if built.model.fingerprint != self.fingerprint:
+            raise WeightsError(
+                f"a worker has other weights for {built.model.spec} ({built.model.weights}) than "
+                "the process that started the run; give all machines the same file"
+            )
+        return built
 
-    def _empty(self, tile: Tile) -> TileResult:
-        """All nodata, without reading or inferring anything."""
-        classes = len(self.segmenter.vocabulary.names)
-        dtype = label_dtype(classes)
-        shape = tile.core.shape
-        per_cent = np.full(shape, PER_CENT_NODATA, dtype=np.uint8)
-        shares = np.broadcast_to(per_cent, (classes, *shape)) if self.probabilities else None
-        labels = np.full(shape, label_nodata(dtype), dtype=dtype)
-        return TileResult(tile.core, labels, per_cent, shares, windows=0)
-
-
-_RETRIES = 2
-"""How often a tile whose worker failed is tried again elsewhere."""
 
 _device_lock = threading.Lock()
 """One tile computes at a time in a process; threads overlap reading and writing with it."""
+
+_load_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """What every tile of a run has in common; pickles to a few kilobytes."""
+
+    scene: PixelSource | None
+    """None if the pixels come as arguments, see `run_block`."""
+    segmenter: Segmenter | _Recipe
+    plan: TilePlan
+    area: Area | None = None
+    probabilities: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if isinstance(self.segmenter, Segmenter):
+            build, given = cast(tuple[Any, Any], self.segmenter.__reduce__())
+            state["segmenter"] = _Recipe(build, given, self.segmenter.model.fingerprint)
+        return state
+
+    def known_empty(self, index: int) -> bool:
+        """Whether a tile has nothing to label, as far as that is known without reading it."""
+        return self.scene is not None and self.scene.known_empty(self.plan.core(index))
+
+    def run(self, index: int, stop: threading.Event | None = None) -> TileResult | None:
+        """Read one tile and label its core; None if no pixel of it is valid and wanted."""
+        assert self.scene is not None
+        tile = self.plan[index]
+        inside = self.area.mask(tile.core) if self.area is not None else None
+        if inside is not None and not inside.any():
+            return None
+        return self._label(tile, self.scene.read(tile.read), inside, stop)
+
+    def run_block(self, index: int, block: PixelBlock) -> TileResult:
+        """Label a tile whose pixels are there already; blocks of nodata if none is wanted."""
+        tile = self.plan[index]
+        inside = self.area.mask(tile.core) if self.area is not None else None
+        return self._label(tile, block, inside, None) or self._nodata(tile.core)
+
+    def run_whole(self, index: int) -> TileResult:
+        """Read and label a tile; blocks of nodata if none of its pixels is wanted."""
+        known = None if self.known_empty(index) else self.run(index)
+        return known or self._nodata(self.plan.core(index))
+
+    def _label(
+        self, tile: Tile, block: PixelBlock, inside: BoolArray | None, stop: threading.Event | None
+    ) -> TileResult | None:
+        wanted = block.valid[tile.core.relative_to(tile.read).slices()]
+        if inside is not None:
+            wanted = wanted & inside
+        needed = tuple(window for window in tile.windows if _reaches(window, tile.core, wanted))
+        if not needed:
+            return None
+        segmenter = self._segmenter()
+        with _device_lock:
+            result = segmenter.segment_tile(
+                block, replace(tile, windows=needed), probabilities=self.probabilities, stop=stop
+            )
+        return result if inside is None or inside.all() else _keep(result, inside)
+
+    def _segmenter(self) -> Segmenter:
+        made = self.segmenter
+        return made if isinstance(made, Segmenter) else made.segmenter()
+
+    def _nodata(self, core: Window) -> TileResult:
+        classes = len(self._segmenter().vocabulary.names)
+        dtype = label_dtype(classes)
+        per_cent = np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8)
+        shares = np.broadcast_to(per_cent, (classes, *core.shape)) if self.probabilities else None
+        labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
+        return TileResult(core, labels, per_cent, shares, windows=0)
+
+
+def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
+    """Whether a window covers a pixel of the core that will be kept."""
+    shared = window.intersection(core)
+    return shared is not None and bool(wanted[shared.relative_to(core).slices()].any())
 
 
 def _keep(result: TileResult, inside: BoolArray) -> TileResult:
@@ -88,76 +156,129 @@ def _keep(result: TileResult, inside: BoolArray) -> TileResult:
     return replace(result, labels=labels, confidence=confidence, probabilities=shares)
 
 
-def tile_task(job: TileJob, tile: Tile) -> Delayed:
-    """One tile as a Dask task that gives a `TileResult`."""
-    task: Delayed = delayed(job.run, pure=False, traverse=False)(tile)
+def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed:
+    """One tile as a Dask task; ``run`` is a method of a `TileJob`.
+
+    Dask collections among the arguments are computed first.
+    """
+    task: Delayed = delayed(run, pure=False, traverse=False)(*arguments)
     return task
 
 
 def run_tiles(
-    job: TileJob, tiles: Iterable[Tile], *, client: Any = None, in_flight: int = 3
-) -> Iterator[tuple[Tile, TileResult]]:
+    job: TileJob, indices: Iterable[int], *, client: Any = None
+) -> Iterator[tuple[int, TileResult | None]]:
     """Run tiles and yield each as it is finished, in any order.
 
     Parameters
     ----------
     job
         What to run.
-    tiles
-        Which tiles; taken one by one, so the plan may be long.
+    indices
+        Which tiles of the job's plan; taken one by one, so there may be many.
     client
-        A ``distributed.Client``; None runs on local threads, where reading of the next tiles
-        overlaps the computing of one.
-    in_flight
-        How many tiles may be under way or waiting to be taken at once: the bound on memory.
+        A ``distributed.Client``; None runs on local threads, where reading of the next tiles and
+        writing of the last ones overlap the computing of one.
+
+    Yields
+    ------
+    index, result
+        The result is None for a tile that has nothing to label.
+
+    Raises
+    ------
+    GeosegError
+        What a tile raised, in whichever process; or that the cluster is lost.
     """
-    if client is None:
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="geoseg-tile") as pool:
-            yield from _bounded(
-                tiles,
-                lambda tile: pool.submit(tile_task(job, tile).compute, scheduler="synchronous"),
-                in_flight,
-            )
-    else:
-        yield from _distributed(job, tiles, client, in_flight)
-
-
-def _bounded(
-    tiles: Iterable[Tile], submit: Any, in_flight: int
-) -> Iterator[tuple[Tile, TileResult]]:
-    waiting = iter(tiles)
-    running: dict[Future[TileResult], Tile] = {}
-    try:
+    where = _on_threads(job) if client is None else _on_cluster(job, client)
+    with where as pool:
+        waiting = iter(indices)
+        running: dict[Any, int] = {}
         while True:
-            for tile in islice(waiting, in_flight - len(running)):
-                running[submit(tile)] = tile
+            limit = pool.limit()
+            while len(running) < limit and (index := next(waiting, None)) is not None:
+                if job.known_empty(index):
+                    yield index, None
+                else:
+                    running[pool.submit(index)] = index
             if not running:
                 return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda f: running[f].index):
-                yield running.pop(future), future.result()
+            for future in sorted(pool.finished(running), key=lambda f: running[f]):
+                yield running.pop(future), pool.result(future)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Where tiles run; what local threads and a cluster have in common."""
+
+    limit: Callable[[], int]
+    """How many tiles may be under way or waiting to be taken at once: the bound on memory."""
+    submit: Callable[[int], Any]
+    finished: Callable[[dict[Any, int]], Iterable[Any]]
+    """Waits until at least one is."""
+    result: Callable[[Any], TileResult | None]
+
+
+@contextmanager
+def _on_threads(job: TileJob) -> Iterator[_Pool]:
+    """Two threads: one computes, one reads ahead."""
+    stop = threading.Event()
+
+    def run(index: int) -> TileResult | None:
+        task = tile_task(job.run, index, stop)
+        result: TileResult | None = task.compute(scheduler="synchronous")
+        return result
+
+    pool = futures.ThreadPoolExecutor(max_workers=2, thread_name_prefix="geoseg-tile")
+    try:
+        yield _Pool(
+            limit=lambda: 3,
+            submit=lambda index: pool.submit(run, index),
+            finished=lambda running: futures.wait(running, return_when="FIRST_COMPLETED").done,
+            result=lambda future: future.result(),
+        )
     finally:
-        for future in running:
-            future.cancel()
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
-def _distributed(
-    job: TileJob, tiles: Iterable[Tile], client: Any, in_flight: int
-) -> Iterator[tuple[Tile, TileResult]]:
+@contextmanager
+def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
+    """The workers of a client; twice as many tiles as threads, so that none waits for the next."""
     import distributed
+    from distributed.comm.core import CommClosedError
 
-    waiting = iter(tiles)
-    running: dict[str, Tile] = {}
+    open_futures: set[Any] = set()
 
-    def submit(tile: Tile) -> Any:
-        future = client.compute(tile_task(job, tile), retries=_RETRIES)
-        running[future.key] = tile
+    def submit(index: int) -> Any:
+        future = client.compute(tile_task(job.run, index))
+        open_futures.add(future)
         return future
 
-    finished: Any = distributed.as_completed([submit(t) for t in islice(waiting, in_flight)])
-    for future in finished:
-        tile, result = running.pop(future.key), future.result()
+    def result(future: Any) -> TileResult | None:
+        found: TileResult | None = future.result()
+        open_futures.discard(future)
         future.release()
-        for following in islice(waiting, 1):
-            finished.add(submit(following))
-        yield tile, result
+        return found
+
+    try:
+        yield _Pool(
+            limit=lambda: max(2 * sum(client.nthreads().values()), 2),
+            submit=submit,
+            finished=lambda running: (
+                distributed.wait(list(running), return_when="FIRST_COMPLETED").done
+            ),
+            result=result,
+        )
+    except distributed.KilledWorker as error:
+        raise GeosegError(
+            "a tile ended every worker that tried it, most likely for lack of memory; give a "
+            "smaller --tile or fewer --workers, and go on with --resume"
+        ) from error
+    except (futures.CancelledError, CommClosedError, TimeoutError) as error:
+        raise GeosegError(
+            "the Dask scheduler is gone; finished tiles are kept, go on with --resume"
+        ) from error
+    finally:
+        if open_futures and client.status == "running":
+            client.cancel(list(open_futures))

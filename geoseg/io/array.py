@@ -89,38 +89,53 @@ class ArrayScene:
         """
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} is not inside the array of {self.shape} pixels")
+        return as_block(np.asarray(self.pixels(window)), self.stretch, self.nodata)
+
+    def pixels(self, window: Window) -> Any:
+        """Values of a window as they are stored, ``(band, h, w)``: a dask array stays lazy.
+
+        Computed, they go to :func:`as_block`.
+        """
         rows, cols = window.slices()
-        data = np.asarray(self.array[:, rows, cols].data)
-        return self._block(data, self._valid(data))
+        return self.array[:, rows, cols].data
 
     def is_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window is valid."""
         may = self.nodata is not None or np.issubdtype(self.array.dtype, np.floating)
         return may and not self.read(window).valid.any()
 
+    def known_empty(self, window: Window) -> bool:
+        """Tell nothing: an array has to be read to know."""
+        return False
+
     def thumbnail(self, max_size: int) -> PixelBlock:
         """Read every n-th pixel, so that the longer side has ``max_size`` pixels or fewer."""
-        return self._block(*self._decimated(max_size))
+        data, _ = self._decimated(max_size)
+        return as_block(data, self.stretch, self.nodata)
 
     def _decimated(self, max_size: int) -> tuple[npt.NDArray[Any], BoolArray]:
         step = max(1, math.ceil(max(self.shape) / max_size))
         data = np.asarray(self.array[:, ::step, ::step].data)
-        return data, self._valid(data)
+        return data, _valid(data, self.nodata)
 
-    def _valid(self, data: npt.NDArray[Any]) -> BoolArray:
-        valid = np.ones(data.shape[1:], np.bool_)
-        if np.issubdtype(data.dtype, np.floating):
-            valid &= np.isfinite(data).all(axis=0)
-        if self.nodata is not None and not math.isnan(self.nodata):
-            hits = data == np.float64(self.nodata).astype(
-                data.dtype if np.issubdtype(data.dtype, np.floating) else np.float64
-            )
-            valid &= ~(hits.all(axis=0) if self.nodata >= 0 else hits.any(axis=0))
-        return valid
 
-    def _block(self, data: npt.NDArray[Any], valid: BoolArray) -> PixelBlock:
-        rgb = apply_limits(data, valid, self.stretch)
-        return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+def as_block(data: npt.NDArray[Any], stretch: Limits | None, nodata: float | None) -> PixelBlock:
+    """Turn stored values ``(1 or 3, h, w)`` into float RGB with its valid mask."""
+    valid = _valid(data, nodata)
+    rgb = apply_limits(data, valid, stretch)
+    return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+
+
+def _valid(data: npt.NDArray[Any], nodata: float | None) -> BoolArray:
+    valid = np.ones(data.shape[1:], np.bool_)
+    if np.issubdtype(data.dtype, np.floating):
+        valid &= np.isfinite(data).all(axis=0)
+    if nodata is not None and not math.isnan(nodata):
+        hits = data == np.float64(nodata).astype(
+            data.dtype if np.issubdtype(data.dtype, np.floating) else np.float64
+        )
+        valid &= ~(hits.all(axis=0) if nodata >= 0 else hits.any(axis=0))
+    return valid
 
 
 def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
