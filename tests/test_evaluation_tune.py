@@ -86,7 +86,9 @@ def test_threshold_is_found_for_the_background() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_claimed_where_nothing_is_to_gain(seed: int) -> None:
     data = pixels(n=400, seed=seed)
-    blind = replace(data, truth=np.random.default_rng(seed + 99).integers(0, 4, 400).astype(np.int32))
+    blind = replace(
+        data, truth=np.random.default_rng(seed + 99).integers(0, 4, 400).astype(np.int32)
+    )
     got = tune(blind, background="other")
     # Choosing among many settings finds something on its own pixels; held-out ones tell.
     assert got.gain < 0.03
