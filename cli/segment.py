@@ -89,6 +89,14 @@ def segment(
     stretch: options.StretchOption = "auto",
     gsd: options.GsdOption = None,
     aoi: options.AoiOption = None,
+    mosaic: Annotated[
+        bool,
+        typer.Option(
+            "--mosaic",
+            rich_help_panel="Scene",
+            help="Map all scenes as one, on one grid and without seams between the files.",
+        ),
+    ] = False,
     model: options.ModelOption = "ViT-B-16/openai",
     templates: Annotated[
         str,
@@ -344,12 +352,21 @@ def segment(
             "overwrite": overwrite,
             "resume": resume,
         }
-        with connect(workers=workers, scheduler=scheduler) as client:
-            if client is not None and not quiet:
-                typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
-            runs, failed = _segment_all(
-                scenes, classes, out, model, device, settings | {"client": client}, quiet
-            )
+        try:
+            with connect(workers=workers, scheduler=scheduler) as client:
+                if client is not None and not quiet:
+                    typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
+                runs, failed = _segment_all(
+                    _jobs(scenes, out, mosaic=mosaic),
+                    classes,
+                    model,
+                    device,
+                    settings | {"client": client},
+                    quiet,
+                )
+        except KeyboardInterrupt:
+            message = "interrupted; run the same command with --resume to go on"
+            _run.fail(message, _run.INTERRUPTED, debug=debug)
         if json_:
             _run.print_json({"runs": [_as_json(run) for run in runs]})
         elif not quiet:
@@ -359,42 +376,64 @@ def segment(
             raise typer.Exit(_run.FAILED)
 
 
+def _jobs(scenes: list[str], out: Path, *, mosaic: bool) -> list[tuple[str | list[str], Path]]:
+    """What to map, each with its folder."""
+    from geoseg.io.expand import expand_scenes
+
+    paths = expand_scenes(scenes)
+    if mosaic:
+        return [(paths, out)]
+    if len(paths) == 1:
+        return [(paths[0], out)]
+    return [(path, out / name) for path, name in zip(paths, _folder_names(paths), strict=True)]
+
+
 def _segment_all(
-    scenes: list[str],
+    jobs: list[tuple[str | list[str], Path]],
     classes: str,
-    out: Path,
     model: str,
     device: str,
     settings: dict[str, Any],
     quiet: bool,
 ) -> tuple[list[Run], bool]:
     """Run the scenes one after another; one of several that fails does not stop the others."""
-    from geoseg.errors import SceneError
-    from geoseg.io.expand import expand_scenes
+    from geoseg.errors import GeosegError
+    from geoseg.inference.segmenter import Segmenter
     from geoseg.model.loading import load_model
-    from geoseg.pipeline import check_output, open_scene, segment_to_files
+    from geoseg.pipeline import check_output, open_input, segment_to_files
     from geoseg.text.vocabulary import Vocabulary
 
-    paths = expand_scenes(scenes)
-    folders = [out] if len(paths) == 1 else [out / name for name in _folder_names(paths)]
     vocabulary = Vocabulary.parse(classes)
-    again = {name: settings[name] for name in ("overwrite", "resume")}
-    if len(paths) == 1:
-        # A bad scene or a taken folder shows before a model is loaded or downloaded.
-        check_output(out, open_scene(paths[0], settings["reading"]), **again)
+    alone = len(jobs) == 1
+
+    def opened(scene: str | list[str], folder: Path) -> Any:
+        travels = settings["client"] is not None
+        return open_input(scene, settings["reading"], folder, travels=travels)
+
+    # A taken folder, a bad scene, impossible options: all show before much is loaded or computed.
+    for _, folder in jobs:
+        check_output(folder, None, overwrite=settings["overwrite"], resume=settings["resume"])
+    first = opened(*jobs[0]) if alone else None
     loaded = load_model(model, device=device)
+    if not alone:
+        Segmenter(loaded, vocabulary, settings["options"])
     runs, failed = [], False
-    for path, folder in zip(paths, folders, strict=True):
-        if len(paths) > 1 and not quiet:
-            typer.echo(f"{path} -> {folder}", err=True)
+    for scene, folder in jobs:
+        if not alone and not quiet:
+            typer.echo(f"{scene} -> {folder}", err=True)
         try:
             with _run.progress_bar(quiet=quiet) as progress:
                 run = segment_to_files(
-                    path, vocabulary, folder, model=loaded, progress=progress, **settings
+                    first or opened(scene, folder),
+                    vocabulary,
+                    folder,
+                    model=loaded,
+                    progress=progress,
+                    **settings,
                 )
             runs.append(run)
-        except SceneError as error:
-            if len(paths) == 1:
+        except GeosegError as error:
+            if alone:
                 raise
             _run.say_error(str(error))
             failed = True

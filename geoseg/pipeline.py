@@ -206,7 +206,7 @@ def segment_to_files(
     vocabulary = Vocabulary.parse(classes)
     target = Path(out)
     check_output(target, None, overwrite=overwrite, resume=resume)
-    source = _open(scene, reading, target, travels=client is not None)
+    source = open_input(scene, reading, target, travels=client is not None)
     check_output(target, source, overwrite=overwrite, resume=resume)
     loaded = model if isinstance(model, Model) else load_model(model, device=device)
     segmenter = Segmenter(loaded, vocabulary, options)
@@ -214,13 +214,22 @@ def segment_to_files(
     return run.execute(resume=resume)
 
 
-def _open(
+def open_input(
     scene: str | Path | Scene | Sequence[str | Path],
     reading: Reading,
     out: Path,
     *,
-    travels: bool,
+    travels: bool = False,
 ) -> Scene:
+    """Open what `segment_to_files` was given.
+
+    Parameters
+    ----------
+    scene, reading, out
+        As there; the VRT of a mosaic is written to ``out``.
+    travels
+        Other processes will open the scene, wherever they work.
+    """
     if isinstance(scene, Scene):
         return scene
     if not isinstance(scene, str | Path):

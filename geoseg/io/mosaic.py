@@ -105,7 +105,9 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
         raise SceneError("a mosaic needs at least one scene")
     for part in parts[1:]:
         _check_fit(part, parts[0])
-    text = ElementTree.tostring(_as_xml(parts), encoding="unicode")
+    xml = _as_xml(parts)
+    ElementTree.indent(xml)
+    text = ElementTree.tostring(xml, encoding="unicode") + "\n"
     try:
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
             target.parent.mkdir(parents=True, exist_ok=True)
