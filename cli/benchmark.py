@@ -138,6 +138,12 @@ def benchmark(
             ),
         )
         console = Console(stderr=True)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not quiet and not console.is_terminal and done % -(-total // 20) == 0:
+                typer.echo(f"{done} of {total} images", err=True)
+
         with Progress(
             *Progress.get_default_columns()[:2],
             MofNCompleteColumn(),
@@ -157,7 +163,7 @@ def benchmark(
                 long_side=long_side,
                 resume=resume,
                 overwrite=overwrite,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=progress,
             )
         if as_json:
             _run.print_json(as_dict(result))

@@ -403,6 +403,11 @@ def test_confusion_picture_shows_the_shares() -> None:
     assert image.width == image.height
 
 
+def test_confusion_picture_of_many_classes_stays_small() -> None:
+    image = draw_confusion(np.eye(300, dtype=np.int64), [f"class {i}" for i in range(300)])
+    assert max(image.size) < 3000
+
+
 def test_absent_class_is_null_in_json(tmp_path: Path) -> None:
     labels, truth = draw(classes=2)
     got = as_dict(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -24,6 +24,10 @@ REPORT_FILES = ("evaluation.json", "classes.csv", "confusion.csv", "confusion.pn
 """Files of :func:`write_report`; ``reliability.csv`` and ``pairs.csv`` come where they apply."""
 
 _CELL = 64
+_LEAST_CELL = 6
+_LEAST_CELL_WITH_TEXT = 40
+_WIDEST = 2400
+_SIDE = "truth (%)"
 _MARGIN = 16
 _FONT_SIZE = 15
 _LIGHT, _DARK = np.array([247, 249, 252]), np.array([13, 71, 161])
@@ -190,40 +194,47 @@ def draw_confusion(confusion: CountArray, names: Sequence[str]) -> Image.Image:
     names
         K class names.
     """
-    font = ImageFont.load_default(_FONT_SIZE)
+    cell = min(max(_WIDEST // len(names), _LEAST_CELL), _CELL)
+    font_size = min(_FONT_SIZE, cell)
+    font = ImageFont.load_default(font_size)
     widest = max(int(font.getlength(name)) for name in names)
     left = top = widest + 2 * _FONT_SIZE + 3 * _MARGIN
-    size = _CELL * len(names)
+    size = cell * len(names)
     image = Image.new("RGB", (left + size + _MARGIN, top + size + _MARGIN), "white")
     draw = ImageDraw.Draw(image)
     support = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(support, 1)
+    gap = 2 if cell > 16 else 1
     for row, column in np.ndindex(*confusion.shape):
-        x, y = left + column * _CELL, top + row * _CELL
+        x, y = left + column * cell, top + row * cell
         share = float(shares[row, column])
         fill = tuple(int(v) for v in np.round(_LIGHT + share * (_DARK - _LIGHT)))
-        draw.rectangle((x, y, x + _CELL - 2, y + _CELL - 2), fill=fill)
-        text = f"{100 * share:.1f}" if support[row, 0] else "–"
-        ink = "white" if share > 0.5 else "black"
-        middle = (x + _CELL / 2, y + _CELL / 2)
-        draw.text(middle, text, ink, font, anchor="mm")
+        draw.rectangle((x, y, x + cell - gap, y + cell - gap), fill=fill)
+        if cell >= _LEAST_CELL_WITH_TEXT:
+            text = f"{100 * share:.1f}" if support[row, 0] else "-"
+            ink = "white" if share > 0.5 else "black"
+            draw.text((x + cell / 2, y + cell / 2), text, ink, font, anchor="mm")
     for place, name in enumerate(names):
-        centre = (place + 0.5) * _CELL
+        centre = (place + 0.5) * cell
         draw.text((left - _MARGIN, top + centre), name, "black", font, anchor="rm")
         _draw_upright(image, name, left + centre, top - _MARGIN, font)
-    draw.text((left + size / 2, _MARGIN), "labelled as", "black", font, anchor="mt")
-    side = "truth (%)"
-    below = top + (size + font.getlength(side)) / 2
-    _draw_upright(image, side, _MARGIN + _FONT_SIZE / 2, below, font)
+    title = ImageFont.load_default(_FONT_SIZE)
+    draw.text((left + size / 2, _MARGIN), "labelled as", "black", title, anchor="mt")
+    below = top + (size + title.getlength(_SIDE)) / 2
+    _draw_upright(image, _SIDE, _MARGIN + _FONT_SIZE / 2, below, title)
     return image
 
 
 def _draw_upright(image: Image.Image, text: str, x: float, bottom: float, font: Any) -> None:
     """Write upwards from ``bottom``, centred on ``x``."""
-    box = (int(font.getlength(text)) + 2, _FONT_SIZE + 6)
+    box = (int(font.getlength(text)) + 2, int(font.size) + 6)
     strip = Image.new("RGB", box, "white")
     ImageDraw.Draw(strip).text((0, box[1] / 2), text, "black", font, anchor="lm")
-    image.paste(strip.rotate(90, expand=True), (int(x - box[1] / 2), int(bottom - box[0])))
+    rotated = strip.rotate(90, expand=True)
+    # Neighbours may overlap in small pictures: the darker pixel stays.
+    place = (int(x - box[1] / 2), int(bottom - box[0]))
+    below = image.crop((*place, place[0] + rotated.width, place[1] + rotated.height))
+    image.paste(ImageChops.darker(below, rotated), place)
 
 
 def _writers(evaluation: Evaluation) -> dict[str, Callable[[Path], None]]:
