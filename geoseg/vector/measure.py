@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _LONGEST_M = 4000.0
-_LONGEST_RADII = 2e-4
+_LONGEST_RADII = 6e-4
 _MOST_PIECES = 4096
 _POLAR_DEGREES = 80.0
 
@@ -109,7 +109,9 @@ class Ellipsoid:
         points = pieces + 1
         place = positions_in(points)
         path_lon, path_lat, _ = self.geod.fwd(
-            *(np.repeat(v, points) for v in (*starts, azimuth)),
+            np.repeat(starts[0], points),
+            np.repeat(starts[1], points),
+            np.repeat(azimuth, points),
             np.repeat(distance / pieces, points) * place,
         )
         first, last = offsets_of(points)[:-1], offsets_of(points)[1:] - 1

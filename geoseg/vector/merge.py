@@ -230,7 +230,8 @@ class _Graph:
         place = np.empty(count, np.int64)
         place[np.argsort(ends)] = np.arange(count)
         values = np.zeros(count, np.int64)
-        values[place[component]] = value
+        # Of a component that ended in the row above a strip, that strip has seen no value.
+        np.maximum.at(values, place[component], value)
         areas = summed(place[component], area, count)
         moved = _Shared.summed(place[shared.one], place[shared.other], shared.length)
         return cls(values, areas, moved, place)
@@ -246,7 +247,7 @@ class _Graph:
         group = np.arange(len(self.value))
         value, area, shared = self.value, self.area, self.shared
         while True:
-            small, target = _longest(area < min_area, area, shared)
+            small, target = _longest(_rounded(area) < min_area, area, shared)
             if not len(small):
                 return value[group[self.place]]
             groups, label = join(len(value), (small, target))
@@ -266,7 +267,7 @@ def _longest(small: npt.NDArray[np.bool_], area: FloatArray, shared: _Shared) ->
     length = np.append(shared.length, shared.length)
     asks = small[one]
     one, other, length = one[asks], other[asks], length[asks]
-    order = np.lexsort((other, -area[other], -length, one))
+    order = np.lexsort((other, -_rounded(area)[other], -_rounded(length), one))
     one, other = one[order], other[order]
     first = np.flatnonzero(is_first(one))
     return one[first], other[first]
@@ -276,9 +277,14 @@ def _of_largest(groups: int, label: IntArray, area: FloatArray, value: IntArray)
     """Value of the largest member of each group."""
     result = np.zeros(groups, np.int64)
     # Assigned in ascending order of area, the largest member speaks last.
-    order = np.lexsort((-np.arange(len(area)), area))
+    order = np.lexsort((-np.arange(len(area)), _rounded(area)))
     result[label[order]] = value[order]
     return result
+
+
+def _rounded(values: FloatArray) -> npt.NDArray[np.float32]:
+    """Drop the last digits, which depend on the order of summation and so on the strips."""
+    return values.astype(np.float32)
 
 
 def _of_any(groups: int, label: IntArray, value: IntArray) -> IntArray:
