@@ -94,7 +94,7 @@ def tune(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Suggest settings from a few labels: CLS bias, synonyms to drop, threshold.
+    """Suggest settings from a few labels: CLS bias, synonyms to drop, offsets, threshold.
 
     Writes a class file and prints what it gains on labels that took no part in the choice.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.upsampling import build_upsampler
 from geoseg.model.vision import DenseFeatures
 from geoseg.testing import tiny_random_model
+from geoseg.text.vocabulary import Vocabulary
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock
 
@@ -205,6 +207,22 @@ def test_thresholds_general_and_of_one_class() -> None:
     labels, best = decision([0, 1], thresholds=thresholds).labels(decision([0, 1]).scores(logits))
     assert labels.tolist() == [0, 0]
     assert best[0] > 0.7
+
+
+def test_an_offset_favours_its_class() -> None:
+    logits = torch.tensor([[0.10, 0.12, 0.08]])
+    moved = decision([0, 0, 1], offsets=torch.tensor([0.0, 0.0, 0.05])).scores(logits)
+    assert torch.allclose(moved, decision([0, 0, 1]).scores(torch.tensor([[0.10, 0.12, 0.13]])))
+
+
+def test_offsets_of_the_vocabulary_reach_the_labels(model: Model) -> None:
+    block = noise(64, 64)
+    plain = Vocabulary.parse(WORDS)
+    for number, entry in enumerate(plain.classes):
+        classes = list(plain.classes)
+        classes[number] = replace(entry, offset=1.0)
+        found = Segmenter(model, Vocabulary(tuple(classes)))
+        assert (found.decide(found.logits(block)).labels == number).all()
 
 
 # -- windows -----------------------------------------------------------------------------------

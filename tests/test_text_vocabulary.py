@@ -204,12 +204,12 @@ def test_toml_says_everything(tmp_path: Path) -> None:
         tmp_path / "classes.toml",
         "# two classes\n"
         '[[class]]\nname = "trees"\nprompts = ["tree", "forest, dense"]\n'
-        'color = "#1F7A3D"\nthreshold = 0.25\n'
+        'color = "#1F7A3D"\nthreshold = 0.25\noffset = -0.02\n'
         '[[class]]\nname = "water"\nthreshold = 1\n',
     )
 
     assert Vocabulary.parse(path).classes == (
-        VocabularyClass("trees", ("tree", "forest, dense"), "#1f7a3d", 0.25),
+        VocabularyClass("trees", ("tree", "forest, dense"), "#1f7a3d", 0.25, -0.02),
         VocabularyClass("water", ("water",), "#3b7dd8", 1.0),
     )
 
@@ -218,7 +218,10 @@ def test_toml_says_everything(tmp_path: Path) -> None:
     ("toml", "said"),
     [
         ('[[class]]\nname = "a"\ncolour = "#ffffff"', "class 1: unknown key colour; did you mean"),
-        ('[[class]]\nname = "a"\nx = 1', "unknown key x; known: name, prompts, color, threshold"),
+        (
+            '[[class]]\nname = "a"\nx = 1',
+            "unknown key x; known: name, prompts, color, threshold, offset",
+        ),
         ('[[classes]]\nname = "a"', "unknown key classes; did you mean class?"),
         ('[class]\nname = "a"', "[[class]] tables"),
         ('class = ["a", "b"]', "[[class]] tables"),
@@ -236,6 +239,9 @@ def test_toml_says_everything(tmp_path: Path) -> None:
         ('[[class]]\nname = "a"\nthreshold = nan', "threshold nan is not between 0 and 1"),
         ('[[class]]\nname = "a"\nthreshold = true', "class 1: threshold must be a number"),
         ('[[class]]\nname = "a"\nthreshold = "0.2"', "class 1: threshold must be a number"),
+        ('[[class]]\nname = "a"\noffset = 1.5', "offset 1.5 is not in -1 to 1"),
+        ('[[class]]\nname = "a"\noffset = nan', "offset nan is not in -1 to 1"),
+        ('[[class]]\nname = "a"\noffset = "x"', "class 1: offset must be a number"),
         ('[[class]]\nname = "a', "is not valid TOML"),
     ],
 )
@@ -270,7 +276,8 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
         prompts, words = tuple(words[:size]), words[size:]
         color = f"#{draw(st.integers(0, 0xFFFFFF)):06x}"
         threshold = draw(st.none() | st.floats(0, 1))
-        classes.append(VocabularyClass(prompts[0], prompts, color, threshold))
+        offset = draw(st.floats(-1, 1))
+        classes.append(VocabularyClass(prompts[0], prompts, color, threshold, offset))
     return Vocabulary(tuple(classes))
 
 

@@ -1,7 +1,8 @@
 """What should change for my data? Settings fitted to a few labels, with an honest gain.
 
 Only arrays here: logits of labelled pixels go in, settings come out. The settings are those that
-cost nothing at run time: the CLS bias, synonyms to drop, and the threshold of the background.
+cost nothing at run time: the CLS bias, synonyms to drop, an offset for each class, and the
+threshold of the background.
 
 The gain is measured on pixels that took no part in the choice. Pixels that lie together are alike,
 so they are left out together, a whole group (a chip, or a block of a scene) at a time, and the
@@ -30,6 +31,8 @@ LEAST_GAIN = 0.001
 
 _FOLDS = 5
 _CLS_BIASES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_OFFSETS = tuple(round(0.005 * step, 3) for step in range(-8, 9))
+_OFFSET_ROUNDS = 2
 _THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 FloatMatrix = npt.NDArray[np.float32]
@@ -68,6 +71,8 @@ class Settings:
     """Probability below which a pixel becomes background; None for no threshold."""
     dropped: frozenset[int] = frozenset()
     """Queries that are not asked."""
+    offsets: tuple[tuple[int, float], ...] = ()
+    """Class number and what is added to its cosine logits, for classes where that is not 0."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Tuning:
     """Suggested settings, and what they gain on pixels they were not chosen on."""
 
     vocabulary: Vocabulary
-    """With the dropped synonyms left out."""
+    """With the dropped synonyms left out, and with the offsets."""
     background: str | None
     before: Settings
     after: Settings
@@ -153,6 +158,7 @@ class Tuner:
         self._steps: dict[str, Callable[[Settings, _Part], Settings]] = {
             "CLS bias": self._fit_cls_bias,
             "synonyms": self._fit_synonyms,
+            "offsets": self._fit_offsets,
         }
         if background is not None:
             self._steps["threshold"] = self._fit_threshold
@@ -191,7 +197,7 @@ class Tuner:
         if scores_after.miou <= scores_before.miou:
             after = before
         return Tuning(
-            vocabulary=self._without(after.dropped),
+            vocabulary=self._changed(after),
             background=self._background,
             before=before,
             after=after,
@@ -251,6 +257,21 @@ class Tuner:
                 return settings
             settings = better
 
+    def _fit_offsets(self, settings: Settings, part: _Part) -> Settings:
+        """Move one class at a time, the labelled ones in turn, while that gains."""
+        for _ in range(_OFFSET_ROUNDS):
+            start = settings
+            for number in sorted(set(part.truth.tolist())):
+                others = {n: offset for n, offset in settings.offsets if n != number}
+                tried = (
+                    replace(settings, offsets=tuple(sorted({**others, number: value}.items())))
+                    for value in _OFFSETS
+                )
+                settings = self._best(settings, tried, part)
+            if settings == start:
+                break
+        return replace(settings, offsets=tuple(pair for pair in settings.offsets if pair[1]))
+
     def _droppable(self, settings: Settings, part: _Part) -> list[int]:
         """Queries of labelled classes, of which each keeps at least one."""
         kept = [q for q in range(len(self._query_classes)) if q not in settings.dropped]
@@ -285,6 +306,7 @@ class Tuner:
     def predict(self, settings: Settings, patch: FloatMatrix, cls: FloatMatrix) -> IndexArray:
         """Class numbers of pixels, as the segmenter would give them with these settings."""
         logits = patch - np.float32(settings.cls_bias) * cls
+        logits += self._offsets(settings)
         if settings.dropped:
             logits[:, list(settings.dropped)] = -np.inf
         best = np.maximum.reduceat(logits, self._firsts, axis=1)
@@ -304,12 +326,21 @@ class Tuner:
             return None
         return np.array([settings.threshold or 0.0 if t is None else t for t in own])
 
-    def _without(self, dropped: frozenset[int]) -> Vocabulary:
+    def _offsets(self, settings: Settings) -> FloatMatrix:
+        """``(Q,)`` what is added to each query: the class's own offset, or the one on trial."""
+        offsets = np.array([entry.offset for entry in self._vocabulary.classes], np.float32)
+        for number, value in settings.offsets:
+            offsets[number] = value
+        return offsets[self._query_classes]
+
+    def _changed(self, settings: Settings) -> Vocabulary:
+        offsets = dict(settings.offsets)
         classes = []
         for number, entry in enumerate(self._vocabulary.classes):
             first = int(self._firsts[number])
-            kept = [p for i, p in enumerate(entry.prompts) if first + i not in dropped]
-            classes.append(replace(entry, prompts=tuple(kept)))
+            kept = [p for i, p in enumerate(entry.prompts) if first + i not in settings.dropped]
+            offset = offsets.get(number, entry.offset)
+            classes.append(replace(entry, prompts=tuple(kept), offset=offset))
         return Vocabulary(tuple(classes))
 
     def _empty(self) -> npt.NDArray[np.float64]:
@@ -356,6 +387,7 @@ def as_dict(tuning: Tuning) -> dict[str, Any]:
         "threshold": tuning.after.threshold,
         "background": tuning.background if tuning.after.threshold is not None else None,
         "dropped": list(tuning.dropped),
+        "offsets": {c.name: c.offset for c in tuning.vocabulary.classes if c.offset},
         "options": tuning.options,
         "steps": [
             {"name": step.name, "miou": step.score, "taken": step.taken} for step in tuning.steps
@@ -397,6 +429,9 @@ def _verdict(tuning: Tuning) -> str:
         said.append(
             f"without {', '.join(json.dumps(q, ensure_ascii=False) for q in tuning.dropped)}"
         )
+    moved = [f"{c.name} {c.offset:+g}" for c in tuning.vocabulary.classes if c.offset]
+    if moved:
+        said.append(f"with offsets {', '.join(moved)} (in the class file)")
     return " ".join(said) + "."
 
 

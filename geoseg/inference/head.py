@@ -116,9 +116,13 @@ class Decision:
     """``(K,)`` least probability for a class to hold; None for no threshold."""
     background: int
     """Class of pixels below the threshold."""
+    offsets: Tensor | None = None
+    """``(Q,)`` added to the logits before the scale, or None."""
 
     def scores(self, logits: Tensor) -> Tensor:
         """Class scores ``(..., K)`` in [0, 1]: softmax over queries, then each class's best."""
+        if self.offsets is not None:
+            logits = logits + self.offsets
         probabilities = (self.logit_scale * logits).softmax(-1)
         if len(self.query_classes) == self.classes:
             return probabilities

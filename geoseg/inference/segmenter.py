@@ -148,12 +148,15 @@ class Segmenter:
             thresholds = torch.tensor(
                 [general if t is None else t for t in own], device=self.device, dtype=torch.float32
             )
+        query_classes = torch.from_numpy(self.vocabulary.query_classes).long().to(self.device)
+        offsets = torch.tensor([c.offset for c in self.vocabulary.classes], device=self.device)
         return Decision(
-            query_classes=torch.from_numpy(self.vocabulary.query_classes).long().to(self.device),
+            query_classes=query_classes,
             classes=len(names),
             logit_scale=options.logit_scale,
             thresholds=thresholds,
             background=names.index(background),
+            offsets=offsets[query_classes] if offsets.any() else None,
         )
 
     def __reduce__(self) -> tuple[object, ...]:

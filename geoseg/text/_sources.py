@@ -16,7 +16,7 @@ from geoseg.errors import GeosegWarning, VocabularyError
 from geoseg.text._files import collapse, content_lines, read_utf8
 
 _FILE = "class file"
-_TOML_KEYS = ("name", "prompts", "color", "threshold")
+_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class RawClass:
     prompts: tuple[str, ...]
     color: str | None = None
     threshold: float | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -171,16 +172,20 @@ def _from_toml(path: Path) -> tuple[RawClass, ...]:
 def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
     _refuse_unknown(table, _TOML_KEYS, f"{origin}, {where}")
     name, color, threshold = table.get("name"), table.get("color"), table.get("threshold")
+    offset = table.get("offset", 0.0)
     if not isinstance(name, str):
         raise VocabularyError(f'{origin}, {where}: name must be a string, as in name = "road"')
     if color is not None and not isinstance(color, str):
         raise VocabularyError(f'{origin}, {where}: color must be a string like "#1f7a3d"')
     if threshold is not None and (isinstance(threshold, bool) or not _is_number(threshold)):
         raise VocabularyError(f"{origin}, {where}: threshold must be a number from 0 to 1")
+    if isinstance(offset, bool) or not _is_number(offset):
+        raise VocabularyError(f"{origin}, {where}: offset must be a number from -1 to 1")
     prompts = _strings(table.get("prompts", [name]), origin, where)
     if not prompts:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
-    return RawClass(where, name, prompts, color, None if threshold is None else float(threshold))
+    least = None if threshold is None else float(threshold)
+    return RawClass(where, name, prompts, color, least, float(offset))
 
 
 def _strings(value: object, origin: str, where: str) -> tuple[str, ...]:

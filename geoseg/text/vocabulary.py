@@ -33,7 +33,7 @@ class VocabularyClass:
     ------
     VocabularyError
         If a word is empty or has control characters, the class has no prompt, the colour is not
-        ``#rrggbb`` or the threshold lies outside 0 to 1.
+        ``#rrggbb``, the threshold lies outside 0 to 1 or the offset outside -1 to 1.
     """
 
     name: str
@@ -44,6 +44,8 @@ class VocabularyClass:
     """``#rrggbb``."""
     threshold: float | None = None
     """Probability in [0, 1] that a pixel of this class needs, or None for the run's own."""
+    offset: float = 0.0
+    """Added to the cosine logits of the class's queries, in [-1, 1]: above 0 favours the class."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _clean(self.name))
@@ -59,6 +61,8 @@ class VocabularyClass:
             raise VocabularyError(
                 f"class '{self.name}': threshold {self.threshold} is not between 0 and 1"
             )
+        if not -1 <= self.offset <= 1:
+            raise VocabularyError(f"class '{self.name}': offset {self.offset} is not in -1 to 1")
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ class Vocabulary:
         source
             A vocabulary (returned as it is); a text file with one class a line, synonyms after
             commas, ``#`` comments; a TOML file of ``[[class]]`` tables with ``name``, ``prompts``,
-            ``color`` and ``threshold``; an inline string ``"building,roof;road;water"``; a
-            sequence with one string or list of prompts a class; a mapping from names to prompts.
+            ``color``, ``threshold`` and ``offset``; an inline string
+            ``"building,roof;road;water"``; a sequence with one string or list of prompts a class;
+            a mapping from names to prompts.
             A string that is the path of an existing file is read; one that ends in ``.txt`` or
             ``.toml``, or has a path separator and no ``;``, must be a file.
 
@@ -153,7 +158,9 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     classes = []
     for entry, color in zip(raw.classes, colors, strict=True):
         try:
-            classes.append(VocabularyClass(entry.name, entry.prompts, color, entry.threshold))
+            classes.append(
+                VocabularyClass(entry.name, entry.prompts, color, entry.threshold, entry.offset)
+            )
         except VocabularyError as error:
             raise VocabularyError(f"{raw.origin}, {entry.where}: {error}") from None
     return tuple(classes)
@@ -218,4 +225,6 @@ def _toml_table(entry: VocabularyClass) -> str:
     ]
     if entry.threshold is not None:
         lines.append(f"threshold = {float(entry.threshold)!r}")
+    if entry.offset:
+        lines.append(f"offset = {float(entry.offset)!r}")
     return "\n".join([*lines, ""])
