@@ -114,4 +114,4 @@ def _seconds(segmenter: Segmenter | None, plan: TilePlan) -> float | None:
     for _ in range(_TIMED_WINDOWS):
         segmenter.window_logits(windows).sum().item()
     each = (time.perf_counter() - start) / _TIMED_WINDOWS
-    return round(each * plan.window_runs, 1)
+    return float(f"{each * plan.window_runs:.3g}")

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
+from geoseg.io.write import PRODUCT_TAG
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -402,7 +404,10 @@ def _shorten(text: str, font: _Font, width: int) -> str:
 def _save(page: Image.Image, out: Path) -> None:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        page.save(part, format="PNG", optimize=True)
+        # The mark keeps a folder's old previews from being taken for scenes.
+        mark = PngInfo()
+        mark.add_text(PRODUCT_TAG, "preview")
+        page.save(part, format="PNG", optimize=True, pnginfo=mark)
         part.replace(out)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error})") from error

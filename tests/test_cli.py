@@ -1,0 +1,332 @@
+"""The command line as a person and a pipeline meet it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from geoseg.testing import tiny_random_model
+from geoseg_cli.main import app
+
+PRODUCTS = ["confidence.tif", "labels.tif", "polygons.gpkg", "preview.png", "run.json"]
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return draw(tmp_path / "scene.tif")
+
+
+def draw(path: Path, height: int = 90, width: int = 130, **profile: object) -> Path:
+    """A scene of blocky noise in UTM."""
+    pixels = np.random.default_rng(0).integers(
+        0, 255, (3, -(-height // 6), -(-width // 6)), np.uint8
+    )
+    pixels = pixels.repeat(6, 1).repeat(6, 2)[:, :height, :width]
+    facts = {
+        "driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8",
+        "crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 2, 2),
+    } | profile  # fmt: skip
+    with rasterio.open(path, "w", **facts) as dataset:
+        dataset.write(pixels.astype(facts["dtype"]))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def segment(scene: object, out: Path, model: str, *options: object) -> Result:
+    words = "building, flat roof; open water ,river;tree"
+    return run("segment", scene, "--classes", words, "--out", out, "--model", model, *options)
+
+
+# -- help --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_and_option_has_a_sentence(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    for parameter in command.params:
+        text = getattr(parameter, "help", None)
+        if parameter.name != "help":
+            assert text, parameter.name
+            assert text.rstrip("]").endswith((".", ")", "]")) or "[default" in text, text
+
+
+def test_segment_groups_its_options_in_panels() -> None:
+    result = run("segment", "--help")
+    for panel in ("Input", "Model", "Method", "Windows and tiles", "Output", "Run"):
+        assert f"─ {panel} ─" in result.output
+    options = [p for p in COMMANDS["segment"].params if p.opts[0].startswith("-")]
+    loose = [p.name for p in options if not getattr(p, "rich_help_panel", None)]
+    assert loose in ([], ["help"])
+
+
+def test_library_and_command_line_are_twins() -> None:
+    """Every method option of the library can be given on the command line."""
+    import dataclasses
+
+    from geoseg.inference.options import Options
+
+    given = set(inspect.signature(COMMANDS["segment"].callback).parameters)
+    assert {f.name for f in dataclasses.fields(Options)} <= given
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom geoseg_cli.main import app\n"
+        "from typer.testing import CliRunner\nCliRunner().invoke(app, ['--help'])\n"
+        "heavy = {'torch', 'rasterio', 'open_clip', 'geopandas', 'dask'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version() -> None:
+    assert run("--version").output.startswith("geoseg ")
+
+
+# -- segment -----------------------------------------------------------------------------------
+
+
+def test_segment_leaves_the_products_of_the_contract(
+    scene: Path, tmp_path: Path, model: str
+) -> None:
+    result = segment(scene, tmp_path / "out", model)
+    assert result.exit_code == 0, result.output
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == PRODUCTS
+    assert result.stdout == ""
+    assert "open water" in result.stderr
+    with rasterio.open(tmp_path / "out" / "labels.tif") as labels:
+        assert [labels.tags(1)[f"CLASS_{i}"] for i in range(3)] == [
+            "building",
+            "open water",
+            "tree",
+        ]
+        assert labels.colormap(1)[1][:3] == (0x3B, 0x7D, 0xD8)
+        counts = np.bincount(labels.read(1).ravel(), minlength=3)
+    report = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert [c["pixels"] for c in report["classes"]] == counts[:3].tolist()
+    for entry in report["classes"]:
+        # 4 m² nominal; on the ellipsoid at the central meridian the scale is 0.9996.
+        assert entry["area_m2"] == pytest.approx(4 * entry["pixels"] / 0.9996**2, rel=1e-3)
+    assert report["option_sources"]["window"] == "model"
+    assert report["model"]["weights_sha256"]
+    with sqlite3.connect(tmp_path / "out" / "polygons.gpkg") as database:
+        assert database.execute("select count(*) from segments").fetchone()[0] > 0
+        assert database.execute("select count(*) from layer_styles").fetchone()[0] == 1
+
+
+def test_json_is_one_object_on_stdout(scene: Path, tmp_path: Path, model: str) -> None:
+    result = segment(scene, tmp_path / "out", model, "--json", "--no-confidence")
+    report = json.loads(result.stdout)
+    assert Path(report["runs"][0]["files"][0]).name == "labels.tif"
+    assert not (tmp_path / "out" / "confidence.tif").exists()
+
+
+def test_quiet_says_nothing(scene: Path, tmp_path: Path, model: str) -> None:
+    result = segment(scene, tmp_path / "out", model, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb", "parquet", "none"])
+def test_polygon_formats(scene: Path, tmp_path: Path, model: str, suffix: str) -> None:
+    result = segment(scene, tmp_path / "out", model, "--polygons", suffix)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / f"polygons.{suffix}").exists() == (suffix != "none")
+
+
+def test_probabilities(scene: Path, tmp_path: Path, model: str) -> None:
+    assert segment(scene, tmp_path / "out", model, "--probabilities").exit_code == 0
+    with rasterio.open(tmp_path / "out" / "probabilities.tif") as shares:
+        assert shares.descriptions == ("building", "open water", "tree")
+        values = shares.read()
+    with rasterio.open(tmp_path / "out" / "labels.tif") as labels:
+        best = values.argmax(0)
+        clear = np.sort(values, 0)[-1] > np.sort(values, 0)[-2]
+        assert np.array_equal(best[clear], labels.read(1)[clear])
+
+
+def test_nothing_is_overwritten_unasked(scene: Path, tmp_path: Path, model: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "labels.tif").write_text("precious")
+    (out / "notes.txt").write_text("mine")
+    result = segment(scene, out, model)
+    assert result.exit_code == 1
+    assert "--overwrite" in result.stderr
+    assert (out / "labels.tif").read_text() == "precious"
+    assert segment(scene, out, model, "--overwrite").exit_code == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    assert segment(scene, out, model, "--overwrite", "--polygons", "geojson").exit_code == 0
+    assert not (out / "polygons.gpkg").exists()
+
+
+def test_the_scene_itself_is_never_replaced(tmp_path: Path, model: str) -> None:
+    scene = draw(tmp_path / "labels.tif")
+    before = scene.read_bytes()
+    result = segment(scene, tmp_path, model, "--overwrite")
+    assert result.exit_code == 1
+    assert "the scene itself" in result.stderr
+    assert scene.read_bytes() == before
+
+
+def test_a_folder_of_scenes_with_old_outputs_beside_them(tmp_path: Path, model: str) -> None:
+    """A rerun does not take yesterday's labels for a scene; each scene gets its folder."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    draw(folder / "north.tif")
+    draw(folder / "south.tif")
+    assert segment(folder / "north.tif", folder, model).exit_code == 0
+    result = segment(folder, tmp_path / "out", model)
+    assert result.exit_code == 0, result.output
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["north", "south"]
+    assert sorted(f.name for f in (tmp_path / "out" / "south").iterdir()) == PRODUCTS
+
+
+def test_one_bad_scene_does_not_stop_the_others(tmp_path: Path, model: str) -> None:
+    good, bad = draw(tmp_path / "good.tif"), tmp_path / "bad.tif"
+    bad.write_text("no raster")
+    result = segment(bad, tmp_path / "out", model, good)
+    assert result.exit_code == 1
+    assert "bad.tif" in result.stderr
+    assert (tmp_path / "out" / "good" / "labels.tif").exists()
+
+
+def test_a_float_scene_with_nodata_gives_integer_labels(tmp_path: Path, model: str) -> None:
+    scene = draw(tmp_path / "scene.tif", dtype="float32", nodata=-9999.0)
+    with rasterio.open(scene, "r+") as dataset:
+        pixels = dataset.read()
+        pixels[:, :20] = -9999
+        dataset.write(pixels)
+    assert segment(scene, tmp_path / "out", model).exit_code == 0
+    with rasterio.open(tmp_path / "out" / "labels.tif") as labels:
+        assert (labels.dtypes[0], labels.nodata) == ("uint8", 255)
+        values = labels.read(1)
+    assert (values[:20] == 255).all()
+    assert (values[20:] < 3).all()
+
+
+def test_more_than_255_objects_are_all_there(tmp_path: Path, model: str) -> None:
+    """Identities of objects do not wrap at 8 bits."""
+    out = tmp_path / "labels.tif"
+    board = (np.indices((40, 40)).sum(0) % 2).astype(np.uint8)
+    transform = from_origin(500000, 5000000, 1, 1)
+    with rasterio.open(
+        out, "w", driver="GTiff", height=40, width=40, count=1, dtype="uint8",
+        crs="EPSG:32633", transform=transform, nodata=255,
+    ) as dataset:  # fmt: skip
+        dataset.write(board, 1)
+    result = run("vectorize", out, "--out", tmp_path / "board.geojson")
+    assert result.exit_code == 0, result.output
+    features = json.loads((tmp_path / "board.geojson").read_text())["features"]
+    assert len({f["properties"]["id"] for f in features}) == len(features) == 1600
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--cls-bias", "-0.3"), 2, "0 or more"),
+        (("--stride", "100", "--window", "64"), 2, "stride 100 with window 64"),
+        (("--bands", "1,2"), 2, "one band or three"),
+        (("--bands", "1,2,9"), 1, "9"),
+        (("--stretch", "wide"), 2, "wide"),
+        (("--aoi", "0,0,1,1"), 2, "does not cover"),
+        (("--background", "tree"), 2, "threshold"),
+        (("--upsampler", "simfeatup"), 2, "--upsampler-weights"),
+        (("--workers", "-1"), 2, "workers"),
+        (("--resume", "--overwrite"), 2, "one of them"),
+        (("--min-area", "-5"), 2, "positive"),
+        (("--connectivity", "6"), 2, "4 or 8"),
+        (("--device", "warp"), 2, "warp"),
+        (("--tile", "0"), 2, "2048"),
+        (("--no-such-option",), 2, "No such option"),
+    ],
+)
+def test_wrong_usage(
+    scene: Path, tmp_path: Path, model: str, options: tuple[str, ...], code: int, message: str
+) -> None:
+    result = segment(scene, tmp_path / "out", model, *options)
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_scene(tmp_path: Path, model: str) -> None:
+    result = segment(tmp_path / "nowhere.tif", tmp_path / "out", model)
+    assert result.exit_code == 1
+    assert "nowhere.tif" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_one_class_alone(scene: Path, tmp_path: Path, model: str) -> None:
+    result = run(
+        "segment", scene, "--classes", "water,river", "--out", tmp_path / "o", "--model", model
+    )
+    assert result.exit_code == 1
+    assert "one class" in result.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, model: str) -> None:
+    result = segment(tmp_path / "nowhere.tif", tmp_path / "out", model, "--debug")
+    assert "Traceback" in result.stderr
+    assert result.exit_code == 1
+
+
+# -- the other commands ------------------------------------------------------------------------
+
+
+def test_info(scene: Path, model: str) -> None:
+    result = run("info", scene, "--model", model, "--json")
+    facts = json.loads(result.stdout)
+    assert facts["scene"]["size"] == "130 x 90 pixels"
+    assert facts["scene"]["gsd_m"] == pytest.approx(2, rel=1e-3)
+    assert facts["run"]["windows"] == 8
+    assert facts["run"]["seconds"] > 0
+    assert "EPSG:32633" in run("info", scene, "--model", model).stdout
+
+
+def test_info_without_weights(scene: Path) -> None:
+    result = run("info", scene, "--model", "ViT-B-16/openai", "--json")
+    if result.exit_code == 0:
+        assert json.loads(result.stdout)["run"]["window"] == 224
+
+
+def test_models() -> None:
+    listed = json.loads(run("models", "--json").stdout)["models"]
+    assert listed[0]["spec"] == "geoseg-tiny"
+    assert listed[0]["bundled"]
+    assert "ViT-B-16/openai" in run("models", "b-16/openai").stdout
+
+
+def test_preview(scene: Path, tmp_path: Path, model: str) -> None:
+    assert segment(scene, tmp_path / "out", model).exit_code == 0
+    target = tmp_path / "picture.png"
+    result = run("preview", scene, tmp_path / "out" / "labels.tif", "--out", target)
+    assert result.exit_code == 0, result.output
+    assert target.stat().st_size > 1000
+    again = run("preview", scene, tmp_path / "out" / "labels.tif", "--out", target)
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
