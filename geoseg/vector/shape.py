@@ -79,7 +79,7 @@ class Shaper:
             return points, offsets
         closed = DEGREE[arcs.start.mask] == 2
         fixed = _beside_void(arcs)
-        free = _free_corners(arcs, around, kept, offsets)
+        free = _free_corners(arcs, around, kept, offsets, closed & ~fixed)
         points, offsets = _cut_corners(points, offsets, closed, fixed, free)
         for _ in range(self.smooth - 1):
             points, offsets = _cut_corners(points, offsets, closed, fixed, None)
@@ -131,7 +131,7 @@ class _Simplification:
             split = distance > tolerance
             near = np.flatnonzero(~split)
             regions = _Regions.of_chords(self._arcs, first[near], last[near])
-            split[near] = regions.occupied(self._arcs, self._around, self._reach)
+            split[near] = regions.occupied(self._arcs.xy, self._around, self._reach)
             first, last = self._split(first[split], last[split])
 
     def _split(self, first: IntArray, last: IntArray) -> tuple[IntArray, IntArray]:
@@ -207,13 +207,13 @@ class _Regions:
         index, offsets = take_lists(self.offsets, chosen)
         return _Regions(self.first[chosen], self.last[chosen], self.xy[index], offsets, self.scale)
 
-    def occupied(self, arcs: Arcs, around: Surroundings, reach: float | None) -> BoolArray:
+    def occupied(self, xy: IntArray, around: Surroundings, reach: float | None) -> BoolArray:
         """Tell for each region whether a foreign corner lies in it or on its border.
 
         Parameters
         ----------
-        arcs
-            The arcs that the stretches are of.
+        xy
+            Vertices that the stretches are of.
         around
             Corners.
         reach
@@ -232,7 +232,7 @@ class _Regions:
             region, corner = self._candidates(
                 part, lowest[part], highest[part], rows[part], around, reach
             )
-            hit = self._contain(arcs, around, region, corner)
+            hit = self._contain(xy, around, region, corner)
             result[region[hit]] = True
         return result
 
@@ -272,7 +272,7 @@ class _Regions:
         return np.repeat(np.repeat(part, rows), counts), around.corners[index]
 
     def _contain(
-        self, arcs: Arcs, around: Surroundings, region: IntArray, corner: IntArray
+        self, xy: IntArray, around: Surroundings, region: IntArray, corner: IntArray
     ) -> BoolArray:
         """Tell for each pair whether the corner is foreign and lies in the region."""
         if not len(region):
@@ -284,16 +284,14 @@ class _Regions:
         for part in np.split(np.arange(len(region)), cuts):
             if len(part):
                 row, col = np.divmod(corner[part], around.stride)
-                inside[part] = self._foreign(arcs, region[part], col, row)
+                inside[part] = self._foreign(xy, region[part], col, row)
                 inside[part] &= self._covers(region[part], col * self.scale, row * self.scale)
         return inside
 
-    def _foreign(self, arcs: Arcs, region: IntArray, col: IntArray, row: IntArray) -> BoolArray:
+    def _foreign(self, xy: IntArray, region: IntArray, col: IntArray, row: IntArray) -> BoolArray:
         sizes = self.last[region] - self.first[region] + 1
         index = np.repeat(self.first[region], sizes) + positions_in(sizes)
-        match = (arcs.xy[index, 0] == np.repeat(col, sizes)) & (
-            arcs.xy[index, 1] == np.repeat(row, sizes)
-        )
+        match = (xy[index, 0] == np.repeat(col, sizes)) & (xy[index, 1] == np.repeat(row, sizes))
         return ~np.logical_or.reduceat(match, offsets_of(sizes)[:-1])
 
     def _covers(self, region: IntArray, x: IntArray, y: IntArray) -> BoolArray:
@@ -325,24 +323,45 @@ def _beside_void(arcs: Arcs) -> BoolArray:
     return (arcs.left < 0) | (arcs.right < 0)
 
 
-def _free_corners(arcs: Arcs, around: Surroundings, kept: IntArray, offsets: IntArray) -> BoolArray:
+def _free_corners(
+    arcs: Arcs, around: Surroundings, kept: IntArray, offsets: IntArray, closed: BoolArray
+) -> BoolArray:
     """Tell for each kept vertex whether nothing foreign lies where a cut would take its corner."""
     free = np.zeros(len(kept), np.bool_)
     inner = np.ones(len(kept), np.bool_)
     inner[offsets[:-1]] = inner[offsets[1:] - 1] = False
     at = np.flatnonzero(inner)
+    start, stop = offsets[:-1][closed], offsets[1:][closed] - 1
+    # Around the start of a closed arc, the stretch is its last part followed by its first one.
+    tail, head = kept[stop] - kept[stop - 1] + 1, kept[start + 1] - kept[start]
+    seam = offsets_of(tail + head)
+    index = _ranges(kept[stop - 1], tail, kept[start] + 1, head)
+    xy = np.concatenate([arcs.xy, arcs.xy[index]])
+    first = np.append(kept[at - 1], len(arcs.xy) + seam[:-1])
+    last = np.append(kept[at + 1], len(arcs.xy) + seam[1:] - 1)
+    at = np.append(at, start)
     if not len(at):
         return free
     scale = round(1 / _QUARTER)
-    before, corner, after = (arcs.xy[kept[at + step]] for step in (-1, 0, 1))
+    corner = arcs.xy[kept[at]]
     outline = np.stack(
-        [scale * corner + before - corner, scale * corner, scale * corner + after - corner], axis=1
+        [
+            (scale - 1) * corner + xy[first],
+            scale * corner,
+            (scale - 1) * corner + xy[last],
+        ],
+        axis=1,
     )
-    regions = _Regions(
-        kept[at - 1], kept[at + 1], outline.reshape(-1, 2), 3 * np.arange(len(at) + 1), scale
-    )
-    free[at] = ~regions.occupied(arcs, around, None)
+    regions = _Regions(first, last, outline.reshape(-1, 2), 3 * np.arange(len(at) + 1), scale)
+    free[at] = ~regions.occupied(xy, around, None)
     return free
+
+
+def _ranges(one: IntArray, sizes: IntArray, other: IntArray, other_sizes: IntArray) -> IntArray:
+    """Consecutive numbers from ``one`` and then from ``other``, for each entry."""
+    starts = np.column_stack([one, other]).ravel()
+    both = np.column_stack([sizes, other_sizes]).ravel()
+    return np.repeat(starts, both) + positions_in(both)
 
 
 def _cut_corners(
