@@ -73,6 +73,15 @@ def vectorize(
             rich_help_panel=_SHAPE,
         ),
     ] = 4,
+    raster_style: Annotated[
+        bool,
+        typer.Option(
+            "--raster-style",
+            help="Also write class names and colours beside LABELS: a QGIS style (.qml) and "
+            "GDAL's category names (.aux.xml).",
+            rich_help_panel=_RESULT,
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace FILE if it exists.", rich_help_panel=_RESULT),
@@ -100,6 +109,7 @@ def vectorize(
     with reporting(debug=debug, quiet=quiet):
         from geoseg.vector import VectorOptions
         from geoseg.vector import vectorize as run
+        from geoseg.vector.style import write_raster_style
 
         options = VectorOptions(
             min_area_m2=min_area,
@@ -117,6 +127,8 @@ def vectorize(
                 overwrite=overwrite,
                 progress=progress,
             )
+        if raster_style:
+            write_raster_style(labels, overwrite=overwrite)
         if as_json:
             print_json(
                 {

@@ -21,6 +21,7 @@ from vectors import blobs, label_file
 
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.vector import VectorOptions, polygons, vectorize
+from geoseg.vector.style import write_raster_style
 
 SUFFIXES = [".gpkg", ".parquet", ".fgb", ".geojson"]
 FIELDS = ["id", "class_id", "class_name", "area_m2", "perimeter_m", "touches_edge"]
@@ -163,6 +164,23 @@ def test_geopackage_brings_the_class_colours(labels: Path, tmp_path: Path) -> No
     assert names == {0: "roof", 1: "road & rail", 2: "Wäldchen"}
 
 
+def test_raster_style_gives_names_and_colours(labels: Path) -> None:
+    qml, names = write_raster_style(labels)
+    assert (qml.name, names.name) == ("labels.qml", "labels.tif.aux.xml")
+    entries = ET.fromstring(qml.read_text(encoding="utf-8").split("\n", 1)[1]).iter("paletteEntry")
+    with rasterio.open(labels) as dataset:
+        table = dataset.colormap(1)
+    for entry in entries:
+        colour = entry.get("color")
+        assert colour is not None
+        assert tuple(bytes.fromhex(colour[1:])) == table[int(entry.get("value"))][:3]
+    categories = ET.fromstring(names.read_text(encoding="utf-8")).iter("Category")
+    assert [c.text for c in categories] == ["roof", "road & rail", "Wäldchen"]
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_raster_style(labels)
+    write_raster_style(labels, overwrite=True)
+
+
 def test_geopackage_is_indexed_and_sound(labels: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gpkg"
     summary = vectorize(labels, out)
@@ -179,7 +197,7 @@ def test_geopackage_is_written_in_batches(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectorize(labels, tmp_path / "one.gpkg")
-    monkeypatch.setattr(polygons, "_BATCH", 5)
+    monkeypatch.setattr(polygons, "_BATCH", 40)
     monkeypatch.setattr(polygons, "STRIP_PIXELS", 80)
     for suffix in SUFFIXES:
         vectorize(labels, tmp_path / f"many{suffix}")
@@ -362,6 +380,7 @@ def _label_like(path: Path) -> tuple[np.ndarray, dict[str, object]] | None:
     return np.where(known, np.digitize(band, levels), 255).astype(np.uint8), profile
 
 
+@pytest.mark.slow
 def test_every_reference_scene_is_partitioned(shared: Path, tmp_path: Path) -> None:
     done = 0
     for path in sorted((shared / "scenes").rglob("*")):

@@ -32,7 +32,7 @@ SKEWED = np.array([[1.3, 0.2], [-0.1, 0.7]])
     connectivity=st.sampled_from([4, 8]),
     rows=st.integers(1, 9),
 )
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_shaped_polygons_are_a_coverage(
     seed: int,
     sigma: float,
@@ -175,7 +175,7 @@ def test_what_stands_alone_in_nodata_stays() -> None:
     connectivity=st.sampled_from([4, 8]),
     rows=st.integers(1, 7),
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_nothing_small_is_left(
     seed: int, sigma: float, min_area: int, connectivity: int, rows: int
 ) -> None:

@@ -52,7 +52,7 @@ def test_drawn_rasters_are_partitioned(values: np.ndarray, connectivity: int) ->
 
 
 @given(small_labels, st.sampled_from([4, 8]), st.integers(1, 5))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_raster_is_partitioned(values: np.ndarray, connectivity: int, rows: int) -> None:
     whole = trace(values, connectivity=connectivity)
     assert_partition(values, whole)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from geoseg.errors import OutputError
+from geoseg.io.labels import LabelRaster
 from geoseg.types import LabelClass
 
 _VERSION = "3.22.0"
@@ -74,6 +77,49 @@ def raster_qml(classes: Sequence[LabelClass]) -> str:
             alpha="255",
         )
     return _document(root)
+
+
+def category_names(classes: Sequence[LabelClass]) -> str:
+    """Class names as GDAL keeps them beside a raster, in its ``.aux.xml``."""
+    root = ET.Element("PAMDataset")
+    names = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
+    by_value = {item.index: item.name for item in classes}
+    for value in range(max(by_value, default=-1) + 1):
+        ET.SubElement(names, "Category").text = by_value.get(value, "")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+    """Write names and colours beside a label raster, for QGIS (``.qml``) and GDAL (``.aux.xml``).
+
+    Raises
+    ------
+    SceneError
+        If the raster cannot be read.
+    OutputError
+        If one of the files exists and ``overwrite`` is False, or cannot be written.
+    """
+    classes = LabelRaster.open(labels).classes
+    raster = Path(labels)
+    contents = {
+        raster.with_suffix(".qml"): raster_qml(classes),
+        raster.with_name(f"{raster.name}.aux.xml"): category_names(classes),
+    }
+    for path in contents:
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already; replace it with --overwrite")
+    for path, text in contents.items():
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error})") from error
+        finally:
+            part.unlink(missing_ok=True)
+    qml, names = contents
+    return qml, names
 
 
 def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> None:
