@@ -275,6 +275,14 @@ def segment(
             help="Write probabilities.tif, a per-cent band a class.",
         ),
     ] = False,
+    margin: Annotated[
+        bool,
+        typer.Option(
+            "--margin",
+            rich_help_panel=OUTPUT,
+            help="Write margin.tif, per cent between the two best classes.",
+        ),
+    ] = False,
     output_grid: Annotated[
         OutputGrid,
         typer.Option(
@@ -346,6 +354,7 @@ def segment(
                 connectivity=connectivity,
                 confidence=confidence,
                 probabilities=probabilities,
+                margin=margin,
                 output_grid=output_grid.value,
             ),
             "tile": tile,

@@ -26,7 +26,13 @@ from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.scene import Scene
-from geoseg.io.write import RasterWriter, confidence_writer, label_writer, probability_writer
+from geoseg.io.write import (
+    RasterWriter,
+    confidence_writer,
+    label_writer,
+    margin_writer,
+    probability_writer,
+)
 from geoseg.journal import Journal, TileRecord, digest
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
@@ -70,6 +76,8 @@ class Products:
     connectivity: int = 4
     confidence: bool = True
     probabilities: bool = False
+    margin: bool = False
+    """``margin.tif``: how far the best class is ahead of the second."""
     preview: bool = True
     output_grid: Literal["native", "working"] = "native"
     """With a working GSD: on which pixels labels are returned."""
@@ -99,6 +107,7 @@ class Products:
             ("labels.tif", True),
             ("confidence.tif", self.confidence),
             ("probabilities.tif", self.probabilities),
+            ("margin.tif", self.margin),
             (f"polygons.{self.polygons}", self.polygons != "none"),
             ("preview.png", self.preview),
             ("run.json", True),
@@ -110,6 +119,7 @@ ALL_PRODUCTS = (
     "labels.tif",
     "confidence.tif",
     "probabilities.tif",
+    "margin.tif",
     *(f"polygons.{suffix}" for suffix in POLYGON_FORMATS if suffix != "none"),
     "preview.png",
     "run.json",
@@ -440,13 +450,15 @@ class _SceneRun:
             "labels": True,
             "confidence": self.products.confidence,
             "probabilities": self.products.probabilities,
+            "margin": self.products.margin,
         }
         return tuple(name for name, chosen in wanted.items() if chosen)
 
     def _writer(self, folder: Path, name: str, grid: Grid, *, resume: bool) -> RasterWriter:
         file = _work_file(folder, name)
-        if name == "confidence":
-            return confidence_writer(file, grid, resume=resume)
+        plain = {"confidence": confidence_writer, "margin": margin_writer}
+        if name in plain:
+            return plain[name](file, grid, resume=resume)
         make = label_writer if name == "labels" else probability_writer
         return make(file, grid, self.classes, resume=resume)
 

@@ -165,6 +165,17 @@ def test_probabilities(scene: Path, tmp_path: Path, model: str) -> None:
         assert np.array_equal(best[clear], labels.read(1)[clear])
 
 
+def test_margin_is_the_gap_between_the_two_best(scene: Path, tmp_path: Path, model: str) -> None:
+    assert segment(scene, tmp_path / "out", model, "--margin", "--probabilities").exit_code == 0
+    with (
+        rasterio.open(tmp_path / "out" / "margin.tif") as gap,
+        rasterio.open(tmp_path / "out" / "probabilities.tif") as shares,
+    ):
+        ordered = np.sort(shares.read().astype(int), 0)
+        assert np.abs(gap.read(1) - (ordered[-1] - ordered[-2])).max() <= 1  # both are rounded
+        assert gap.nodata == 255
+
+
 def test_nothing_is_overwritten_unasked(scene: Path, tmp_path: Path, model: str) -> None:
     out = tmp_path / "out"
     out.mkdir()

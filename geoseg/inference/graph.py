@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from dask.delayed import Delayed, delayed
 
 from geoseg.errors import GeosegError, WeightsError
@@ -135,7 +136,7 @@ class TileJob:
         per_cent = np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8)
         shares = np.broadcast_to(per_cent, (classes, *core.shape)) if self.probabilities else None
         labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
-        return TileResult(core, labels, per_cent, shares, windows=0)
+        return TileResult(core, labels, per_cent, per_cent, shares, windows=0)
 
 
 def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
@@ -144,16 +145,25 @@ def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
     return shared is not None and bool(wanted[shared.relative_to(core).slices()].any())
 
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
 def _keep(result: TileResult, inside: BoolArray) -> TileResult:
     """Blocks with nodata outside the area."""
-    labels, confidence = result.labels.copy(), result.confidence.copy()
-    labels[~inside] = label_nodata(labels.dtype)
-    confidence[~inside] = PER_CENT_NODATA
     shares = result.probabilities
-    if shares is not None:
-        shares = shares.copy()
-        shares[:, ~inside] = PER_CENT_NODATA
-    return replace(result, labels=labels, confidence=confidence, probabilities=shares)
+    return replace(
+        result,
+        labels=_blank(result.labels, inside, label_nodata(result.labels.dtype)),
+        confidence=_blank(result.confidence, inside, PER_CENT_NODATA),
+        margin=_blank(result.margin, inside, PER_CENT_NODATA),
+        probabilities=None if shares is None else _blank(shares, inside, PER_CENT_NODATA),
+    )
+
+
+def _blank(block: npt.NDArray[_Scalar], inside: BoolArray, nodata: int) -> npt.NDArray[_Scalar]:
+    copied = block.copy()
+    copied[..., ~inside] = nodata
+    return copied
 
 
 def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed:

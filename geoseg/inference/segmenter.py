@@ -51,6 +51,8 @@ class TileResult:
     """``(H, W)`` class index; the dtype's largest value where there is no data."""
     confidence: UInt8Array
     """``(H, W)`` per cent of the winning class's probability, 255 for nodata."""
+    margin: UInt8Array
+    """``(H, W)`` per cent by which the winner is ahead of the second class, 255 for nodata."""
     probabilities: UInt8Array | None
     """``(K, H, W)`` per cent, 255 for nodata; only on request."""
     windows: int
@@ -290,6 +292,7 @@ class Segmenter:
         dtype = label_dtype(len(self.vocabulary.names))
         labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
         confidence = np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8)
+        margin = confidence.copy()
         shares = None
         if probabilities:
             shares = np.full((len(self.vocabulary.names), *core.shape), PER_CENT_NODATA, np.uint8)
@@ -305,9 +308,11 @@ class Segmenter:
                 keep = valid[rows]
                 labels[rows][keep] = index.cpu().numpy().astype(dtype)[keep]
                 confidence[rows][keep] = _per_cent(best)[keep]
+                first_two = scores.topk(2, dim=-1).values
+                margin[rows][keep] = _per_cent(first_two[..., 0] - first_two[..., 1])[keep]
                 if shares is not None:
                     shares[:, rows][:, keep] = _per_cent(scores).transpose(2, 0, 1)[:, keep]
-        return TileResult(tile.core, labels, confidence, shares, runs)
+        return TileResult(tile.core, labels, confidence, margin, shares, runs)
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""

@@ -36,7 +36,7 @@ Rgba = tuple[int, int, int, int]
 class RasterLayout:
     """What an output raster is, apart from its pixels. Nothing of it comes from the source file."""
 
-    product: Literal["labels", "confidence", "probabilities"]
+    product: Literal["labels", "confidence", "margin", "probabilities"]
     dtype: str
     nodata: int
     descriptions: tuple[str, ...]
@@ -270,6 +270,19 @@ def confidence_writer(work: Path, grid: Grid, *, resume: bool = False) -> Raster
         dtype="uint8",
         nodata=PER_CENT_NODATA,
         descriptions=("confidence in per cent",),
+        overviews="AVERAGE",
+        predictor=True,
+    )
+    return RasterWriter(work, grid, layout, resume=resume)
+
+
+def margin_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
+    """Make the writer of a margin raster: per cent between the two best classes, nodata 255."""
+    layout = RasterLayout(
+        product="margin",
+        dtype="uint8",
+        nodata=PER_CENT_NODATA,
+        descriptions=("margin in per cent",),
         overviews="AVERAGE",
         predictor=True,
     )
