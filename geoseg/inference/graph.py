@@ -21,7 +21,7 @@ from dask.delayed import Delayed, delayed
 from geoseg.errors import GeosegError, WeightsError
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter, TileResult
 from geoseg.tiling.tiles import Tile, TilePlan
-from geoseg.types import BoolArray, PixelBlock, Window, label_dtype, label_nodata
+from geoseg.types import BoolArray, LabelArray, PixelBlock, Window, label_dtype, label_nodata
 
 
 class PixelSource(Protocol):
@@ -153,7 +153,7 @@ def _keep(result: TileResult, inside: BoolArray) -> TileResult:
     shares = result.probabilities
     return replace(
         result,
-        labels=_blank(result.labels, inside, label_nodata(result.labels.dtype)),
+        labels=cast(LabelArray, _blank(result.labels, inside, label_nodata(result.labels.dtype))),
         confidence=_blank(result.confidence, inside, PER_CENT_NODATA),
         margin=_blank(result.margin, inside, PER_CENT_NODATA),
         probabilities=None if shares is None else _blank(shares, inside, PER_CENT_NODATA),
