@@ -1,10 +1,11 @@
 """How fast and how lean is vectorising, against GDAL's polygonizer and the usual whole-array way?
 
-Draws a large label raster of patches and turns it into a GeoPackage in three ways, each in a
-process of its own: ``geoseg.vectorize``; GDAL's polygonizer, called in C without Python in between;
-and ``rasterio.features.shapes`` over the whole array into one GeoDataFrame, as most tools do.
+Draws a large label raster of patches and turns it into a GeoPackage in several ways, each in a
+process of its own: ``geoseg.vectorize``, plain and with merging, simplifying and smoothing; GDAL's
+polygonizer, called in C without Python in between; and ``rasterio.features.shapes`` over the whole
+array into one GeoDataFrame, as most tools do.
 
-    python benchmarks/vectorize.py --size 20000 --folder /tmp/vectors
+    python benchmarks/vectorize.py
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import _common
 import numpy as np
 import numpy.typing as npt
 
-WAYS = ("geoseg", "gdal", "shapes")
+WAYS = ("geoseg", "geoseg shaped", "gdal", "shapes")
 CLASSES = ("building", "road", "water", "forest", "field", "bare")
 COARSE, FINE = 56, 12
 
@@ -79,6 +81,12 @@ def run_geoseg(labels: Path, out: Path) -> None:
     vectorize(labels, out)
 
 
+def run_geoseg_shaped(labels: Path, out: Path) -> None:
+    from geoseg.vector import VectorOptions, vectorize
+
+    vectorize(labels, out, options=VectorOptions(min_area_m2=10, simplify_m=0.7, smooth=2))
+
+
 def run_shapes(labels: Path, out: Path) -> None:
     import geopandas as gpd
     import rasterio
@@ -121,31 +129,35 @@ def run_gdal(labels: Path, out: Path) -> None:
         raise SystemExit("GDAL's polygonizer failed")
 
 
+RUN = dict(zip(WAYS, (run_geoseg, run_geoseg_shaped, run_gdal, run_shapes), strict=True))
+
+
 def measure(way: str, labels: Path, folder: Path) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    out = folder / f"{way}.gpkg"
+    import pyogrio
+
+    out = folder / f"{way.replace(' ', '_')}.gpkg"
     out.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--way", way, "--labels", str(labels), "--out", str(out)]
     report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    import pyogrio
-
     polygons = pyogrio.read_info(out, layer="segments", force_feature_count=True)["features"]
-    return {**json.loads(report), "polygons": polygons}
+    return {"way": way, **json.loads(report), "polygons": polygons}
 
 
 def one_way(way: str, labels: Path, out: Path) -> None:
     """Do it, and print what it took."""
     begin = time.perf_counter()
-    {"geoseg": run_geoseg, "gdal": run_gdal, "shapes": run_shapes}[way](labels, out)
+    RUN[way](labels, out)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    print(json.dumps({"way": way, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}))
+    print(json.dumps({"seconds": round(seconds, 1), "peak GiB": round(peak, 2)}))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Command line."""
+    parser = _common.parser(__doc__)
     parser.add_argument("--size", type=int, default=20_000, help="rows and columns")
-    parser.add_argument("--folder", type=Path, default=Path("vectorize-benchmark"))
+    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--labels", type=Path, help=argparse.SUPPRESS)
@@ -154,17 +166,17 @@ def main() -> None:
     if given.way:
         one_way(given.way, given.labels, given.out)
         return
-    given.folder.mkdir(parents=True, exist_ok=True)
-    labels = given.folder / f"labels_{given.size}.tif"
-    if not labels.exists():
-        draw(labels, given.size)
-    print(f"{platform.machine()}, Python {platform.python_version()}, {given.size} pixels square")
-    for way in given.ways:
-        result = measure(way, labels, given.folder)
-        print(
-            f"{way:>7}: {result['seconds']:7.1f} s  {result['peak_gib']:6.2f} GiB  "
-            f"{result['polygons']} polygons"
-        )
+    size = 3000 if given.quick else given.size
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = folder / f"labels_{size}.tif"
+        if not labels.exists():
+            draw(labels, size)
+        rows = [measure(way, labels, folder) for way in given.ways]
+    _common.table(rows)
+    if not given.no_save and not given.quick:
+        _common.save("vectorize", rows, size=size)
 
 
 if __name__ == "__main__":

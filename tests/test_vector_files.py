@@ -141,7 +141,8 @@ def test_confidence_on_another_grid_is_refused(
 def test_geopackage_brings_the_class_colours(labels: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gpkg"
     vectorize(labels, out)
-    # Through GDAL, as QGIS reads it.
+    # Through GDAL, as QGIS reads it, and without a word of complaint.
+    warnings.simplefilter("error")
     style = pyogrio.read_dataframe(out, layer="layer_styles").iloc[0]
     assert (style.f_table_name, style.f_geometry_column) == ("segments", "geom")
     assert style.useAsDefault
