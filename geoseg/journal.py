@@ -71,7 +71,10 @@ class Journal:
                 "--overwrite"
             )
         for line in content[1:]:
-            record = TileRecord(line["tile"], tuple(line["counts"]), line["windows"])
+            try:
+                record = TileRecord(line["tile"], tuple(line["counts"]), line["windows"])
+            except (KeyError, TypeError):
+                break
             self.finished[record.tile] = record
         # What follows a cut-off line would be unreadable; write back what was understood.
         self._rewrite(wanted)

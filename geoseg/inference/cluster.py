@@ -13,6 +13,9 @@ from geoseg.errors import OptionError
 
 _CONNECT_SECONDS = 15
 
+_IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""A terminal sends Ctrl-C to the workers too, but it is the run that ends them."""
+
 
 @contextmanager
 def connect(*, workers: int = 0, scheduler: str | None = None) -> Iterator[Any]:
@@ -97,6 +100,7 @@ def _local(workers: int) -> Iterator[Any]:
                 "memory_limit": 0,
                 "env": worker_environment(number, workers, gpus, os.cpu_count() or 1),
                 "silence_logs": logging.CRITICAL,
+                "preload": [_IGNORE_CTRL_C],
             },
         }
         for number in range(workers)
