@@ -48,6 +48,14 @@ class Ends:
     def __getitem__(self, chosen: IntArray | BoolArray) -> Ends:
         return Ends(self.corner[chosen], self.leaving[chosen], self.mask[chosen])
 
+    def followed_by(self, other: Ends) -> Ends:
+        """Return these entries and then those of ``other``."""
+        return Ends(
+            np.append(self.corner, other.corner),
+            np.append(self.leaving, other.leaving),
+            np.append(self.mask, other.mask),
+        )
+
     def swapped(self, other: Ends, swap: BoolArray) -> Ends:
         """Return the entries of ``other`` where ``swap`` is True, these elsewhere."""
         return Ends(
@@ -276,7 +284,8 @@ class _Walk:
         size[port] = np.diff(above.offsets)
         backwards[port] = flipped
         order = self.chains.order
-        index = take_directed(lists, chosen[order], backwards[order], size[order])
+        taken = chosen[order]
+        index = take_directed(lists[taken], lists[taken + 1] - 1, backwards[order], size[order])
         offsets = offsets_of(size[order])[self.chains.offsets]
         return source[index], offsets
 
@@ -329,7 +338,7 @@ def _keep_open(
     lines = np.flatnonzero(cut)
     flip = (start.corner[lines] < 0) & (stop.corner[lines] >= 0)
     sizes = offsets[lines + 1] - offsets[lines]
-    index = take_directed(offsets, lines, flip, sizes)
+    index = take_directed(offsets[lines], offsets[lines + 1] - 1, flip, sizes)
     nodes = walk.nodes
     fragment = np.full(len(nodes.links), -1, np.int64)
     is_start = np.zeros(len(nodes.links), np.bool_)

@@ -29,7 +29,7 @@ from geoseg.vector.write import Layer, VectorFile, check_target
 Progress = Callable[[int, int], None]
 Columns = dict[str, npt.NDArray[Any]]
 
-STRIP_PIXELS = 8_000_000
+STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
 _BATCH = 50_000
 

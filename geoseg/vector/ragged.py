@@ -41,9 +41,12 @@ def take_lists(offsets: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]
 
 
 def take_directed(
-    offsets: IntArray, chosen: IntArray, backwards: npt.NDArray[np.bool_], sizes: IntArray
+    first: IntArray, last: IntArray, backwards: npt.NDArray[np.bool_], sizes: IntArray
 ) -> IntArray:
-    """Return flat indices of the first ``sizes`` items of the chosen lists, some from the end."""
-    start = np.where(backwards, offsets[chosen + 1] - 1, offsets[chosen])
+    """Return flat indices of ``sizes`` items of lists from ``first`` to ``last``.
+
+    Backwards the list is taken from its last item on.
+    """
+    start = np.where(backwards, last, first)
     step = np.where(backwards, -1, 1)
     return np.repeat(start, sizes) + np.repeat(step, sizes) * positions_in(sizes)

@@ -18,7 +18,14 @@ from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
 from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
-from geoseg.vector.ragged import is_first, offsets_of, summed, take_directed, take_lists
+from geoseg.vector.ragged import (
+    is_first,
+    offsets_of,
+    positions_in,
+    summed,
+    take_directed,
+    take_lists,
+)
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings
 
@@ -60,10 +67,19 @@ class Polygons:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """Arcs that a polygon still to come needs."""
+    """Arcs that a polygon still to come needs.
 
-    xy: FloatArray
-    offsets: IntArray
+    Points lie in a buffer with room to grow, with gaps where arcs are done with, so that a large
+    polygon that stays open is not copied for every strip.
+    """
+
+    buffer: FloatArray
+    """``(capacity, 2)`` points."""
+    used: int
+    """Points in the buffer so far, gaps included."""
+    first: IntArray
+    """Place in the buffer of each arc's first and last point."""
+    last: IntArray
     start: Ends
     stop: Ends
     left: IntArray
@@ -78,27 +94,35 @@ class _Table:
         empty = np.zeros(0, np.int64)
         ends = Ends(empty, empty, empty)
         return cls(
-            np.zeros((0, 2)), np.zeros(1, np.int64), ends, ends, empty, empty, empty,
-            np.zeros(0), np.zeros(0),
+            np.zeros((0, 2)), 0, empty, empty, ends, ends, empty, empty, empty, np.zeros(0),
+            np.zeros(0),
         )  # fmt: skip
 
+    @property
+    def sizes(self) -> IntArray:
+        """Number of points of each arc."""
+        return self.last - self.first + 1
+
     def extended(self, arcs: Arcs, lines: Lines) -> _Table:
-        def both(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> IntArray:
-            return np.concatenate([one, other])
-
-        def ends(one: Ends, other: Ends) -> Ends:
-            return Ends(*(both(getattr(one, f.name), getattr(other, f.name)) for f in fields(one)))
-
+        """Add arcs."""
+        used = self.used + len(lines.xy)
+        buffer = self.buffer
+        if used > len(buffer):
+            buffer = np.empty((max(used, 2 * len(buffer)), 2))
+            buffer[: self.used] = self.buffer[: self.used]
+        buffer[self.used : used] = lines.xy
         return _Table(
-            np.concatenate([self.xy, lines.xy]),
-            np.concatenate([self.offsets, self.offsets[-1] + lines.offsets[1:]]),
-            ends(self.start, arcs.start),
-            ends(self.stop, arcs.stop),
-            np.concatenate([self.left, arcs.left]),
-            np.concatenate([self.right, arcs.right]),
-            np.concatenate([self.turning, _turning(arcs)]),
-            np.concatenate([self.length, lines.length]),
-            np.concatenate([self.area, lines.area]),
+            buffer,
+            used,
+            np.append(self.first, self.used + lines.offsets[:-1]),
+            np.append(self.last, self.used + lines.offsets[1:] - 1),
+            self.start.followed_by(arcs.start),
+            self.stop.followed_by(arcs.stop),
+            np.append(self.left, arcs.left),
+            np.append(self.right, arcs.right),
+            np.append(self.turning, _turning(arcs)),
+            np.append(self.length, lines.length),
+            np.append(self.area, lines.area),
         )
 
     def renumbered(self, number: IntArray) -> _Table:
@@ -107,13 +131,18 @@ class _Table:
         return replace(self, left=number[self.left], right=number[self.right])
 
     def needed(self) -> _Table:
-        """Forget arcs that have no face any more."""
+        """Forget arcs that have no face any more, and close the gaps if they are large."""
         alive = np.flatnonzero((self.left >= 0) | (self.right >= 0))
-        if len(alive) == len(self.left):
-            return self
-        index, offsets = take_lists(self.offsets, alive)
-        rest = {f.name: getattr(self, f.name)[alive] for f in fields(self)[2:]}
-        return _Table(self.xy[index], offsets, **rest)
+        columns = {f.name: getattr(self, f.name)[alive] for f in fields(self)[2:]}
+        kept = _Table(self.buffer, self.used, **columns)
+        sizes = kept.sizes
+        if 2 * sizes.sum() > self.used:
+            return kept
+        offsets = offsets_of(sizes)
+        buffer = self.buffer[np.repeat(kept.first, sizes) + positions_in(sizes)]
+        return replace(
+            kept, buffer=buffer, used=len(buffer), first=offsets[:-1], last=offsets[1:] - 1
+        )
 
 
 def _turning(arcs: Arcs) -> IntArray:
@@ -345,9 +374,10 @@ def _geometry(
     index, ring_offsets = take_lists(chains.offsets, ring_order)
     walk = chains.order[index]
     # Every side leaves its last corner to the next one, but for the last side of a ring.
-    sizes = np.diff(table.offsets)[sides.arc[walk]] - 1
+    arc = sides.arc[walk]
+    sizes = table.sizes[arc] - 1
     sizes[ring_offsets[1:] - 1] += 1
-    points = take_directed(table.offsets, sides.arc[walk], sides.backwards[walk], sizes)
+    points = take_directed(table.first[arc], table.last[arc], sides.backwards[walk], sizes)
     point_offsets = offsets_of(sizes)[ring_offsets]
     shells = np.flatnonzero(~hole[ring_order])
     parts = [point_offsets, np.append(shells, len(ring_order))]
@@ -358,6 +388,6 @@ def _geometry(
         parts.append(np.append(starts, len(shells)))
         kind = shapely.GeometryType.MULTIPOLYGON
     geometry: npt.NDArray[np.object_] = shapely.from_ragged_array(
-        kind, table.xy[points], tuple(parts)
+        kind, table.buffer[points], tuple(parts)
     )
     return geometry

@@ -142,7 +142,8 @@ def _write_features(
         geometry_type=layer.geometry_type,
         crs=None if layer.crs is None else layer.crs.to_wkt(),
         append=append,
-        **({} if append else options),
+        # Readers of some years ago warn of the newest version, of which nothing is used here.
+        **({} if append else {"VERSION": "1.3", **options}),
     )
 
 
