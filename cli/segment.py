@@ -153,6 +153,15 @@ def segment(
             "[default: the model's, else 0.3]",
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            rich_help_panel=METHOD,
+            help="Normalise upsampled features exactly; otherwise logits of simfeatup and featup "
+            "may differ by up to 0.0005 where that is faster.",
+        ),
+    ] = False,
     naclip_std: Annotated[
         float | None,
         typer.Option(
@@ -343,6 +352,7 @@ def segment(
                 blend=None if blend is None else blend.value,
                 batch_size=batch_size,
                 precision=precision.value,
+                exact=exact,
                 naclip_std=naclip_std,
                 gem_depth=gem_depth,
             ),

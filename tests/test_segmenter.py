@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.errors import OptionError, TilingError, VocabularyError, WeightsError
+from geoseg.inference import head
 from geoseg.inference.head import Decision, window_logits
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
@@ -116,6 +117,49 @@ def test_projected_upsampling_equals_upsampling_features(channels: int) -> None:
     expected = torch.einsum("bdhw,qd->bhwq", dense, text)
     expected = expected - 0.3 * torch.nn.functional.normalize(features.cls, dim=-1) @ text.T
     assert (found - expected).abs().max() < 1e-5
+
+
+def smooth_jbu_state(channels: int) -> dict[str, torch.Tensor]:
+    """Weights as training leaves them: kernels near convex, a small last convolution."""
+    state = jbu_state(5, channels, stack=False)
+    return {k: v * 0.05 if "fixup_proj" in k else v for k, v in state.items()}
+
+
+@pytest.mark.parametrize("rank", [3, 12])
+def test_nearly_exact_norms_stay_within_their_tolerance(rank: int) -> None:
+    """Tokens near a few directions: fewer channels, and logits within 5e-4."""
+    torch.manual_seed(4)
+    channels, grid = 160, (12, 12)
+    guidance = torch.randn(1, 3, 96, 96)
+    tokens = torch.randn(1, 144, rank) @ torch.randn(rank, channels)
+    tokens = tokens + 5 * torch.randn(channels) + 0.02 * torch.randn(1, 144, channels)
+    features = DenseFeatures(torch.randn(1, channels), tokens, grid)
+    text = torch.nn.functional.normalize(torch.randn(5, channels), dim=-1)
+    upsampler = LearnedJbu(smooth_jbu_state(channels), source="random")
+    folded, constant = upsampler.fold(tokens)
+    basis = head._leading_basis(folded, constant, queries=5)
+    assert basis is not None
+    assert basis.shape[-1] < 60
+    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.3}
+    exact = window_logits(features, text, **common, exact=True)
+    nearly = window_logits(features, text, **common, exact=False)
+    assert 0 < (exact - nearly).abs().max() <= 5e-4
+
+
+def test_norms_are_exact_where_the_estimate_could_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens in all directions, or an estimate that is not certain enough: the exact path."""
+    torch.manual_seed(5)
+    grid, guidance = (12, 12), torch.randn(1, 3, 96, 96)
+    text = torch.nn.functional.normalize(torch.randn(5, 160), dim=-1)
+    upsampler = LearnedJbu(smooth_jbu_state(160), source="random")
+    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.0}
+    flat = DenseFeatures(torch.randn(1, 160), torch.randn(1, 144, 160), grid)
+    assert head._leading_basis(*upsampler.fold(flat.patches), queries=5) is None
+    low = torch.randn(1, 144, 3) @ torch.randn(3, 160) + 0.02 * torch.randn(1, 144, 160)
+    monkeypatch.setattr(head, "_TOLERANCE", 1e-9)
+    features = DenseFeatures(torch.randn(1, 160), low, grid)
+    exact = window_logits(features, text, **common, exact=True)
+    assert torch.equal(window_logits(features, text, **common, exact=False), exact)
 
 
 @pytest.mark.parametrize("stack", [False, True])

@@ -60,6 +60,9 @@ class Options:
     """Windows encoded at once; None picks one for the device."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Encoder's arithmetic; ``auto`` is bf16 on a GPU, fp32 on a CPU."""
+    exact: bool = False
+    """Normalise features of the learned upsamplers exactly; otherwise logits may differ by up to
+    5e-4 where that is faster."""
     naclip_std: float | None = None
     """Width of NACLIP's Gaussian in patches [5]."""
     gem_depth: int | None = None
@@ -110,6 +113,7 @@ class Resolved:
     blend: Literal["uniform", "hann"]
     batch_size: int | None
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    exact: bool
     naclip_std: float | None
     gem_depth: int | None
     sources: Mapping[str, Source]

@@ -253,6 +253,7 @@ class Segmenter:
                 upsampler=self._upsampler,
                 guidance=images[i : i + step],
                 cls_bias=self.options.cls_bias,
+                exact=self.options.exact,
             )
             for i in range(0, len(images), step)
         ]

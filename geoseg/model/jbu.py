@@ -13,7 +13,7 @@ written through strided views.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,26 +127,27 @@ class _StepWeights:
             self.sigma.to(device),
         )
 
-    def kernel(self, guidance: Tensor, blocks: _Blocks) -> Tensor:
-        """Neighbour weights ``(B, rows, cols, block², taps²)`` for guidance ``(B, 3, H, W)``."""
-        taps = 2 * self.radius + 1
+    def features(self, guidance: Tensor) -> Tensor:
+        """Range features ``(B, H, W, 32)`` of guidance ``(B, 3, H, W)``."""
         pixels = guidance.permute(0, 2, 3, 1)
-        features = F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
-        centres = blocks.centres(features)
-        mirrored = blocks.mirrored(features.permute(0, 3, 1, 2))
-        rows = []
-        for row in range(blocks.rows):
-            around = blocks.neighbourhoods(mirrored, row)
-            band = blocks.band(centres[:, row] @ around.transpose(-1, -2))
-            rows.append(band.reshape(*band.shape[:2], _BLOCK * _BLOCK, taps * taps))
-        scores = torch.stack(rows, dim=1)
+        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
 
-        weights = (scores * self.temperature.exp().clamp(1e-4, 1e4)).softmax(-1)
-        weights = weights * self._spatial(taps).to(weights.dtype)
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-7)
-        both = torch.cat([weights, blocks.centres(pixels)], dim=-1)
-        fixup = F.linear(F.gelu(F.linear(both, *self.fixup_first)), *self.fixup_second)
-        return weights + 0.1 * fixup
+    def row_kernel(self, scores: Tensor, pixels: Tensor) -> Tensor:
+        """Neighbour weights ``(B, cols, block², taps²)`` of one row of blocks.
+
+        Parameters
+        ----------
+        scores
+            Products of range features, overwritten.
+        pixels
+            Guidance of the same pixels, ``(B, cols, block², 3)``.
+        """
+        taps = 2 * self.radius + 1
+        weights = scores.mul_(self.temperature.exp().clamp(1e-4, 1e4)).softmax(-1)
+        weights *= self._spatial(taps).to(weights.dtype)
+        weights /= weights.sum(-1, keepdim=True).clamp_min(1e-7)
+        hidden = F.gelu(F.linear(torch.cat([weights, pixels], dim=-1), *self.fixup_first))
+        return weights.add_(F.linear(hidden, *self.fixup_second), alpha=0.1)
 
     def _spatial(self, taps: int) -> Tensor:
         axis = torch.linspace(-1, 1, taps, device=self.sigma.device)
@@ -156,10 +157,16 @@ class _StepWeights:
 
 @dataclass(frozen=True)
 class _Step:
-    """One ×2 step with its kernel made: bicubic, mirror, gather."""
+    """One ×2 step with its guidance: bicubic, mirror, gather.
+
+    The kernel is made row of blocks by row of blocks while it is used, so that it stays in the
+    cache and is never held whole.
+    """
 
     blocks: _Blocks
-    kernel: Tensor
+    weights: _StepWeights
+    guidance: Tensor
+    """``(B, 3, H, W)`` at this step's resolution."""
 
     def __call__(self, x: Tensor) -> Tensor:
         blocks = self.blocks
@@ -172,10 +179,27 @@ class _Step:
         out = x.new_empty(batch, blocks.rows, blocks.cols, _BLOCK**2, channels)
         matrix = x.new_zeros(batch, blocks.cols, _BLOCK**2, blocks.reach**2)
         band = blocks.band(matrix)
-        for row in range(blocks.rows):
-            band.copy_(self.kernel[:, row].view(batch, blocks.cols, _BLOCK, _BLOCK, taps, taps))
+        for row, kernel in enumerate(self.kernel_rows()):
+            band.copy_(kernel.view(batch, blocks.cols, _BLOCK, _BLOCK, taps, taps))
             torch.matmul(matrix, blocks.neighbourhoods(mirrored, row), out=out[:, row])
         return blocks.pixels(out).permute(0, 3, 1, 2)
+
+    def kernel_rows(self) -> Iterator[Tensor]:
+        """Neighbour weights of each row of blocks, ``(B, cols, block², taps²)``."""
+        blocks = self.blocks
+        features = self.weights.features(self.guidance)
+        centres = blocks.centres(features)
+        pixels = blocks.centres(self.guidance.permute(0, 2, 3, 1))
+        mirrored = blocks.mirrored(features.permute(0, 3, 1, 2))
+        for row in range(blocks.rows):
+            around = blocks.neighbourhoods(mirrored, row)
+            band = blocks.band(centres[:, row] @ around.transpose(-1, -2))
+            scores = band.reshape(*band.shape[:2], _BLOCK**2, -1)
+            yield self.weights.row_kernel(scores, pixels[:, row])
+
+    def kernel(self) -> Tensor:
+        """Neighbour weights of every pixel, ``(B, H, W, taps²)``: for looking at."""
+        return self.blocks.pixels(torch.stack(list(self.kernel_rows()), dim=1))
 
 
 @dataclass(frozen=True)
@@ -255,9 +279,8 @@ class LearnedJbu:
             factor = 2 ** (i + 1)
             height, width = size if i == count - 1 else (grid[0] * factor, grid[1] * factor)
             weights = self._steps[min(i, len(self._steps) - 1)]
-            blocks = _Blocks(height, width, weights.radius)
             pooled = F.adaptive_avg_pool2d(guidance, (height, width))
-            steps.append(_Step(blocks, weights.kernel(pooled, blocks)))
+            steps.append(_Step(_Blocks(height, width, weights.radius), weights, pooled))
         return LearnedUpsampling(tuple(steps))
 
     def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
