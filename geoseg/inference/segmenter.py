@@ -21,7 +21,7 @@ from geoseg.inference.options import Options, Resolved
 from geoseg.model.attention import attention_variant
 from geoseg.model.loading import Model, load_model
 from geoseg.model.upsampling import build_upsampler
-from geoseg.model.vision import DenseEncoder, padding_to_patch
+from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch
 from geoseg.text.embedding import embed_queries
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -237,11 +237,15 @@ class Segmenter:
             return logits
         return torch.stack([resize_logits(one, (height, width)) for one in logits])
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> DenseFeatures:
+        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
         with torch.autocast(
             self.device.type, self._dtype, enabled=self._dtype is not torch.float32
         ):
-            features = self._encoder(images)
+            return self._encoder(images)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        features = self.encode(images)
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.device.type == "cuda" else 1
         parts = [

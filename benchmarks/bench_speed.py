@@ -1,0 +1,314 @@
+"""How much time does geoseg add to the encoder, and how does it compare with a plain port?
+
+Three questions, each with both sides timed in this process, in turns, and given as a ratio:
+
+- pipeline: the whole run from pixels to labels against encoding the same windows;
+- original: geoseg against a straightforward port of the original pipeline (one window at a time,
+  all feature channels upsampled, logits of the whole image held), same weights, image and labels;
+- upsamplers: time a window and largest logit error of the exact and the default path.
+
+Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
+upsampler's kernel weights are those bundled with geoseg-tiny, which do not depend on channels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _common
+import numpy as np
+import open_clip
+import rasterio
+import torch
+import torch.nn.functional as F
+
+from geoseg import Options, Segmenter
+from geoseg.inference.head import window_logits
+from geoseg.model.checkpoint import read_state_dict
+from geoseg.model.defaults import ModelDefaults
+from geoseg.model.jbu import LearnedJbu
+from geoseg.model.loading import Model
+from geoseg.model.spec import bundled_folder
+from geoseg.types import PixelBlock, Window
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = "building; road; water; tree; grass; cropland; bare soil; car; pool; railway"
+Image = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def random_model() -> Model:
+    """ViT-B/16 with random weights, as a loaded model."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-B-16", load_weights=False, pretrained_text=False)
+    clip.eval().requires_grad_(False)
+    return Model(
+        spec="random",
+        clip=clip,
+        tokenizer=open_clip.get_tokenizer("ViT-B-16"),
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+        weights=Path("random"),
+        fingerprint="random",
+        weights_sha256="random",
+        defaults=ModelDefaults(),
+        device=torch.device("cpu"),
+    )
+
+
+def upsampler_file(folder: Path, channels: int) -> Path:
+    """The bundled kernel weights with a last convolution for another number of channels."""
+    state = read_state_dict(bundled_folder() / "simfeatup.pt")
+    name = next(k for k in state if k.endswith("fixup_proj.1.weight")).removesuffix("weight")
+    torch.manual_seed(1)
+    state[f"{name}weight"] = torch.randn(channels, channels, 1, 1) / channels**0.5
+    state[f"{name}bias"] = 0.01 * torch.randn(channels)
+    file = folder / "upsampler.pt"
+    torch.save({"state_dict": state}, file)
+    return file
+
+
+def sample_image(size: int) -> Image:
+    """A square of a sample tile, repeated if it is too small; ``(3, size, size)``."""
+    with rasterio.open(ROOT / "sample_tiles" / "town_river.tif") as scene:
+        rgb = scene.read([1, 2, 3]).astype(np.float32) / 255
+    times = -(-size // min(rgb.shape[1:]))
+    return np.ascontiguousarray(np.tile(rgb, (1, times, times))[:, :size, :size])
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = run()
+    return time.perf_counter() - start, result
+
+
+def best_of(runs: int, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Shortest time of each side, the sides taking turns so that a busy machine hits them alike."""
+    best = dict.fromkeys(sides, float("inf"))
+    for _ in range(runs):
+        for name, run in sides.items():
+            best[name] = min(best[name], timed(run)[0])
+    return best
+
+
+# -- a port of the original, as one would write it down --------------------------------------
+
+
+class Port:
+    """One window at a time; every feature channel upsampled; logits of the whole image held."""
+
+    def __init__(self, segmenter: Segmenter, model: Model, state: dict[str, torch.Tensor]) -> None:
+        self.segmenter, self.model = segmenter, model
+        prefix = "upsampler."
+        self.state = {k.removeprefix(prefix): v.float() for k, v in state.items()}
+        self.text = torch.from_numpy(segmenter.text_embeddings)
+
+    def labels(self, image: Image, gather: str | None) -> np.ndarray[Any, Any]:
+        """Label an image; ``gather`` picks how features are upsampled, None for not at all."""
+        options = self.segmenter.options
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.model.mean, self.model.std))
+        pixels = ((torch.from_numpy(image) - mean) / std)[None]
+        height, width = image.shape[1:]
+        total, count = torch.zeros(1, len(self.text), height, width), torch.zeros(height, width)
+        for row in range(0, max(height - options.window, 0) + 1, options.stride):
+            for col in range(0, max(width - options.window, 0) + 1, options.stride):
+                part = slice(row, row + options.window), slice(col, col + options.window)
+                total[(..., *part)] += self.window(pixels[(..., *part)], gather)
+                count[part] += 1
+        return (total / count)[0].argmax(0).numpy()
+
+    @torch.no_grad()
+    def window(self, pixels: torch.Tensor, gather: str | None) -> torch.Tensor:
+        """Logits ``(1, Q, H, W)`` of one window."""
+        visual = self.model.clip.visual
+        x = visual._embeds(pixels)
+        blocks = visual.transformer.resblocks
+        for block in blocks[:-1]:
+            x = block(x)
+        blocks[-1](x)  # the original computes the ordinary last block too, and drops it
+        last = blocks[-1]
+        y = last.ln_1(x)
+        heads = last.attn.num_heads
+        q, k, v = (
+            u.view(len(y), -1, heads, y.shape[2] // heads).transpose(1, 2)
+            for u in F.linear(y, last.attn.in_proj_weight, last.attn.in_proj_bias).chunk(3, -1)
+        )
+        scale = q.shape[-1] ** -0.5
+        weights = sum((scale * u @ u.transpose(-1, -2)).softmax(-1) for u in (q, k, v))
+        out = last.attn.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        tokens = visual.ln_post(out) @ visual.proj
+        side = int((tokens.shape[1] - 1) ** 0.5)
+        features = tokens[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
+        if gather is not None:
+            features = self.upsample(features, pixels, gather)
+        unit = F.normalize(features, dim=1)
+        logits = torch.einsum("bdhw,qd->bqhw", unit, self.text)
+        bias = F.normalize(tokens[:, 0], dim=-1) @ self.text.T
+        logits = logits - self.segmenter.options.cls_bias * bias[..., None, None]
+        return F.interpolate(logits, size=pixels.shape[2:], mode="bilinear")
+
+    def conv(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """One of the upsampler's 1 x 1 convolutions."""
+        return F.conv2d(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def upsample(self, x: torch.Tensor, pixels: torch.Tensor, gather: str) -> torch.Tensor:
+        """All feature channels through four learned doublings and the last convolution."""
+        taps = int(self.state["up.fixup_proj.3.weight"].shape[0] ** 0.5)
+        radius = taps // 2
+        axis = torch.linspace(-1, 1, taps)
+        sigma = self.state["up.sigma_spatial"]
+        spatial = torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * sigma**2)).view(1, -1, 1, 1)
+        for _ in range(4):
+            size = (x.shape[2] * 2, x.shape[3] * 2)
+            small = F.adaptive_avg_pool2d(pixels, size)
+            ranged = self.conv("up.range_proj.3", F.gelu(self.conv("up.range_proj.0", small)))
+            around = F.unfold(F.pad(ranged, (radius,) * 4, mode="reflect"), taps)
+            around = around.view(1, -1, taps**2, *size)
+            scores = (around * ranged[:, :, None]).sum(1)
+            weights = (scores * self.state["up.range_temp"].exp()).softmax(1) * spatial
+            weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-7)
+            hidden = F.gelu(self.conv("up.fixup_proj.0", torch.cat([weights, small], 1)))
+            weights = weights + 0.1 * self.conv("up.fixup_proj.3", hidden)
+            big = F.interpolate(x, size=size, mode="bicubic")
+            padded = F.pad(big, (radius,) * 4, mode="reflect")
+            x = _GATHERS[gather](padded, weights, taps)
+        return x + 0.1 * self.conv("fixup_proj.1", x)
+
+
+def _unfold(padded: torch.Tensor, weights: torch.Tensor, taps: int) -> torch.Tensor:
+    size = weights.shape[2:]
+    unfolded = F.unfold(padded, taps).view(1, padded.shape[1], taps**2, *size)
+    return (unfolded * weights[:, None]).sum(2)
+
+
+def _tap_loop(padded: torch.Tensor, weights: torch.Tensor, taps: int) -> torch.Tensor:
+    height, width = weights.shape[2:]
+    out = torch.zeros(1, padded.shape[1], height, width)
+    for tap in range(taps**2):
+        dy, dx = divmod(tap, taps)
+        out.addcmul_(weights[:, tap : tap + 1], padded[..., dy : dy + height, dx : dx + width])
+    return out
+
+
+_GATHERS = {"unfold": _unfold, "tap loop": _tap_loop}
+
+
+# -- the questions ----------------------------------------------------------------------------
+
+
+def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str, Any]]:
+    image = sample_image(size)
+    block = PixelBlock(image, np.ones((size, size), dtype=bool))
+    rows = []
+    for name in ("none", "jbu", "simfeatup"):
+        file = str(weights) if name == "simfeatup" else None
+        options = Options(upsampler=name, upsampler_weights=file, templates="none")
+        segmenter = Segmenter(model, WORDS, options)
+        lattice = segmenter.lattice(size, size)
+        windows = lattice.touching(Window(0, 0, size, size))
+        pixels = segmenter.normalise(block)
+        batches = [pixels[(slice(None), *w.slices())][None] for w in windows]
+
+        def encode(segmenter: Segmenter = segmenter, batches: Any = batches) -> None:
+            for batch in batches:
+                segmenter.encode(batch)
+
+        def whole(segmenter: Segmenter = segmenter) -> None:
+            segmenter.decide(segmenter.logits(block))
+
+        best = best_of(runs, {"encoder": encode, "whole": whole})
+        rows.append(
+            {
+                "upsampler": name,
+                "windows": len(windows),
+                "encoder s": best["encoder"],
+                "whole s": best["whole"],
+                "whole / encoder": best["whole"] / best["encoder"],
+            }
+        )
+    return rows
+
+
+def original(model: Model, weights: Path, size: int, *, unfold: bool) -> list[dict[str, Any]]:
+    image = sample_image(size)
+    block = PixelBlock(image, np.ones((size, size), dtype=bool))
+    options = Options(upsampler="simfeatup", upsampler_weights=str(weights), templates="none")
+    segmenter = Segmenter(model, WORDS, options)
+    port = Port(segmenter, model, read_state_dict(weights))
+    segmenter.logits(block)
+    ours, found = min(
+        (timed(lambda: segmenter.decide(segmenter.logits(block)).labels) for _ in range(2)),
+        key=lambda pair: pair[0],
+    )
+    rows = []
+    for gather in ("none", "tap loop", *(["unfold"] if unfold else [])):
+        name = None if gather == "none" else gather
+        seconds, labels = timed(lambda name=name: port.labels(image, name))
+        rows.append(
+            {
+                "port": gather,
+                "port s": seconds,
+                "geoseg with simfeatup s": ours,
+                "ratio": seconds / ours,
+                "labels equal": float((labels == found).mean()) if name else None,
+            }
+        )
+    return rows
+
+
+def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
+    image = sample_image(224)
+    segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
+    block = PixelBlock(image, np.ones((224, 224), dtype=bool))
+    guidance = segmenter.normalise(block)[None]
+    features = segmenter.encode(guidance)
+    text = torch.from_numpy(segmenter.text_embeddings)
+    upsampler = LearnedJbu(read_state_dict(weights), source=str(weights))
+    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.3}
+    port = Port(segmenter, model, read_state_dict(weights))
+    reference = port.window(guidance, "tap loop").permute(0, 2, 3, 1)
+    sides: dict[str, Callable[[], Any]] = {
+        "exact norms": lambda: window_logits(features, text, **common, exact=True),
+        "default": lambda: window_logits(features, text, **common, exact=False),
+    }
+    best = best_of(runs, sides)
+    encoder = best_of(runs, {"encoder": lambda: segmenter.encode(guidance)})["encoder"]
+    return [
+        {
+            "path": name,
+            "s a window": best[name],
+            "of the encoder's time": best[name] / encoder,
+            "largest logit error": float((run() - reference).abs().max()),
+        }
+        for name, run in sides.items()
+    ]
+
+
+def main() -> None:
+    import tempfile
+
+    parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--unfold", action="store_true", help="also time the plain unfold: 8 minutes"
+    )
+    arguments = parser.parse_args()
+    size, runs = (336, 1) if arguments.quick else (448, 3)
+    model = random_model()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = upsampler_file(Path(folder), model.embedding_size)
+        results = {
+            "upsamplers": upsamplers(model, weights, runs),
+            "pipeline": pipeline(model, weights, size, runs),
+            "original": original(model, weights, size, unfold=arguments.unfold),
+        }
+    for name, rows in results.items():
+        print(f"\n{name}")
+        _common.table(rows)
+        if not arguments.no_save:
+            _common.save(f"speed_{name}", rows, threads=torch.get_num_threads())
+
+
+if __name__ == "__main__":
+    main()
