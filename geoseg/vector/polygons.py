@@ -45,7 +45,9 @@ class VectorOptions:
     """
 
     min_area_m2: float = 0.0
-    """Polygons smaller than this go to the neighbour with the longest shared boundary."""
+    """Polygons smaller than this go to the neighbour with the longest shared boundary.
+
+    What counts is the area of the pixels, before boundaries are simplified or smoothed."""
     drop_small: bool = False
     """Leave them out instead."""
     simplify_m: float = 0.0
