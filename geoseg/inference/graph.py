@@ -166,6 +166,18 @@ def _blank(block: npt.NDArray[_Scalar], inside: BoolArray, nodata: int) -> npt.N
     return copied
 
 
+def _run_away(job: TileJob, index: int) -> TileResult | None:
+    """Run a tile in another process; its error comes back without its causes.
+
+    GDAL's errors, which are among the causes, do not survive the way.
+    """
+    try:
+        return job.run(index)
+    except GeosegError as error:
+        plain = type(error)(str(error))
+    raise plain
+
+
 def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed:
     """One tile as a Dask task; ``run`` is a method of a `TileJob`.
 
@@ -261,7 +273,7 @@ def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
     open_futures: set[Any] = set()
 
     def submit(index: int) -> Any:
-        future = client.compute(tile_task(job.run, index))
+        future = client.compute(tile_task(_run_away, job, index))
         open_futures.add(future)
         return future
 

@@ -20,7 +20,7 @@ from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
 
 _TAG = "CLASS_"
-_SCAN_ROWS = 1024
+_SCAN_SIDE = 1024
 _UINT16_NODATA = 65535
 
 
@@ -117,12 +117,20 @@ class LabelRaster:
     def counts(self) -> dict[int, int]:
         """Count the pixels of every class, and of other values that occur; nodata left out."""
         total = np.zeros(np.iinfo(self.dtype).max + 1, np.int64)
-        for _, values in self.strips(_SCAN_ROWS):
-            total += np.bincount(values.ravel(), minlength=len(total))
+        for window in self._squares():
+            total += np.bincount(self.read(window).ravel(), minlength=len(total))
         if self.nodata is not None:
             total[self.nodata] = 0
         listed = {c.index for c in self.classes} | {int(v) for v in np.flatnonzero(total)}
         return {index: int(total[index]) for index in sorted(listed)}
+
+    def _squares(self) -> Iterator[Window]:
+        """Windows that cover the raster; their size does not grow with its width."""
+        for row in range(0, self.grid.height, _SCAN_SIDE):
+            for col in range(0, self.grid.width, _SCAN_SIDE):
+                part = Window(row, col, _SCAN_SIDE, _SCAN_SIDE).intersection(self.grid.window)
+                assert part is not None
+                yield part
 
     def strips(self, rows: int) -> Iterator[tuple[Window, LabelArray]]:
         """Read the raster from top to bottom, in strips of that many rows."""

@@ -1,0 +1,178 @@
+"""Lazy maps: the tiles of a run as blocks of an xarray dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import xarray as xr
+
+import geoseg
+from geoseg.inference.graph import TileJob
+from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
+from geoseg.types import Window
+
+CLASSES = "building; road; water; forest, trees; meadow"
+QUICK = geoseg.Options(templates="none")
+TILE = 96
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> geoseg.Model:
+    return geoseg.load_model(tiny_random_model(tmp_path_factory.mktemp("model")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.tif"
+    return write_scene(path, 250, 330, holes=[Window(90, 90, 110, 110)])
+
+
+@pytest.fixture(scope="module")
+def files(
+    scene: Path, loaded: geoseg.Model, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The bands of a run to files."""
+    products = geoseg.Products(polygons="none", preview=False, probabilities=True)
+    run = geoseg.segment_to_files(
+        scene, CLASSES, tmp_path_factory.mktemp("run"), model=loaded, options=QUICK, tile=TILE,
+        products=products,
+    )  # fmt: skip
+    found: dict[str, Any] = {"folder": run.out}
+    for name in ("labels", "confidence", "probabilities"):
+        with rasterio.open(run.out / f"{name}.tif") as dataset:
+            found[name] = dataset.read() if name == "probabilities" else dataset.read(1)
+    return found
+
+
+def lazy(scene: Any, loaded: geoseg.Model, **settings: Any) -> xr.Dataset:
+    return geoseg.segment(
+        scene, CLASSES, model=loaded, **{"options": QUICK, "tile": TILE} | settings
+    )
+
+
+def as_array(scene: Path, chunks: Any) -> xr.DataArray:
+    array = rioxarray.open_rasterio(scene, chunks=chunks)
+    assert isinstance(array, xr.DataArray)
+    return array
+
+
+def test_nothing_is_inferred_before_it_is_asked_for(
+    scene: Path, loaded: geoseg.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TileJob, "run", lambda *_: pytest.fail("a tile ran"))
+    result = lazy(scene, loaded)
+    assert result.labels.shape == (250, 330)
+    assert result.labels.chunks == ((96, 96, 58), (96, 96, 96, 42))
+    assert result.labels.dtype == result.confidence.dtype == np.uint8
+    assert result.labels.attrs["classes"] == ["building", "road", "water", "forest", "meadow"]
+
+
+@pytest.mark.parametrize("chunks", [None, {"x": 100, "y": 70}], ids=["numpy", "dask"])
+@pytest.mark.parametrize("kind", ["path", "array"])
+def test_a_lazy_map_is_the_map_of_a_run(
+    scene: Path, loaded: geoseg.Model, files: dict[str, Any], kind: str, chunks: Any
+) -> None:
+    source = scene if kind == "path" else as_array(scene, chunks)
+    result = lazy(source, loaded, probabilities=True).compute(num_workers=2)
+    for name in ("labels", "confidence", "probabilities"):
+        np.testing.assert_array_equal(result[name].to_numpy(), files[name])
+
+
+def test_a_slice_computes_only_its_tiles(
+    scene: Path, loaded: geoseg.Model, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    run = TileJob.run
+    monkeypatch.setattr(TileJob, "run", lambda job, index: ran.append(index) or run(job, index))
+    corner = lazy(scene, loaded).labels[:90, 200:280].compute()
+    np.testing.assert_array_equal(corner, files["labels"][:90, 200:280])
+    assert sorted(ran) == [2]
+
+
+def test_one_tile_serves_all_products(
+    scene: Path, loaded: geoseg.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    run = TileJob.run
+    monkeypatch.setattr(TileJob, "run", lambda job, index: ran.append(index) or run(job, index))
+    lazy(scene, loaded, probabilities=True).compute()
+    assert sorted(ran) == list(range(12))
+
+
+def test_an_array_that_is_lazy_is_read_once_and_only_where_needed(
+    scene: Path, loaded: geoseg.Model
+) -> None:
+    whole = as_array(scene, None)
+    read: list[tuple[int, int]] = []
+
+    def chunk(block: np.ndarray, block_info: Any = None) -> np.ndarray:
+        (_, rows, cols) = block_info[0]["array-location"]
+        read.append((rows[0], cols[0]))
+        return block
+
+    data = da.from_array(whole.to_numpy(), chunks=(3, 64, 64)).map_blocks(chunk, dtype="uint8")
+    read.clear()  # map_blocks tries its function
+    result = lazy(whole.copy(data=data), loaded)
+    assert read == []
+    result[["labels", "confidence"]].isel(y=slice(0, 60), x=slice(0, 60)).compute()
+    # The windows that touch tile 0 end at row and column 128.
+    assert sorted(read) == [(0, 0), (0, 64), (64, 0), (64, 64)]
+
+
+def test_the_input_array_stays_as_it_was(scene: Path, loaded: geoseg.Model) -> None:
+    array = as_array(scene, None)
+    before = array.copy(deep=True)
+    lazy(array, loaded).compute()
+    xr.testing.assert_identical(array, before)
+
+
+def test_rioxarray_writes_it_placed(
+    scene: Path, loaded: geoseg.Model, files: dict[str, Any], tmp_path: Path
+) -> None:
+    result = lazy(as_array(scene, {"x": 128, "y": 128}), loaded)
+    result.labels.rio.to_raster(tmp_path / "labels.tif")
+    assert_same_raster(tmp_path / "labels.tif", files["folder"] / "labels.tif")
+    clipped = result.labels.rio.clip_box(*result.labels.rio.bounds())
+    assert clipped.rio.crs == result.rio.crs
+
+
+def test_an_area_of_interest_gives_its_window(
+    scene: Path, loaded: geoseg.Model, files: dict[str, Any]
+) -> None:
+    reading = geoseg.Reading(aoi="500020,5199900,500100,5199960")
+    result = lazy(scene, loaded, reading=reading)
+    assert result.labels.shape == (120, 160)
+    np.testing.assert_array_equal(result.labels, files["labels"][80:200, 40:200])
+    assert result.rio.bounds() == (500020, 5199900, 500100, 5199960)
+
+
+def test_an_empty_array_is_nodata(scene: Path, loaded: geoseg.Model) -> None:
+    array = as_array(scene, {"x": 100, "y": 100})
+    result = lazy(xr.zeros_like(array), loaded).compute()
+    assert (result.labels == 255).all()
+    assert (result.confidence == 255).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["path", "array"])
+def test_a_lazy_map_computes_on_a_cluster(
+    scene: Path, loaded: geoseg.Model, files: dict[str, Any], kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from geoseg.inference.cluster import connect
+
+    monkeypatch.chdir(scene.parent)
+    source = scene.name if kind == "path" else as_array(scene, {"x": 100, "y": 70})
+    with connect(workers=1) as client:
+        result = lazy(source, loaded, probabilities=True)
+        computed = dask.compute(result)[0]
+        assert client.status == "running"
+    for name in ("labels", "confidence", "probabilities"):
+        np.testing.assert_array_equal(computed[name].to_numpy(), files[name])
