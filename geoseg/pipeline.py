@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -613,10 +614,20 @@ class _SceneRun:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        _give_back_memory()
 
     def _report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)
+
+
+def _give_back_memory() -> None:
+    """Hand freed memory to the system, so that the peaks of the stages do not add up.
+
+    glibc keeps it otherwise: 180 MB after the polygons of a scene of 85 million pixels.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _work_file(folder: Path, name: str) -> Path:

@@ -31,7 +31,7 @@ Columns = dict[str, npt.NDArray[Any]]
 
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
-_BATCH = 50_000
+_BATCH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
