@@ -18,17 +18,21 @@ _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @contextmanager
-def connect(*, workers: int = 0, scheduler: str | None = None) -> Iterator[Any]:
+def connect(
+    *, workers: int = 0, scheduler: str | None = None, threads: int | None = None
+) -> Iterator[Any]:
     """Give a ``distributed.Client`` for the time of a run, or None to stay in this process.
 
     Parameters
     ----------
     workers
-        Start this many worker processes here, one thread each. GPUs go round among them, and
-        cores are shared out.
+        Start this many worker processes here, each with one tile at a time. GPUs go round among
+        them.
     scheduler
         Address of a running scheduler, e.g. ``tcp://10.0.0.5:8786``. Its workers need geoseg, and
         scene, model and class files under the same paths as here.
+    threads
+        Cores that each started worker computes with; by default all, shared out.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def connect(*, workers: int = 0, scheduler: str | None = None) -> Iterator[Any]:
         yield None
         return
     require("distributed", extra="distributed", feature="--workers and --scheduler")
-    with _running(scheduler) if scheduler else _local(workers) as client:
+    with _running(scheduler) if scheduler else _local(workers, threads) as client:
         yield client
 
 
@@ -85,11 +89,11 @@ def _import_geoseg() -> None:
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Any]:
+def _local(workers: int, threads: int | None) -> Iterator[Any]:
     """Worker processes on this machine; ended with the run."""
     import distributed
 
-    gpus = _gpu_count()
+    gpus, cores = _gpu_count(), (threads or 0) * workers or os.cpu_count() or 1
     workers_spec = {
         number: {
             "cls": distributed.Nanny,
@@ -98,7 +102,7 @@ def _local(workers: int) -> Iterator[Any]:
                 # geoseg bounds what a worker needs; Dask's limit would pause or end workers that
                 # have a share of the memory's size in weights.
                 "memory_limit": 0,
-                "env": worker_environment(number, workers, gpus, os.cpu_count() or 1),
+                "env": worker_environment(number, workers, gpus, cores),
                 "silence_logs": logging.CRITICAL,
                 "preload": [_IGNORE_CTRL_C],
             },
