@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geoseg.model.spec import DEFAULT_MODEL
 from geoseg_cli import _run, method, options
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ def benchmark(
         int | None,
         typer.Option(
             metavar="PX",
-            help="Long side that images are resized to. [default: 448]",
+            help="Long side that images are resized to. \\[default: 448]",
             rich_help_panel=DATA,
         ),
     ] = None,
-    model: options.ModelOption = "ViT-B-16/openai",
+    model: options.ModelOption = DEFAULT_MODEL,
     templates: method.TemplatesOption = "imagenet",
     precision: method.PrecisionOption = method.Precision.auto,
     attention: method.AttentionOption = None,
@@ -70,7 +71,7 @@ def benchmark(
         float | None,
         typer.Option(
             metavar="P",
-            help="Below this probability a pixel becomes background. [default: the data set's]",
+            help="Below this probability a pixel becomes background. \\[default: the data set's]",
             rich_help_panel=method.METHOD,
         ),
     ] = None,
@@ -81,7 +82,7 @@ def benchmark(
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder for images.csv and benchmark.json. [default: benchmark-DATASET]",
+            help="Folder for images.csv and benchmark.json. \\[default: benchmark-DATASET]",
             rich_help_panel=RESULT,
         ),
     ] = None,

@@ -6,22 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
+from geoseg.model.spec import DEFAULT_MODEL
 from geoseg_cli import _run, options
 
 
 def info(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
-    model: options.ModelOption = "ViT-B-16/openai",
+    model: options.ModelOption = DEFAULT_MODEL,
     bands: options.BandsOption = None,
     stretch: options.StretchOption = "auto",
     gsd: options.GsdOption = None,
     aoi: options.AoiOption = None,
     window: Annotated[
         int | None,
-        typer.Option(metavar="PX", help="Side of the encoder window. [default: as segment]"),
+        typer.Option(metavar="PX", help="Side of the encoder window. \\[default: as segment]"),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(metavar="PX", help="Step between windows. [default: as segment]")
+        int | None, typer.Option(metavar="PX", help="Step between windows. \\[default: as segment]")
     ] = None,
     tile: Annotated[int, typer.Option(metavar="PX", help="Side of a tile.")] = 2048,
     device: options.DeviceOption = "auto",
@@ -61,7 +62,7 @@ def _print(facts: dict[str, Any]) -> None:
     for section, values in facts.items():
         table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
         table.add_column(style="dim", min_width=18)
-        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in values.items():
             table.add_row(name.replace("_", " "), _text(value))
         console.print(f"[bold]{section}[/bold]")

@@ -30,7 +30,7 @@ AttentionOption = Annotated[
     Attention | None,
     typer.Option(
         rich_help_panel=METHOD,
-        help="Attention of the last block. [default: the model's, else segearth]",
+        help="Attention of the last block. \\[default: the model's, else segearth]",
     ),
 ]
 UpsamplerOption = Annotated[
@@ -38,7 +38,7 @@ UpsamplerOption = Annotated[
     typer.Option(
         rich_help_panel=METHOD,
         help="From patches to pixels: jbu needs no weights, simfeatup and featup do. "
-        "[default: the model's, else jbu]",
+        "\\[default: the model's, else jbu]",
     ),
 ]
 UpsamplerWeightsOption = Annotated[
@@ -54,7 +54,7 @@ ClsBiasOption = Annotated[
     typer.Option(
         metavar="λ",
         rich_help_panel=METHOD,
-        help="Subtract λ times the window's global logits from every pixel. [default: the data "
+        help="Subtract λ times the window's global logits from every pixel. \\[default: the data "
         "set's or model's, else 0.3]",
     ),
 ]
@@ -63,6 +63,6 @@ BatchSizeOption = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=METHOD,
-        help="Windows encoded at once. [default: picked for the device]",
+        help="Windows encoded at once. \\[default: picked for the device]",
     ),
 ]

@@ -48,7 +48,7 @@ BandsOption = Annotated[
         metavar="R,G,B",
         rich_help_panel="Input",
         help="Bands to use as red, green and blue, counted from 1; one band alone is grey. "
-        "[default: the file's colour bands, else 1,2,3]",
+        "\\[default: the file's colour bands, else 1,2,3]",
     ),
 ]
 StretchOption = Annotated[

@@ -17,13 +17,13 @@ def preview(
     bands: options.BandsOption = None,
     stretch: options.StretchOption = "auto",
     title: Annotated[
-        str | None, typer.Option(help="Title of the picture. [default: the scene's file name]")
+        str | None, typer.Option(help="Title of the picture. \\[default: the scene's file name]")
     ] = None,
     opacity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Opacity of the class colours.")
     ] = 0.55,
     max_width: Annotated[
-        int, typer.Option(metavar="PX", min=200, help="Largest width of the picture.")
+        int, typer.Option(metavar="PX", min=400, help="Largest width of the picture.")
     ] = 2000,
     overwrite: options.OverwriteOption = False,
     quiet: options.QuietOption = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geoseg.model.spec import DEFAULT_MODEL
 from geoseg_cli import _run, options
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def segment(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            metavar="SCENE…",
+            metavar="SCENE",
             help="Rasters, folders or glob patterns; several scenes get a folder each.",
         ),
     ],
@@ -97,7 +98,7 @@ def segment(
             help="Map all scenes as one, on one grid and without seams between the files.",
         ),
     ] = False,
-    model: options.ModelOption = "ViT-B-16/openai",
+    model: options.ModelOption = DEFAULT_MODEL,
     templates: Annotated[
         str,
         typer.Option(
@@ -117,7 +118,7 @@ def segment(
         Attention | None,
         typer.Option(
             rich_help_panel=METHOD,
-            help="Attention of the last block. [default: the model's, else segearth]",
+            help="Attention of the last block. \\[default: the model's, else segearth]",
         ),
     ] = None,
     residual: Annotated[
@@ -133,7 +134,7 @@ def segment(
         typer.Option(
             rich_help_panel=METHOD,
             help="From patches to pixels: jbu needs no weights, simfeatup and featup do. "
-            "[default: the model's, else jbu]",
+            "\\[default: the model's, else jbu]",
         ),
     ] = None,
     upsampler_weights: Annotated[
@@ -150,7 +151,7 @@ def segment(
             metavar="λ",
             rich_help_panel=METHOD,
             help="Subtract λ times the window's global logits from every pixel. "
-            "[default: the model's, else 0.3]",
+            "\\[default: the model's, else 0.3]",
         ),
     ] = None,
     exact: Annotated[
@@ -167,7 +168,7 @@ def segment(
         typer.Option(
             metavar="PATCHES",
             rich_help_panel=METHOD,
-            help="Width of naclip's Gaussian. [default: 5]",
+            help="Width of naclip's Gaussian. \\[default: 5]",
         ),
     ] = None,
     gem_depth: Annotated[
@@ -175,7 +176,8 @@ def segment(
         typer.Option(
             metavar="N",
             rich_help_panel=METHOD,
-            help="Depth of gem's parallel stream: it runs over the last N - 1 blocks. [default: 7]",
+            help="Depth of gem's parallel stream, which runs over the last N - 1 blocks. "
+            "\\[default: 7]",
         ),
     ] = None,
     threshold: Annotated[
@@ -191,7 +193,7 @@ def segment(
         typer.Option(
             metavar="NAME",
             rich_help_panel=METHOD,
-            help="Class for pixels below the threshold. [default: the first class]",
+            help="Class for pixels below the threshold. \\[default: the first class]",
         ),
     ] = None,
     logit_scale: Annotated[
@@ -199,7 +201,7 @@ def segment(
         typer.Option(
             metavar="S",
             rich_help_panel=METHOD,
-            help="Factor on logits before the softmax. [default: the model's, else 50]",
+            help="Factor on logits before the softmax. \\[default: the model's, else 50]",
         ),
     ] = None,
     window: Annotated[
@@ -208,7 +210,7 @@ def segment(
             metavar="PX",
             rich_help_panel=WINDOWS,
             help="Side of the encoder window; 0 takes the whole scene in one pass. "
-            "[default: the model's, else 224]",
+            "\\[default: the model's, else 224]",
         ),
     ] = None,
     stride: Annotated[
@@ -216,7 +218,7 @@ def segment(
         typer.Option(
             metavar="PX",
             rich_help_panel=WINDOWS,
-            help="Step between windows. [default: the model's, else half the window]",
+            help="Step between windows. \\[default: the model's, else half the window]",
         ),
     ] = None,
     blend: Annotated[
@@ -224,7 +226,7 @@ def segment(
         typer.Option(
             rich_help_panel=WINDOWS,
             help="Weights of overlapping windows: uniform as the original, or hann. "
-            "[default: the model's, else uniform]",
+            "\\[default: the model's, else uniform]",
         ),
     ] = None,
     tile: Annotated[
@@ -240,7 +242,7 @@ def segment(
         typer.Option(
             metavar="N",
             rich_help_panel=WINDOWS,
-            help="Windows encoded at once. [default: picked for the device]",
+            help="Windows encoded at once. \\[default: picked for the device]",
         ),
     ] = None,
     polygons: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geoseg.model.spec import DEFAULT_MODEL
 from geoseg_cli import _run, method, options
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def tune(
     bands: options.BandsOption = None,
     stretch: options.StretchOption = "auto",
     gsd: options.GsdOption = None,
-    model: options.ModelOption = "ViT-B-16/openai",
+    model: options.ModelOption = DEFAULT_MODEL,
     templates: method.TemplatesOption = "imagenet",
     precision: method.PrecisionOption = method.Precision.auto,
     attention: method.AttentionOption = None,

@@ -80,6 +80,27 @@ def test_segment_groups_its_options_in_panels() -> None:
     assert loose in ([], ["help"])
 
 
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_defaults_that_help_texts_name_are_shown(name: str) -> None:
+    shown = " ".join(run(name, "--help").output.replace("│", " ").split())
+    for parameter in COMMANDS[name].params:
+        text = getattr(parameter, "help", None) or ""
+        if "[default: " in text:
+            default = text.split("[default: ")[1].split("]")[0].split()[0]
+            assert f"[default: {default}" in shown, parameter.name
+
+
+def test_choices_equal_the_tables_of_the_library() -> None:
+    from geoseg.model.attention import VARIANTS
+    from geoseg.model.upsampling import UPSAMPLERS
+    from geoseg.pipeline import POLYGON_FORMATS
+    from geoseg_cli import segment as command
+
+    assert [a.value for a in command.Attention] == list(VARIANTS)
+    assert [u.value for u in command.Upsampler] == list(UPSAMPLERS)
+    assert [p.value for p in command.Polygons] == list(POLYGON_FORMATS)
+
+
 def test_library_and_command_line_are_twins() -> None:
     """Every method option of the library can be given on the command line."""
     import dataclasses
@@ -163,6 +184,19 @@ def test_probabilities(scene: Path, tmp_path: Path, model: str) -> None:
         best = values.argmax(0)
         clear = np.sort(values, 0)[-1] > np.sort(values, 0)[-2]
         assert np.array_equal(best[clear], labels.read(1)[clear])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_probability_bands_are_no_colours(
+    count: int, scene: Path, tmp_path: Path, model: str
+) -> None:
+    words = ";".join(f"thing {i}" for i in range(count))
+    arguments = ["--out", tmp_path / "o", "--model", model, "--probabilities", "--polygons", "none"]
+    assert run("segment", scene, "--classes", words, *arguments).exit_code == 0
+    with rasterio.open(tmp_path / "o" / "probabilities.tif") as shares:
+        names = [c.name for c in shares.colorinterp]
+        assert names == ["gray", *["undefined"] * (count - 1)]
+        assert (shares.dataset_mask() == 255).all()
 
 
 def test_margin_is_the_gap_between_the_two_best(scene: Path, tmp_path: Path, model: str) -> None:
@@ -315,7 +349,7 @@ def test_info(scene: Path, model: str) -> None:
     assert facts["scene"]["size"] == "130 x 90 pixels"
     assert facts["scene"]["gsd_m"] == pytest.approx(2, rel=1e-3)
     assert facts["run"]["windows"] == 8
-    assert facts["run"]["seconds"] > 0
+    assert facts["run"]["inference_seconds"] > 0
     assert "EPSG:32633" in run("info", scene, "--model", model).stdout
 
 

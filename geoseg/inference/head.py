@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.jbu import LearnedJbu
-from geoseg.model.upsampling import Upsampler, Upsampling
+from geoseg.model.upsampling import FeatureUpsampler, Upsampler, Upsampling
 from geoseg.model.vision import DenseFeatures
 
 _EPS = 1e-12
@@ -52,11 +51,10 @@ def window_logits(
     torch.Tensor
         ``(B, H, W, Q)`` float32.
     """
-    if upsampler is None or upsampler.mixes == "logits":
-        logits = _upsample_cosines(features, text, upsampler, guidance)
-    else:
-        assert isinstance(upsampler, LearnedJbu)
+    if isinstance(upsampler, FeatureUpsampler):
         logits = _upsample_features(features, text, upsampler, guidance, exact=exact)
+    else:
+        logits = _upsample_cosines(features, text, upsampler, guidance)
     if cls_bias:
         bias = F.normalize(features.cls, dim=-1) @ text.T
         logits = logits - cls_bias * bias[:, None, None, :]
@@ -80,7 +78,12 @@ def _upsample_cosines(
 
 
 def _upsample_features(
-    features: DenseFeatures, text: Tensor, upsampler: LearnedJbu, guidance: Tensor, *, exact: bool
+    features: DenseFeatures,
+    text: Tensor,
+    upsampler: FeatureUpsampler,
+    guidance: Tensor,
+    *,
+    exact: bool,
 ) -> Tensor:
     """Cosines of upsampled features, without upsampling the features.
 

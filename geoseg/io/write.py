@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import rasterio.shutil
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -206,8 +207,12 @@ class RasterWriter:
                 interleave="band",
                 BIGTIFF="IF_SAFER",
                 SPARSE_OK=True,
+                **_plain_bands(len(layout.descriptions)),
             )
             dataset = self._dataset
+            if len(layout.descriptions) > 1:
+                others = [ColorInterp.undefined] * (len(layout.descriptions) - 1)
+                dataset.colorinterp = [ColorInterp.gray, *others]
             dataset.update_tags(
                 **{PRODUCT_TAG: layout.product, "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
             )
@@ -236,6 +241,11 @@ class RasterWriter:
 
     def _failed(self, error: BaseException) -> OutputError:
         return OutputError(f"{self.work}: cannot be written ({error})")
+
+
+def _plain_bands(count: int) -> dict[str, str]:
+    """Options that keep GDAL from taking three bands for colours and a fourth for alpha."""
+    return {"photometric": "MINISBLACK", "ALPHA": "UNSPECIFIED"} if count > 1 else {}
 
 
 def label_writer(

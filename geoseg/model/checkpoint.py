@@ -19,7 +19,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     """Tensors of a checkpoint file, by name.
 
     Reads ``.safetensors``, a plain state dict, and a training checkpoint that keeps it under
-    ``state_dict``; the ``module.`` prefix of distributed training is stripped. Files are loaded
+    ``state_dict`` or ``model``; the ``module.`` prefix of distributed training is stripped. Files are loaded
     with ``weights_only=True``, so nothing in them is executed.
 
     Raises
@@ -32,8 +32,9 @@ def read_state_dict(path: str | Path) -> StateDict:
     if not file.is_file():
         raise WeightsError(f"weights file {file} does not exist; check the path")
     content = _load_safetensors(file) if file.suffix == ".safetensors" else _load_torch(file)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for name in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"weights file {file} holds no state dict")
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}

@@ -238,8 +238,6 @@ class LearnedJbu:
         If the tensors are not those of a JBU-One or JBU-Stack upsampler.
     """
 
-    mixes = "features"
-
     def __init__(self, state: StateDict, *, source: str) -> None:
         prefix = "upsampler."
         if any(name.startswith(prefix) for name in state):
@@ -368,7 +366,6 @@ class Jbu:
         Width of the colour weight, for RGB in [0, 1].
     """
 
-    mixes = "logits"
     min_grid = 1
 
     def __init__(

@@ -148,8 +148,9 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
     parsed = ModelSpec.parse(spec)
     target = resolve_device(device)
     located = _LOCATORS[parsed.kind](parsed, download)
-    _check_activation(located, parsed)
-    clip = _build(located, parsed)
+    state = read_state_dict(located.weights)
+    _check_activation(located, parsed, state)
+    clip = _build(located, parsed, state)
     checksum = file_digest(located.weights)
     return Model(
         spec=spec,
@@ -380,14 +381,14 @@ def _cache_folder() -> str:
 # Building
 
 
-def _check_activation(located: _Located, spec: ModelSpec) -> None:
+def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> None:
     """Refuse weights trained with QuickGELU in an architecture with plain GELU, or the reverse.
 
     The mismatch loads without complaint and quietly ruins every feature, so where anything says
     which activation the weights want, it must agree with the config.
     """
     if located.quick_gelu_weights is None:
-        wants_quick = _looks_like_quick_gelu(located.weights)
+        wants_quick = _looks_like_quick_gelu(located.weights, state)
         if not wants_quick or located.config.get("quick_gelu", False):
             return
     elif located.quick_gelu_weights == bool(located.config.get("quick_gelu", False)):
@@ -407,20 +408,17 @@ def _check_activation(located: _Located, spec: ModelSpec) -> None:
     )
 
 
-def _looks_like_quick_gelu(weights: Path) -> bool:
+def _looks_like_quick_gelu(weights: Path, state: StateDict) -> bool:
     """Whether file name, hub folder or tensors say that these are OpenAI-type weights."""
     names = [weights.name, *(p for p in weights.parts if p.startswith("models--"))]
     if any(_QUICK_GELU_NAMES.search(name) for name in names):
         return True
-    if weights.suffix == ".safetensors" or not weights.is_file():
-        return False
-    return not _OPENAI_STATE_KEYS.isdisjoint(read_state_dict(weights))
+    return not _OPENAI_STATE_KEYS.isdisjoint(state)
 
 
-def _build(located: _Located, spec: ModelSpec) -> Any:
+def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
     import open_clip
 
-    state = read_state_dict(located.weights)
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
     with warnings.catch_warnings(), _quiet_root_logger():
         warnings.simplefilter("ignore")

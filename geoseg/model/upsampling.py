@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,11 +25,7 @@ class Upsampling(Protocol):
 
 
 class Upsampler(Protocol):
-    """Makes the linear map from guidance."""
-
-    @property
-    def mixes(self) -> str:
-        """``"features"`` (normalised after upsampling) or ``"logits"`` (cosines upsampled)."""
+    """Makes the linear map from guidance; used as it is, cosine logits go through the map."""
 
     @property
     def min_grid(self) -> int:
@@ -37,6 +33,14 @@ class Upsampler(Protocol):
 
     def operator(self, guidance: Tensor, grid: tuple[int, int]) -> Upsampling:
         """Make the map from normalised windows ``(B, 3, H, W)`` and the patch grid."""
+
+
+@runtime_checkable
+class FeatureUpsampler(Upsampler, Protocol):
+    """An upsampler of features, which are normalised after it, with a last step on channels."""
+
+    def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the last step to tokens ``(B, N, D)``; return them and what to add to pixels."""
 
 
 def build_upsampler(
