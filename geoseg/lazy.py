@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def segment(
         ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
         ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
         ``(class, y, x)`` uint8 per cent. Chunks are tiles. CRS, transform and nodata are set
-        through rioxarray; ``labels.attrs["classes"]`` lists the class names.
+        through rioxarray; the attributes ``CLASS_0``, ``CLASS_1``, … of ``labels`` are the class
+        names, which ``.rio.to_raster`` keeps as tags.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def segment(
     dtype = label_dtype(len(names))
     grid = source.grid.crop(plan.region)
     data: dict[str, Any] = {
-        "labels": (("y", "x"), _blocks(tasks, plan, "labels", dtype), {"classes": list(names)}),
+        "labels": (("y", "x"), _blocks(tasks, plan, "labels", dtype), _class_tags(names)),
         "confidence": (("y", "x"), _blocks(tasks, plan, "confidence", np.dtype(np.uint8))),
     }
     coords: dict[str, Any] = _coordinates(grid)
@@ -86,6 +88,10 @@ def segment(
         coords["class"] = list(names)
     result = xr.Dataset(data, coords=coords)
     return _placed(result, grid, label_nodata(dtype))
+
+
+def _class_tags(names: Sequence[str]) -> dict[str, str]:
+    return {f"CLASS_{index}": name for index, name in enumerate(names)}
 
 
 def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArrayScene:

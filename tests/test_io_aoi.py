@@ -117,7 +117,7 @@ def test_window_holds_every_pixel_of_the_area(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0,0,10,10", "does not cover any pixel of the scene .500000,4.9998e"),
+        ("0,0,10,10", "does not cover any pixel of the scene .500000.00,4999"),
         ("500010,4999900,500000,4999950", "min below max"),
         ("500000,4999900,nan,4999950", "min below max"),
         ("1,2,3", "neither minx,miny,maxx,maxy nor a vector file"),

@@ -133,6 +133,9 @@ def _write(
     temporary = file.with_suffix(".part.tif")
     with rasterio.open(temporary, "w", count=len(bands), dtype=bands.dtype, **profile) as target:
         target.write(bands)
+        if names == ("class",):
+            # The mark of label rasters keeps them from being taken for scenes.
+            target.update_tags(GEOSEG_PRODUCT="labels")
         for index, name in zip(range(1, len(bands) + 1), names, strict=False):
             target.set_band_description(index, name)
     temporary.replace(file)

@@ -152,4 +152,5 @@ def _burn(outline: BaseGeometry, window: Window) -> BoolArray:
 def _extent(grid: Grid) -> str:
     corners = [grid.to_ground(c, r) for c in (0, grid.width) for r in (0, grid.height)]
     xs, ys = zip(*corners, strict=True)
-    return f"{min(xs):g},{min(ys):g},{max(xs):g},{max(ys):g}"
+    digits = 6 if grid.crs is not None and grid.crs.is_geographic else 2
+    return ",".join(f"{value:.{digits}f}" for value in (min(xs), min(ys), max(xs), max(ys)))

@@ -47,7 +47,7 @@ def _expand(path: str) -> list[str]:
         return [path]
     # Path.glob knows no absolute patterns.
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
-    scenes = [name for name in matches if Path(name).is_file() and not _is_product(Path(name))]
+    scenes = [name for name in matches if _is_scene(Path(name))]
     if not scenes:
         raise SceneError(f"{path}: no file matches this pattern")
     return scenes

@@ -72,7 +72,7 @@ class LabelRaster:
                 modified=_modified(path),
                 source_nodata=file_nodata,
             )
-            names = _tagged_names(dataset.tags(1))
+            names = _tagged_names(dataset.tags() | dataset.tags(1))
             colours = _colours(dataset)
         if not names:
             names = {value: f"class {value}" for value in raster.counts()}

@@ -19,8 +19,8 @@ def read_state_dict(path: str | Path) -> StateDict:
     """Tensors of a checkpoint file, by name.
 
     Reads ``.safetensors``, a plain state dict, and a training checkpoint that keeps it under
-    ``state_dict`` or ``model``; the ``module.`` prefix of distributed training is stripped. Files are loaded
-    with ``weights_only=True``, so nothing in them is executed.
+    ``state_dict`` or ``model``; the ``module.`` prefix of distributed training is stripped. Files
+    are loaded with ``weights_only=True``, so nothing in them is executed.
 
     Raises
     ------

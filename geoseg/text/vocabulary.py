@@ -179,6 +179,12 @@ def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
     return [next(spare) if color is None else color for color in colors]
 
 
+def _others(only: VocabularyClass) -> list[str]:
+    """Words for what else a scene may hold, none of which the class has already."""
+    known = {word.lower() for word in (only.name, *only.prompts)}
+    return [word for word in ("vegetation", "road", "water", "bare ground") if word not in known]
+
+
 def _refuse_clashes(classes: Sequence[VocabularyClass], places: Sequence[str], origin: str) -> None:
     """Refuse a vocabulary whose labels would be ambiguous or meaningless."""
     if not classes:
@@ -187,7 +193,7 @@ def _refuse_clashes(classes: Sequence[VocabularyClass], places: Sequence[str], o
         raise VocabularyError(
             f"{origin}: '{classes[0].name}' is the only class, and the probability of one class "
             "alone is 100 % everywhere; add what else can be seen, for example "
-            f"'{classes[0].name};vegetation;road;water;bare ground'"
+            f"'{';'.join([classes[0].name, *_others(classes[0])])}'"
         )
     names: dict[str, str] = {}
     queries: dict[str, str] = {}
