@@ -11,7 +11,7 @@ from geoseg_cli import _run, options
 
 _MEANING = "What the truth means"
 _AREA = "What is compared"
-_RESULT = "Result"
+_RESULT = "Output"
 
 
 def evaluate(
@@ -91,6 +91,8 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="DIR",
             help="Also write evaluation.json, CSV tables and confusion.png into this folder.",
             rich_help_panel=_RESULT,

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from geoseg_cli import options
+from geoseg_cli._run import print_json, reporting
+
 _ZONES = "Zones"
-_RESULT = "Result"
+_RESULT = "Output"
 
 
 def stats(
-    labels: Annotated[Path, typer.Argument(help="Label raster.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label raster.")],
     zones: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Vector file with the zones as polygons, in any CRS."),
@@ -36,35 +39,23 @@ def stats(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
             help="Table to write, .csv, .json or .parquet. Default: CSV on standard output.",
             rich_help_panel=_RESULT,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace FILE if it exists.", rich_help_panel=_RESULT),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON object with all rows.", rich_help_panel=_RESULT
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No warnings.", rich_help_panel=_RESULT)
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RESULT)
-    ] = False,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Add up class areas in every zone of a vector file, on the ellipsoid.
 
     Pixels on the border of a zone count with the part that lies inside. `coverage` is the share of
     the zone that has a label.
     """
-    from geoseg_cli._run import print_json, reporting
-
     with reporting(debug=debug, quiet=quiet):
         from geoseg.vector.stats import check_stats_target, write_stats, zone_stats
 

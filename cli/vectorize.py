@@ -10,16 +10,22 @@ from typing import Annotated
 
 import typer
 
+from geoseg_cli import options
+from geoseg_cli._run import print_json, reporting
+
 _SHAPE = "Polygons"
-_RESULT = "Result"
+_RESULT = "Output"
 
 
 def vectorize(
-    labels: Annotated[Path, typer.Argument(help="Label raster.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label raster.")],
     out: Annotated[
         Path,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
+            rich_help_panel=_RESULT,
             help="Vector file to write; the suffix decides: .gpkg, .parquet, .fgb or .geojson.",
         ),
     ],
@@ -82,30 +88,12 @@ def vectorize(
             rich_help_panel=_RESULT,
         ),
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace FILE if it exists.", rich_help_panel=_RESULT),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object: file, number of polygons, counts and areas by class.",
-            rich_help_panel=_RESULT,
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", help="No progress, no warnings.", rich_help_panel=_RESULT),
-    ] = False,
-    debug: Annotated[
-        bool,
-        typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RESULT),
-    ] = False,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Turn a label raster into polygons that share their boundaries exactly."""
-    from geoseg_cli._run import print_json, reporting
-
     with reporting(debug=debug, quiet=quiet):
         from geoseg.vector import VectorOptions
         from geoseg.vector import vectorize as run
