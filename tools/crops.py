@@ -107,14 +107,20 @@ class CropSampler:
         return row, int(np.clip(cols[at] * 4 - offset[1], 0, last))
 
     def _jitter(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Gamma, gain and offset of each band, by one table for each crop and band."""
+        """Gamma, gain and offset of each band; sometimes bands mixed, or grey.
+
+        Real sensors and their stretches cast colours that no palette foresees, so part of the
+        crops must be understood by shape and texture.
+        """
         rng = self._rng
         ramp = np.arange(256, dtype=np.float32) / 255
         for picture in pictures:
             if rng.random() < 0.3:
+                picture[:] = self._mixed(picture)
+            if rng.random() < 0.25:
                 continue
-            cast = 0.15 if rng.random() < 0.3 else 0.05
-            gamma = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.04, 3))
+            cast = 0.18 if rng.random() < 0.4 else 0.06
+            gamma = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.05, 3))
             gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, cast, 3))
             offset = rng.normal(0, 0.02, 3) + rng.normal(0, 0.03)
             for band in range(3):
@@ -122,6 +128,16 @@ class CropSampler:
                 table = (np.clip(curve, 0, 1) * 255).astype(np.uint8)
                 picture[..., band] = cv2.LUT(np.ascontiguousarray(picture[..., band]), table)
         return pictures
+
+    def _mixed(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Bands as sums of bands; all three alike in a quarter of the cases."""
+        rng = self._rng
+        if rng.random() < 0.25:
+            mix = np.tile(rng.dirichlet([2, 2, 2]), (3, 1))
+        else:
+            mix = np.eye(3) + rng.normal(0, 0.15, (3, 3))
+            mix /= np.abs(mix).sum(1, keepdims=True)
+        return cv2.transform(picture, mix.astype(np.float32))
 
 
 def patch_shares(labels: npt.NDArray[np.uint8], patch: int) -> Tensor:

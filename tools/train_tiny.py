@@ -185,7 +185,7 @@ class Optimizers:
             optimizer.step()
 
 
-def rate_at(progress: float, step: int, warm_up: int = 60, flat_until: float = 0.4) -> float:
+def rate_at(progress: float, step: int, warm_up: int = 60, flat_until: float = 0.3) -> float:
     """Warm-up, flat, then down to nothing along a cosine."""
     if progress > flat_until:
         tail = (progress - flat_until) / (1 - flat_until)

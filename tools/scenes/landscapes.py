@@ -718,7 +718,7 @@ def _glasshouses(canvas: Canvas, x: float, y: float, width: float, height: float
 
 
 LANDSCAPES: dict[str, Landscape] = {
-    "town": Landscape(_town, 0.17, (0.2, 1.3)),
+    "town": Landscape(_town, 0.22, (0.2, 1.3)),
     "village": Landscape(_village, 0.07, (0.3, 3.0)),
     "industry": Landscape(_industry, 0.09, (0.22, 1.5)),
     "railway": Landscape(_rail_yard, 0.06, (0.2, 1.2)),
