@@ -336,7 +336,7 @@ def segment(
     with _run.reporting(debug=debug, quiet=quiet):
         from geoseg.inference.cluster import connect
         from geoseg.inference.options import Options
-        from geoseg.pipeline import Products, Reading
+        from geoseg.pipeline import JOURNAL, WORK_FOLDER, Products, Reading
 
         settings: dict[str, Any] = {
             "options": Options(
@@ -386,8 +386,9 @@ def segment(
                     quiet,
                 )
         except KeyboardInterrupt:
-            message = "interrupted; run the same command with --resume to go on"
-            _run.fail(message, _run.INTERRUPTED, debug=debug)
+            kept = any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}"))
+            hint = "; run the same command with --resume to go on" if kept else ""
+            _run.fail(f"interrupted{hint}", _run.INTERRUPTED, debug=debug)
         if json_:
             _run.print_json({"runs": [_as_json(run) for run in runs]})
         elif not quiet:

@@ -7,18 +7,21 @@ import json
 import logging
 import platform
 import shutil
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import GeosegWarning, OptionError, OutputError
 from geoseg.inference.graph import TileJob, run_tiles
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter, TileResult
@@ -42,8 +45,13 @@ from geoseg.preview import preview_files
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import TilePlan
-from geoseg.types import label_nodata
+from geoseg.types import Window, label_nodata
 from geoseg.vector import VectorOptions, vectorize
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +290,7 @@ def check_output(out: Path, scene: Scene | None, *, overwrite: bool, resume: boo
         raise OutputError(f"{out} is a file; give a folder with --out")
     if overwrite and resume:
         raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
-    existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
+    existing = [name for name in (*ALL_PRODUCTS, MOSAIC) if (out / name).exists()]
     for file, _, _ in () if scene is None else scene.source.files:
         if any(Path(file).samefile(out / name) for name in existing):
             raise OutputError(
@@ -331,25 +339,41 @@ class _SceneRun:
         if resume and (done := self._already_done()):
             return done
         journal = None
+        made_out = not self.out.exists()
         try:
-            journal = self._begin(resume=resume)
-            self._segment(journal)
-            folder, grid, counts = self._output_grid(journal)
-            made = self._make_products(folder, grid, counts, journal)
-            return self._publish(made)
+            with self._claimed():
+                journal = self._begin(resume=resume)
+                self._segment(journal)
+                folder, grid, tally = self._output_grid(journal)
+                made = self._make_products(folder, grid, tally, journal)
+                return self._publish(made)
         finally:
-            self._tidy(journal)
+            self._tidy(journal, remove_out=made_out)
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Hold the work folder, so that two runs never write into one output folder."""
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = (self.work / "lock").open("w")
+        except OSError as error:
+            raise OutputError(f"{self.out} cannot be made: {error.strerror}") from error
+        with lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise _OccupiedError(
+                        f"another run is writing to {self.out}; wait for it or give another --out"
+                    ) from error
+            yield
 
     def _begin(self, *, resume: bool) -> Journal:
         """Open the record of finished tiles, beside work files that fit it."""
         record = self.work / JOURNAL
         if not (resume and record.exists()):
-            # The record goes first: without it, what is left behind is never taken for a run.
             self._clear_work()
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.out} cannot be made: {error.strerror}") from error
+            self.work.mkdir()
         journal = Journal(record, self._facts(), resume=resume)
         if journal.finished:
             for name in self._raster_names:
@@ -361,6 +385,7 @@ class _SceneRun:
         return journal
 
     def _clear_work(self) -> None:
+        # The record goes first: without it, what is left behind is never taken for a run.
         (self.work / JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
@@ -424,7 +449,9 @@ class _SceneRun:
         nothing = (0,) * len(self.classes)
         with self._timed("segment"), ExitStack() as stack:
             writers = self._writers(stack, resume=bool(journal.finished))
-            for index, result in run_tiles(job, todo, client=self.client):
+            # Closed at once when this loop is left, so that tiles under way stop too.
+            results = stack.enter_context(closing(run_tiles(job, todo, client=self.client)))
+            for index, result in results:
                 if result is None:
                     journal.add(TileRecord(index, nothing, 0))
                 else:
@@ -472,23 +499,26 @@ class _SceneRun:
     def _count(self, labels: npt.NDArray[Any]) -> tuple[int, ...]:
         return _class_counts(labels, len(self.classes))
 
-    def _output_grid(self, journal: Journal) -> tuple[Path, Grid, npt.NDArray[np.int64]]:
+    def _output_grid(self, journal: Journal) -> tuple[Path, Grid, _Tally]:
         """Bring the work files to the grid of the outputs; return folder, grid, class counts."""
-        counts = np.array([r.counts for r in journal.finished.values()], dtype=np.int64).sum(0)
         if self.reading.gsd is None or self.products.output_grid == "working":
-            return self.work, self.grid, counts
+            tally = _Tally(self.grid, len(self.classes))
+            for record in journal.finished.values():
+                core = self.plan.core(record.tile).relative_to(self.plan.region)
+                tally.add(core, record.counts)
+            return self.work, self.grid, tally
         native = self._native_region()
         folder = self.work / "native"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        counts = np.zeros(len(self.classes), dtype=np.int64)
+        tally = _Tally(native, len(self.classes))
         with self._timed("regrid"):
             for name in self._raster_names:
                 with self._writer(folder, name, native, resume=False) as writer:
-                    for block in regrid_nearest(_work_file(self.work, name), writer):
+                    for window, block in regrid_nearest(_work_file(self.work, name), writer):
                         if name == "labels":
-                            counts += np.array(self._count(block))
-        return folder, native, counts
+                            tally.add(window, self._count(block))
+        return folder, native, tally
 
     def _native_region(self) -> Grid:
         native = self.scene.native_grid
@@ -496,10 +526,15 @@ class _SceneRun:
             return native
         return native.crop(Aoi.open(self.reading.aoi, native).window)
 
-    def _make_products(
-        self, folder: Path, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal
-    ) -> Path:
+    def _make_products(self, folder: Path, grid: Grid, tally: _Tally, journal: Journal) -> Path:
         """Make every product, complete, in the work folder."""
+        if not tally.counts.any():
+            warnings.warn(
+                f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
+                "scene's nodata value, --bands and --aoi",
+                GeosegWarning,
+                stacklevel=2,
+            )
         ready = self.work / "ready"
         shutil.rmtree(ready, ignore_errors=True)
         ready.mkdir()
@@ -525,7 +560,7 @@ class _SceneRun:
                     ready / "preview.png",
                     title=Path(self.scene.path).name,
                 )
-        report = self._run_report(grid, counts, journal)
+        report = self._run_report(grid, tally, journal)
         if summary is not None:
             report["polygons"] = summary.count
         (ready / "run.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -546,23 +581,22 @@ class _SceneRun:
         self._clear_work()
         return Run(self.out, tuple(self.out / name for name in names), report)
 
-    def _tidy(self, journal: Journal | None) -> None:
+    def _tidy(self, journal: Journal | None, *, remove_out: bool) -> None:
         """After a failure keep what a resumed run can use, and nothing else."""
+        if isinstance(sys.exc_info()[1], _OccupiedError):
+            return
         if not self.work.exists() or (journal is not None and journal.finished):
             return
         if journal is None and (self.work / JOURNAL).exists():
             return  # an earlier run's record that this run could not use
         self._clear_work()
-        if not any(self.out.iterdir()):
+        if remove_out and not any(self.out.iterdir()):
             self.out.rmdir()
 
     # -- report -----------------------------------------------------------------------------
 
-    def _run_report(
-        self, grid: Grid, counts: npt.NDArray[np.int64], journal: Journal
-    ) -> dict[str, Any]:
-        pixel = grid.pixel_area_m2()
-        total = max(int(counts.sum()), 1)
+    def _run_report(self, grid: Grid, tally: _Tally, journal: Journal) -> dict[str, Any]:
+        total = max(int(tally.counts.sum()), 1)
         options = asdict(self.segmenter.options)
         sources = options.pop("sources")
         classes = [
@@ -572,9 +606,15 @@ class _SceneRun:
                 "queries": list(v.prompts),
                 "pixels": int(n),
                 "per_cent": round(100 * int(n) / total, 3),
-                "area_m2": None if pixel is None else round(int(n) * pixel, 2),
+                "area_m2": None if area is None else round(float(area), 2),
             }
-            for c, v, n in zip(self.classes, self.segmenter.vocabulary.classes, counts, strict=True)
+            for c, v, n, area in zip(
+                self.classes,
+                self.segmenter.vocabulary.classes,
+                tally.counts,
+                tally.areas_m2 if tally.areas_m2 is not None else repeat(None),
+                strict=False,
+            )
         ]
         model = self.segmenter.model
         return {
@@ -583,13 +623,14 @@ class _SceneRun:
             "crs": None if grid.crs is None else grid.crs.to_string(),
             "gsd_m": grid.gsd_m,
             "classes": classes,
-            "nodata_pixels": int(grid.height * grid.width - counts.sum()),
+            "nodata_pixels": int(grid.height * grid.width - tally.counts.sum()),
             "model": {
                 "spec": model.spec,
                 "weights": model.weights.name,
                 "weights_sha256": model.weights_sha256,
             },
-            "options": options | {"batch_size": self.segmenter.batch_size},
+            "options": options
+            | {"batch_size": self.segmenter.batch_size, "precision": self.segmenter.precision},
             "option_sources": sources,
             "reading": asdict(self.reading)
             | {"bands": list(self.scene.bands), "limits": self.scene.stretch},
@@ -619,6 +660,31 @@ class _SceneRun:
     def _report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)
+
+
+class _OccupiedError(OutputError):
+    """Another process is at work in the same output folder."""
+
+
+class _Tally:
+    """Pixels and area of every class, added up window by window.
+
+    The area of a pixel is taken where the window lies: it changes over a tall geographic scene.
+    """
+
+    def __init__(self, grid: Grid, classes: int) -> None:
+        self._grid = grid
+        self.counts = np.zeros(classes, dtype=np.int64)
+        self.areas_m2: npt.NDArray[np.float64] | None = np.zeros(classes)
+
+    def add(self, window: Window, counts: Sequence[int]) -> None:
+        """Add the class counts of one window of the grid."""
+        found = np.array(counts, dtype=np.int64)
+        self.counts += found
+        if self.areas_m2 is None or not found.any():
+            return
+        pixel = self._grid.pixel_area_m2(window)
+        self.areas_m2 = None if pixel is None else self.areas_m2 + found * pixel
 
 
 def _give_back_memory() -> None:

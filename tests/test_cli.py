@@ -375,3 +375,54 @@ def test_preview(scene: Path, tmp_path: Path, model: str) -> None:
     again = run("preview", scene, tmp_path / "out" / "labels.tif", "--out", target)
     assert again.exit_code == 1
     assert "--overwrite" in again.stderr
+
+
+def test_two_runs_do_not_share_an_output_folder(scene: Path, tmp_path: Path, model: str) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    work = tmp_path / "out" / ".geoseg-work"
+    work.mkdir(parents=True)
+    with (work / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = segment(scene, tmp_path / "out", model)
+    assert result.exit_code == 1
+    assert "another run" in result.stderr
+    assert work.exists()
+    assert segment(scene, tmp_path / "out", model).exit_code == 0
+    assert not work.exists()
+
+
+def test_an_output_folder_below_a_file(scene: Path, tmp_path: Path, model: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = segment(scene, tmp_path / "file" / "out", model)
+    assert result.exit_code == 1
+    assert "cannot be made" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_nothing_to_label_is_said(tmp_path: Path, model: str) -> None:
+    scene = draw(tmp_path / "empty.tif", nodata=0)
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.write(np.zeros((3, 90, 130), np.uint8))
+    result = segment(scene, tmp_path / "out", model)
+    assert result.exit_code == 0
+    assert "no pixel holds data" in result.stderr
+
+
+def test_areas_follow_the_latitude(tmp_path: Path, model: str) -> None:
+    """On a tall geographic scene pixels shrink towards the pole; areas add up to the polygons'."""
+    from rasterio.transform import from_bounds
+
+    scene = draw(
+        tmp_path / "tall.tif", 128, 96,
+        crs="EPSG:4326", transform=from_bounds(10, 40, 14, 60, 96, 128),
+    )  # fmt: skip
+    assert segment(scene, tmp_path / "out", model, "--tile", "32").exit_code == 0
+    report = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    with sqlite3.connect(tmp_path / "out" / "polygons.gpkg") as database:
+        rows = database.execute(
+            "select class_name, sum(area_m2) from segments group by class_name"
+        ).fetchall()
+    polygons = dict(rows)
+    for entry in report["classes"]:
+        if entry["pixels"]:
+            assert entry["area_m2"] == pytest.approx(polygons[entry["name"]], rel=0.02)

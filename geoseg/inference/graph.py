@@ -8,7 +8,7 @@ array.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -189,7 +189,7 @@ def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed
 
 def run_tiles(
     job: TileJob, indices: Iterable[int], *, client: Any = None
-) -> Iterator[tuple[int, TileResult | None]]:
+) -> Generator[tuple[int, TileResult | None], None, None]:
     """Run tiles and yield each as it is finished, in any order.
 
     Parameters

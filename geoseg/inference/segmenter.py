@@ -175,6 +175,11 @@ class Segmenter:
         return np.asarray(self._text.cpu().numpy())
 
     @property
+    def precision(self) -> str:
+        """Arithmetic of the encoder: ``fp32``, ``bf16`` or ``fp16``."""
+        return next(name for name, dtype in _PRECISIONS.items() if dtype is self._dtype)
+
+    @property
     def batch_size(self) -> int:
         """Windows encoded at once."""
         if self.options.batch_size is not None:

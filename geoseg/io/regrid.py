@@ -16,7 +16,7 @@ from geoseg.io.write import BLOCK, RasterWriter
 from geoseg.types import Window
 
 
-def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[npt.NDArray[Any]]:
+def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[tuple[Window, npt.NDArray[Any]]]:
     """Copy a raster onto a writer's grid, each pixel from the nearest one.
 
     Parameters
@@ -28,8 +28,8 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[npt.NDArray[A
 
     Yields
     ------
-    numpy.ndarray
-        First band of each block after it was written.
+    tuple of Window and numpy.ndarray
+        Where each block was written, and its first band.
     """
     grid = writer.grid
     step = 4 * BLOCK
@@ -49,5 +49,6 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[npt.NDArray[A
             for col in range(0, grid.width, step):
                 height, width = min(step, grid.height - row), min(step, grid.width - col)
                 block = warped.read(window=RasterioWindow(col, row, width, height))
-                writer.write(Window(row, col, height, width), block)
-                yield block[0]
+                target = Window(row, col, height, width)
+                writer.write(target, block)
+                yield target, block[0]
