@@ -68,6 +68,7 @@ def cut_in_four(folder: Path, **settings: Any) -> list[Path]:
 # -- empty tiles ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*no pixel holds data")
 def test_a_scene_of_nothing_costs_no_inference_and_no_reading(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
