@@ -5,7 +5,7 @@ process of its own: ``geoseg.vectorize``, plain and with merging, simplifying an
 polygonizer, called in C without Python in between; and ``rasterio.features.shapes`` over the whole
 array into one GeoDataFrame, as most tools do.
 
-    python benchmarks/vectorize.py
+    python benchmarks/bench_vectorize.py
 """
 
 from __future__ import annotations
