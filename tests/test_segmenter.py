@@ -406,6 +406,19 @@ def test_a_pickled_segmenter_loads_its_model_once(model: Model) -> None:
     assert np.array_equal(first.logits(block), one.logits(block))
 
 
+def test_a_pickled_segmenter_works_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_random_model(tmp_path / "model")
+    (tmp_path / "templates.txt").write_text("a picture of {}.\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    near = load_model("local-dir:model", device="cpu")
+    data = pickle.dumps(Segmenter(near, WORDS, Options(templates="templates.txt")))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(data).model.fingerprint == near.fingerprint
+
+
 # -- options -----------------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from geoseg.errors import OptionError
@@ -67,6 +68,22 @@ class Options:
     """Width of NACLIP's Gaussian in patches [5]."""
     gem_depth: int | None = None
     """Depth of GEM's parallel stream [7]."""
+
+    def portable(self) -> Options:
+        """Return the same options as a process in another folder understands them."""
+
+        def absolute(name: str) -> str:
+            return str(Path(name).absolute()) if Path(name).exists() else name
+
+        templates = self.templates
+        if isinstance(templates, str) and Path(templates).suffix:
+            templates = absolute(templates)  # a name like "imagenet" stays one
+        weights = self.upsampler_weights
+        return replace(
+            self,
+            upsampler_weights=None if weights is None else absolute(weights),
+            templates=templates,
+        )
 
     def resolve(self, model: ModelDefaults) -> Resolved:
         """Fill in what was not given.

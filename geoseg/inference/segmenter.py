@@ -20,6 +20,7 @@ from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
 from geoseg.model.attention import attention_variant
 from geoseg.model.loading import Model, load_model
+from geoseg.model.spec import portable
 from geoseg.model.upsampling import build_upsampler
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch
 from geoseg.text.embedding import embed_queries
@@ -163,7 +164,8 @@ class Segmenter:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Weights do not travel: another process loads its own, once.
-        given = (self.model.spec, self.device.type, self.vocabulary, self._given)
+        spec, options = portable(self.model.spec), self._given.portable()
+        given = (spec, self.device.type, self.vocabulary, options)
         return _segmenter_here, given
 
     # ---------------------------------------------------------------------------------------

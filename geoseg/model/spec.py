@@ -62,6 +62,14 @@ class ModelSpec:
         raise UnknownModelError(_explain(text))
 
 
+def portable(text: str) -> str:
+    """Write a specification as a process in another folder understands it: paths absolute."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme == "hf-hub" or not Path(rest).exists():
+        return text
+    return f"{scheme}:{Path(rest).absolute()}"
+
+
 def bundled_folder() -> Path:
     """Folder of the bundled model inside the installed package."""
     return Path(__file__).resolve().parent.parent / "bundled" / BUNDLED
