@@ -4,7 +4,7 @@ Every attention preset, with and without CLS bias, with each upsampler: mean IoU
 F-score (3 pixels) on drawn scenes the model has not seen, and on the real labelled pair where the
 shared data are there. Takes about half an hour on one core; ``--quick`` a minute.
 
-    python -m benchmarks.tiny_table
+    python -m benchmarks.bench_tiny
 """
 
 from __future__ import annotations
