@@ -135,9 +135,6 @@ def worker_environment(number: int, workers: int, gpus: int, cores: int) -> dict
     """
     threads = str(max(cores // workers, 1))
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    # Dask has workers give every freed byte back at once. Torch asks for the same megabytes again
-    # with each window, and fetching them anew takes longer than the window.
-    environment |= {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
     # A worker's warnings would stand between the lines of the run that it works for.
     environment["PYTHONWARNINGS"] = "ignore"
     if gpus > 1:
