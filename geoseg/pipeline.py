@@ -290,7 +290,7 @@ def check_output(out: Path, scene: Scene | None, *, overwrite: bool, resume: boo
         raise OutputError(f"{out} is a file; give a folder with --out")
     if overwrite and resume:
         raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
-    existing = [name for name in (*ALL_PRODUCTS, MOSAIC) if (out / name).exists()]
+    existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
     for file, _, _ in () if scene is None else scene.source.files:
         if any(Path(file).samefile(out / name) for name in existing):
             raise OutputError(

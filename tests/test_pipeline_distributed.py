@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 import geoseg
@@ -201,6 +202,7 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
         connect(scheduler="tcp://127.0.0.1:9"),
     ):
         pass
+    assert dask.delayed(int)(7).compute() == 7  # other computing goes on as before
 
 
 def test_cores_and_gpus_are_shared_out() -> None:

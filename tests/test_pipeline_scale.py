@@ -81,6 +81,7 @@ def test_a_scene_of_nothing_costs_no_inference_and_no_reading(
     assert run.report["nodata_pixels"] == 5000 * 6000
 
 
+@pytest.mark.filterwarnings("ignore:.*no pixel holds data")
 def test_written_nodata_costs_no_inference(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,8 @@ def _running(scheduler: str) -> Iterator[Any]:
     import distributed
 
     try:
-        client = distributed.Client(scheduler, timeout=_CONNECT_SECONDS)
+        # A client that becomes Dask's default and then finds nobody would break later computing.
+        client = distributed.Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise OptionError(
             f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler` "
