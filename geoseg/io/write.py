@@ -275,28 +275,23 @@ def label_writer(
 
 def confidence_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
     """Make the writer of a confidence raster: one uint8 band, 0 to 100 per cent, nodata 255."""
-    layout = RasterLayout(
-        product="confidence",
-        dtype="uint8",
-        nodata=PER_CENT_NODATA,
-        descriptions=("confidence in per cent",),
-        overviews="AVERAGE",
-        predictor=True,
-    )
-    return RasterWriter(work, grid, layout, resume=resume)
+    return RasterWriter(work, grid, _per_cent_layout("confidence"), resume=resume)
 
 
 def margin_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
     """Make the writer of a margin raster: per cent between the two best classes, nodata 255."""
-    layout = RasterLayout(
-        product="margin",
+    return RasterWriter(work, grid, _per_cent_layout("margin"), resume=resume)
+
+
+def _per_cent_layout(product: Literal["confidence", "margin"]) -> RasterLayout:
+    return RasterLayout(
+        product=product,
         dtype="uint8",
         nodata=PER_CENT_NODATA,
-        descriptions=("margin in per cent",),
+        descriptions=(f"{product} in per cent",),
         overviews="AVERAGE",
         predictor=True,
     )
-    return RasterWriter(work, grid, layout, resume=resume)
 
 
 def probability_writer(
