@@ -371,6 +371,26 @@ def test_a_gsd_maps_like_a_scene_that_was_resampled_before(segment: Any, tmp_pat
     assert working.report["size"] == [800, 800]
 
 
+@pytest.mark.slow
+def test_sixteen_bits_and_eight_give_nearly_the_same_map(tmp_path: Path, shared: Path) -> None:
+    scenes = shared / "scenes" / "labelled" / "vegas_multiclass"
+    tiny = geoseg.load_model("geoseg-tiny", device="cpu")
+    maps = [
+        labels_of(
+            geoseg.segment_to_files(
+                scenes / f"image_rgb_{name}.tif",
+                "other; building; road; tree",
+                tmp_path / name,
+                model=tiny,
+                products=RASTERS,
+                reading=geoseg.Reading(stretch="2,98"),
+            )
+        )
+        for name in ("uint16", "uint8")
+    ]
+    assert (maps[0] == maps[1]).mean() >= 0.9
+
+
 # -- memory ---------------------------------------------------------------------------------------
 
 PEAK = """
