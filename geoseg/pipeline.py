@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import platform
@@ -11,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import repeat
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import GeosegWarning, OptionError, OutputError
+from geoseg.inference.allocator import give_back_memory
 from geoseg.inference.graph import TileJob, run_tiles
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter, TileResult
@@ -655,7 +655,7 @@ class _SceneRun:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        _give_back_memory()
+        give_back_memory()
 
     def _report(self, progress: Progress) -> None:
         if self.progress is not None:
@@ -685,15 +685,6 @@ class _Tally:
             return
         pixel = self._grid.pixel_area_m2(window)
         self.areas_m2 = None if pixel is None else self.areas_m2 + found * pixel
-
-
-def _give_back_memory() -> None:
-    """Hand freed memory to the system, so that the peaks of the stages do not add up.
-
-    glibc keeps it otherwise: 180 MB after the polygons of a scene of 85 million pixels.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _work_file(folder: Path, name: str) -> Path:

@@ -7,12 +7,10 @@ array.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, cast
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from dask.delayed import Delayed, delayed
 
 from geoseg.errors import GeosegError, WeightsError
+from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter, TileResult
 from geoseg.tiling.tiles import Tile, TilePlan
 from geoseg.types import BoolArray, LabelArray, PixelBlock, Window, label_dtype, label_nodata
@@ -122,7 +121,7 @@ class TileJob:
         if not needed:
             return None
         segmenter = self._segmenter()
-        _keep_freed_memory()
+        keep_freed_memory()
         with _device_lock:
             result = segmenter.segment_tile(
                 block, replace(tile, windows=needed), probabilities=self.probabilities, stop=stop
@@ -140,22 +139,6 @@ class TileJob:
         shares = np.broadcast_to(per_cent, (classes, *core.shape)) if self.probabilities else None
         labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
         return TileResult(core, labels, per_cent, per_cent, shares, windows=0)
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let this process keep what a window has freed, because the next one wants it back.
-
-    The same megabytes come and go with every window, and glibc hands them to the system and back,
-    page by page; in a Dask worker, which is started with ``MALLOC_TRIM_THRESHOLD_=65536``, nearly
-    all of them. Measured on a small model: 59 ms a window instead of 67, in a worker instead of
-    100. At most 256 MiB are kept.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**28)
-        libc.mallopt(mmap_threshold, 2**25)
 
 
 def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
