@@ -32,12 +32,12 @@ print(json.dumps({"peak_mib": int(peak.split()[1]) / 1024, "tiles": run.report["
 
 def main() -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--side", type=int, help="pixels of the smallest scene's side [3072]")
+    options.add_argument("--side", type=int, help="pixels of the smallest scene's side [4096]")
     options.add_argument("--tile", type=int, default=1024)
-    options.add_argument("--stride", type=int, default=128, help="pixels; large for speed [128]")
+    options.add_argument("--stride", type=int, default=224, help="pixels; large for speed [224]")
     options.add_argument("--model", default="geoseg-tiny")
     given = options.parse_args()
-    side = given.side or (512 if given.quick else 3072)
+    side = given.side or (512 if given.quick else 4096)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), side, given.tile, given.stride, given.model, quick=given.quick)
     _common.table(rows)

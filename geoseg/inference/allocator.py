@@ -26,12 +26,12 @@ def keep_freed_memory() -> None:
 def give_back_memory() -> None:
     """Hand what is free to the system, and from now on what is freed."""
     _set(2**17, 2**17)
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set(trim_threshold: int, mmap_threshold: int) -> None:
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(_TRIM_THRESHOLD, trim_threshold)
         libc.mallopt(_MMAP_THRESHOLD, mmap_threshold)
