@@ -29,7 +29,7 @@ from geoseg import Options, Segmenter
 from geoseg.inference.head import window_logits
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import ModelDefaults
-from geoseg.model.jbu import LearnedJbu
+from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model
 from geoseg.model.spec import bundled_folder
 from geoseg.types import PixelBlock, Window

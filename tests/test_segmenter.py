@@ -19,7 +19,8 @@ from geoseg.inference.head import Decision, window_logits
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.defaults import ModelDefaults
-from geoseg.model.jbu import Jbu, LearnedJbu
+from geoseg.model.jbu import Jbu
+from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
 from geoseg.model.upsampling import build_upsampler
 from geoseg.model.vision import DenseFeatures
@@ -137,7 +138,7 @@ def test_nearly_exact_norms_stay_within_their_tolerance(rank: int) -> None:
     text = torch.nn.functional.normalize(torch.randn(5, channels), dim=-1)
     upsampler = LearnedJbu(smooth_jbu_state(channels), source="random")
     folded, constant = upsampler.fold(tokens)
-    basis = head._leading_basis(folded, constant, queries=5)
+    basis = head._leading_basis(folded, constant, text)
     assert basis is not None
     assert basis.shape[-1] < 60
     common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.3}
@@ -154,7 +155,7 @@ def test_norms_are_exact_where_the_estimate_could_be_wrong(monkeypatch: pytest.M
     upsampler = LearnedJbu(smooth_jbu_state(160), source="random")
     common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.0}
     flat = DenseFeatures(torch.randn(1, 160), torch.randn(1, 144, 160), grid)
-    assert head._leading_basis(*upsampler.fold(flat.patches), queries=5) is None
+    assert head._leading_basis(*upsampler.fold(flat.patches), text) is None
     low = torch.randn(1, 144, 3) @ torch.randn(3, 160) + 0.02 * torch.randn(1, 144, 160)
     monkeypatch.setattr(head, "_TOLERANCE", 1e-9)
     features = DenseFeatures(torch.randn(1, 160), low, grid)
@@ -325,7 +326,7 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
 def test_borders_are_covered_once_and_counted_right(model: Model) -> None:
     """With a model that answers a constant, every pixel has exactly that constant."""
     one = segmenter(model, blend="hann")
-    one.window_logits = lambda windows: torch.full(
+    one.window_logits = lambda windows, operators=None: torch.full(
         (*windows.shape[:1], *windows.shape[2:], 6), 0.25
     )
     logits = one.logits(noise(150, 101))

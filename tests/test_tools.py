@@ -16,7 +16,7 @@ import open_clip  # noqa: E402
 from geoseg.inference.options import Options  # noqa: E402
 from geoseg.inference.segmenter import Segmenter  # noqa: E402
 from geoseg.model.attention import attention_variant  # noqa: E402
-from geoseg.model.jbu import LearnedJbu  # noqa: E402
+from geoseg.model.learned_jbu import LearnedJbu  # noqa: E402
 from geoseg.model.loading import load_model  # noqa: E402
 from geoseg.model.vision import DenseEncoder  # noqa: E402
 from tools import export_tiny, phrases, train_tiny, train_upsampler  # noqa: E402

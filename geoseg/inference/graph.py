@@ -19,7 +19,6 @@ import numpy.typing as npt
 from dask.delayed import Delayed, delayed
 
 from geoseg.errors import GeosegError, WeightsError
-from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter, TileResult
 from geoseg.tiling.tiles import Tile, TilePlan
 from geoseg.types import BoolArray, LabelArray, PixelBlock, Window, label_dtype, label_nodata
@@ -121,7 +120,6 @@ class TileJob:
         if not needed:
             return None
         segmenter = self._segmenter()
-        keep_freed_memory()
         with _device_lock:
             result = segmenter.segment_tile(
                 block, replace(tile, windows=needed), probabilities=self.probabilities, stop=stop

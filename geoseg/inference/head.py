@@ -7,13 +7,14 @@ the softmax run along that axis.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.upsampling import FeatureUpsampler, Upsampler, Upsampling
+from geoseg.model.upsampling import FeatureUpsampler, FeatureUpsampling, Upsampler
 from geoseg.model.vision import DenseFeatures
 
 _EPS = 1e-12
@@ -27,6 +28,7 @@ def window_logits(
     guidance: Tensor,
     cls_bias: float,
     exact: bool = True,
+    operator: FeatureUpsampling | None = None,
 ) -> Tensor:
     """Cosine logits of a batch of windows, minus the CLS bias (SegEarth-OV; Li et al., CVPR 2025).
 
@@ -45,6 +47,8 @@ def window_logits(
     exact
         Whether learned upsamplers normalise exactly; otherwise norms may be nearly exact where
         that is certain to change no logit by more than 5e-4 and is faster.
+    operator
+        Of a learned upsampler for these windows, if it is there already.
 
     Returns
     -------
@@ -52,7 +56,9 @@ def window_logits(
         ``(B, H, W, Q)`` float32.
     """
     if isinstance(upsampler, FeatureUpsampler):
-        logits = _upsample_features(features, text, upsampler, guidance, exact=exact)
+        if operator is None:
+            operator = upsampler.operator(guidance, features.grid)
+        logits = _upsample_features(features, text, upsampler, operator, exact=exact)
     else:
         logits = _upsample_cosines(features, text, upsampler, guidance)
     if cls_bias:
@@ -81,7 +87,7 @@ def _upsample_features(
     features: DenseFeatures,
     text: Tensor,
     upsampler: FeatureUpsampler,
-    guidance: Tensor,
+    operator: FeatureUpsampling,
     *,
     exact: bool,
 ) -> Tensor:
@@ -93,9 +99,8 @@ def _upsample_features(
     are the norms ``‖z‖``, exactly or nearly.
     """
     folded, constant = upsampler.fold(features.patches)
-    operator = upsampler.operator(guidance, features.grid)
     if not exact:
-        leading = _leading_basis(folded, constant, queries=len(text))
+        leading = _leading_basis(folded, constant, text)
         if leading is not None:
             cosines = _with_leading_norms(operator, features.grid, folded, constant, text, leading)
             if cosines is not None:
@@ -104,7 +109,11 @@ def _upsample_features(
 
 
 def _with_exact_norms(
-    operator: Upsampling, grid: tuple[int, int], folded: Tensor, constant: Tensor, text: Tensor
+    operator: FeatureUpsampling,
+    grid: tuple[int, int],
+    folded: Tensor,
+    constant: Tensor,
+    text: Tensor,
 ) -> Tensor:
     """Cosines ``(B, H, W, Q)`` with the norms of all of ``A = C Vᵀ`` (V orthonormal).
 
@@ -112,13 +121,14 @@ def _with_exact_norms(
     ``‖u C‖² + 2 (u C)(Vᵀ c) + ‖c‖²``; r is at most the number of patches.
     """
     coordinates, basis = _coordinates(folded)
-    pixels = operator(_as_grid(coordinates, grid))
-    flat = pixels.flatten(1, 2)  # (B, P, r)
-    numerators = flat @ (text @ basis).transpose(1, 2) + text @ constant
-    shift = constant @ basis  # (B, r)
-    squared = (flat * (flat + 2 * shift[:, None])).sum(-1) + constant @ constant
-    cosines = numerators * squared.clamp_min(_EPS).rsqrt()[..., None]
-    return cosines.view(*pixels.shape[:3], -1)
+    queries = (text @ basis).transpose(1, 2)[:, None]
+    shift = 2 * (constant @ basis)[:, None, None]  # (B, 1, 1, r)
+
+    def cosines(pixels: Tensor) -> Tensor:
+        squared = (pixels * (pixels + shift)).sum(-1, keepdim=True) + constant @ constant
+        return (pixels @ queries + text @ constant) * squared.clamp_min(_EPS).rsqrt()
+
+    return operator(_as_grid(coordinates, grid), cosines)
 
 
 def _coordinates(folded: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,31 +140,48 @@ def _coordinates(folded: Tensor) -> tuple[Tensor, Tensor]:
     return triangle.transpose(1, 2), basis
 
 
-def _leading_basis(folded: Tensor, constant: Tensor, *, queries: int) -> Tensor | None:
+def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | None:
     """Orthonormal ``(B, D, k + 1)`` that holds nearly all energy of the tokens, and ``c``.
 
-    None if that takes so many channels that exact norms cost no more.
+    As many directions as keep the error of every token's own cosines below a share of the
+    tolerance; pixels are about as good as tokens. None if that takes so many channels that exact
+    norms cost no more.
     """
-    patches, channels = folded.shape[1:]
-    rank = min(patches, channels)
-    gram = (
-        folded.transpose(1, 2) @ folded if channels <= patches else folded @ folded.transpose(1, 2)
-    )
-    energy, vectors = torch.linalg.eigh(gram)  # increasing
-    share = energy.clamp_min(0).cumsum(-1) / energy.sum(-1, keepdim=True).clamp_min(_EPS)
-    kept = int((share > _RESIDUAL_ENERGY).sum(-1).max())
-    kept = min(-(-kept // _RANK_STEP) * _RANK_STEP, rank)
-    if queries + kept + 1 + _PROBES > _WORTHWHILE * rank:
+    directions, energy = _principal(folded)
+    pixels = folded + constant
+    largest = (F.normalize(pixels, dim=-1) @ text.T).abs().amax(-1)
+    doubt = 0.5 * _CHANCE * largest / pixels.square().sum(-1).clamp_min(_EPS)
+    without = (doubt[..., None] * energy.cumsum(-1)).amax(1)  # (B, r), if so many are left out
+    rank = energy.shape[-1]
+    kept = int((without > _TOLERANCE / _UNEVENNESS).sum(-1).max())
+    kept = min(-(-max(kept, 1) // _RANK_STEP) * _RANK_STEP, rank)
+    if len(text) + kept + 1 + _PROBES > _WORTHWHILE * rank:
         return None
-    leading = vectors[..., -kept:]
-    if channels > patches:
-        leading = F.normalize(folded.transpose(1, 2) @ leading, dim=1)
+    leading = directions(kept)
     rest = constant - (leading @ (leading.transpose(1, 2) @ constant)[..., None])[..., 0]
     return torch.cat([leading, F.normalize(rest, dim=-1)[..., None]], dim=-1)
 
 
+def _principal(folded: Tensor) -> tuple[Callable[[int], Tensor], Tensor]:
+    """Principal directions of tokens ``(B, N, D)`` and every token's energy along each.
+
+    Returns
+    -------
+    tuple
+        A function that gives the k strongest directions, ``(B, D, k)``, and the energies,
+        ``(B, N, r)`` with r = min(N, D), weakest direction first.
+    """
+    patches, channels = folded.shape[1:]
+    if channels <= patches:
+        _, vectors = torch.linalg.eigh(folded.transpose(1, 2) @ folded)
+        return lambda k: vectors[..., -k:], (folded @ vectors).square()
+    values, vectors = torch.linalg.eigh(folded @ folded.transpose(1, 2))
+    energy = vectors.square() * values.clamp_min(0)[:, None]
+    return lambda k: F.normalize(folded.transpose(1, 2) @ vectors[..., -k:], dim=1), energy
+
+
 def _with_leading_norms(
-    operator: Upsampling,
+    operator: FeatureUpsampling,
     grid: tuple[int, int],
     folded: Tensor,
     constant: Tensor,
@@ -172,26 +199,32 @@ def _with_leading_norms(
     remainder = folded - coordinates @ basis.transpose(1, 2)
     probes = remainder @ _probes(folded.shape[-1], folded.device)
     columns = torch.cat([folded @ text.T, coordinates, probes], dim=-1)
-    pixels = operator(_as_grid(columns, grid))
-    numerators, outside = pixels[..., : len(text)], pixels[..., -_PROBES:]
-    inside = pixels[..., len(text) : -_PROBES]
-    inside = inside + (constant @ basis)[:, None, None]
-    squared = (inside * inside).sum(-1).clamp_min(_EPS)
-    left = (outside * outside).sum(-1)
-    cosines = (numerators + text @ constant) * (squared + left).rsqrt()[..., None]
-    doubt = _CHANCE * cosines.abs().amax(-1) * left / (2 * squared)
-    return cosines if float(doubt.max()) <= _TOLERANCE else None
+    shift = F.pad(2 * (constant @ basis), (0, _PROBES))[:, None, None]
+    doubts = []
+
+    def cosines(pixels: Tensor) -> Tensor:
+        numerators, rest = pixels[..., : len(text)], pixels[..., len(text) :]
+        squared = (rest * (rest + shift)).sum(-1, keepdim=True) + constant @ constant
+        squared = squared.clamp_min(_EPS)
+        cosines: Tensor = (numerators + text @ constant) * squared.rsqrt()
+        left = rest[..., -_PROBES:].square().sum(-1, keepdim=True)
+        doubts.append((cosines.abs().amax(-1, keepdim=True) * left / squared).max())
+        return cosines
+
+    found = operator(_as_grid(columns, grid), cosines)
+    worst = 0.5 * _CHANCE * float(torch.stack(doubts).max())
+    return found if worst <= _TOLERANCE else None
 
 
-_RESIDUAL_ENERGY = 5e-5
-"""Share of the tokens' energy that the leading directions may leave out."""
 _RANK_STEP = 8
 """Ranks are rounded up to this, so that few shapes occur."""
 _PROBES = 8
-_WORTHWHILE = 0.6
+_WORTHWHILE = 0.7
 """Share of the exact path's channels above which it is taken instead."""
-_CHANCE = 3.0
+_CHANCE = 1.5
 """Margin on the estimated remainder: the estimate is a mean of eight squares."""
+_UNEVENNESS = 2.0
+"""How much worse than the worst token a pixel may be without giving up."""
 _TOLERANCE = 5e-4
 """Largest error of a logit; 0.025 after the usual scale of 50."""
 

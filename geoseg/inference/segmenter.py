@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError, TilingError
+from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
 from geoseg.model.attention import attention_variant
+from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
+from geoseg.model.shared_kernels import SharedKernels
 from geoseg.model.spec import portable
-from geoseg.model.upsampling import build_upsampler
+from geoseg.model.upsampling import FeatureUpsampling, build_upsampler
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch
 from geoseg.text.embedding import embed_queries
 from geoseg.text.templates import load_templates
@@ -200,13 +203,17 @@ class Segmenter:
         return pixels
 
     @torch.no_grad()
-    def window_logits(self, windows: Tensor) -> Tensor:
+    def window_logits(
+        self, windows: Tensor, operators: Sequence[FeatureUpsampling | None] | None = None
+    ) -> Tensor:
         """Logits of windows of one size.
 
         Parameters
         ----------
         windows
             ``(B, 3, H, W)`` from `normalise`; any size.
+        operators
+            The upsampler's operator of each window that has one already.
 
         Returns
         -------
@@ -220,7 +227,7 @@ class Segmenter:
             height, width, self.model.patch_size, self._min_grid
         )
         padded = F.pad(windows, (left, right, top, bottom))
-        logits = self._encode(padded)
+        logits = self._encode(padded, operators)
         return logits[:, top : top + height, left : left + width]
 
     @property
@@ -251,7 +258,9 @@ class Segmenter:
         ):
             return self._encoder(images)
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(
+        self, images: Tensor, operators: Sequence[FeatureUpsampling | None] | None = None
+    ) -> Tensor:
         features = self.encode(images)
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.device.type == "cuda" else 1
@@ -265,6 +274,7 @@ class Segmenter:
                 guidance=images[i : i + step],
                 cls_bias=self.options.cls_bias,
                 exact=self.options.exact,
+                operator=operators[i] if operators else None,
             )
             for i in range(0, len(images), step)
         ]
@@ -313,7 +323,8 @@ class Segmenter:
             windows = [w.relative_to(tile.read) for w in tile.windows]
             windows = [w for w in windows if block.valid[w.slices()].any()]
             runs = len(windows)
-            for first, logits in self._merged_rows(block, windows, core, stop):
+            origin = (-tile.read.row, -tile.read.col)
+            for first, logits in self._merged_rows(block, windows, core, stop, origin):
                 scores = self._decision.scores(logits)
                 index, best = self._decision.labels(scores)
                 rows = slice(first, first + len(logits))
@@ -374,23 +385,50 @@ class Segmenter:
         windows: Sequence[Window],
         core: Window,
         stop: threading.Event | None = None,
+        origin: tuple[int, int] = (0, 0),
     ) -> Iterator[tuple[int, Tensor]]:
         """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
 
         Windows come row by row, so rows above the next window are finished and can leave: memory
-        holds a few rows of windows, not the tile's logits.
+        holds a few rows of windows, not the tile's logits. ``origin`` is where the scene's first
+        window lies in the block.
         """
+        keep_freed_memory()
         weight = self._blend_weight(windows[0].shape)
+        shared = self._shared_kernels(block, origin)
         merger = _StripMerger(core, len(self._text), self.device)
         waiting = iter(windows)
         while batch := list(islice(waiting, self.batch_size)):
             if stop is not None and stop.is_set():
                 raise CancelledError
             yield from merger.finish_above(batch[0].row)
-            logits = self.window_logits(self._gather(block, batch))
+            operators = [shared.operator(w.row, w.col) for w in batch] if shared else None
+            logits = self.window_logits(self._gather(block, batch), operators)
             for window, part in zip(batch, logits, strict=True):
                 merger.add(window, part, weight)
         yield from merger.finish_above(core.row_stop)
+
+    def _shared_kernels(self, block: PixelBlock, origin: tuple[int, int]) -> SharedKernels | None:
+        """Kernels for all windows of a block, where the upsampler and the lattice allow it.
+
+        A GPU rather takes many windows at once, and makes their kernels with them.
+        """
+        upsampler, patch = self._upsampler, self.model.patch_size
+        window, stride = self.options.window, self.options.stride
+        if self.device.type != "cpu" or not isinstance(upsampler, LearnedJbu) or window % patch:
+            return None
+        if min(block.valid.shape) < window:
+            return None
+        if not SharedKernels.worthwhile(upsampler, window, stride, window // patch):
+            return None
+        return SharedKernels(
+            upsampler,
+            self.normalise(block),
+            origin=origin,
+            window=window,
+            stride=stride,
+            grid=window // patch,
+        )
 
     def _gather(self, block: PixelBlock, windows: Iterable[Window]) -> Tensor:
         parts = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from geoseg.errors import OptionError, WeightsError
 from geoseg.model.checkpoint import read_state_dict
-from geoseg.model.jbu import Jbu, LearnedJbu
+from geoseg.model.jbu import Jbu
+from geoseg.model.learned_jbu import LearnedJbu
 
 UPSAMPLERS = ("none", "jbu", "simfeatup", "featup")
 """``none`` is bilinear on logits; ``jbu`` needs no file; the other two need weights."""
@@ -35,9 +36,23 @@ class Upsampler(Protocol):
         """Make the map from normalised windows ``(B, 3, H, W)`` and the patch grid."""
 
 
+class FeatureUpsampling(Protocol):
+    """An `Upsampling` whose pixels can be worked on while they are in the cache."""
+
+    def __call__(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Upsample; ``finish`` maps some pixels at a time, ``(B, ..., C)`` to ``(B, ..., C')``."""
+
+
 @runtime_checkable
-class FeatureUpsampler(Upsampler, Protocol):
+class FeatureUpsampler(Protocol):
     """An upsampler of features, which are normalised after it, with a last step on channels."""
+
+    @property
+    def min_grid(self) -> int:
+        """Fewest patches a window needs on each side."""
+
+    def operator(self, guidance: Tensor, grid: tuple[int, int]) -> FeatureUpsampling:
+        """Make the map from normalised windows ``(B, 3, H, W)`` and the patch grid."""
 
     def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the last step to tokens ``(B, N, D)``; return them and what to add to pixels."""

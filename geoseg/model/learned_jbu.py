@@ -1,0 +1,255 @@
+"""Learned joint bilateral upsampling: SimFeatUp's JBU-One and FeatUp's JBU-Stack.
+
+For one window the guidance image fixes a linear operator ``U`` from the patch grid to pixels, the
+same for every channel. The operator is made from the guidance and applied to as few channels as
+the logits need (see `geoseg.inference.head`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import WeightsError
+from geoseg.model.blocks import BLOCK, Blocks, StepGeometry
+from geoseg.model.checkpoint import StateDict
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """Weights of one learned ×2 step (methods: JBULearnedRange)."""
+
+    range_first: tuple[Tensor, Tensor]
+    range_second: tuple[Tensor, Tensor]
+    fixup_first: tuple[Tensor, Tensor]
+    fixup_second: tuple[Tensor, Tensor]
+    temperature: Tensor
+    sigma: Tensor
+
+    @property
+    def radius(self) -> int:
+        """Reach of the neighbourhood."""
+        return (math.isqrt(self.fixup_second[0].shape[0]) - 1) // 2
+
+    def to(self, device: torch.device) -> StepWeights:
+        """Return a copy on another device."""
+
+        def move(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return pair[0].to(device), pair[1].to(device)
+
+        return StepWeights(
+            move(self.range_first),
+            move(self.range_second),
+            move(self.fixup_first),
+            move(self.fixup_second),
+            self.temperature.to(device),
+            self.sigma.to(device),
+        )
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Range features ``(..., 32)`` of guidance ``(..., 3)``."""
+        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
+
+    def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, pixels: Tensor) -> Tensor:
+        """Weights of the neighbours of each pixel of some blocks, ``(..., block², taps²)``.
+
+        Parameters
+        ----------
+        centres
+            Range features of the blocks, ``(..., block², 32)``.
+        around
+            Range features with margins, ``(..., 32, reach, reach)``.
+        pixels
+            Guidance, ``(..., block², 3)``.
+        """
+        scale = self.temperature.exp().clamp(1e-4, 1e4)
+        band = blocks.band((scale * centres) @ around.flatten(-2))
+        scores = band.reshape(*band.shape[:-4], BLOCK**2, -1)
+        # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
+        weights = scores.add_(self._log_spatial(blocks.taps)).softmax(-1)
+        hidden = F.gelu(F.linear(torch.cat([weights, pixels], dim=-1), *self.fixup_first))
+        return weights.add_(F.linear(hidden, *self.fixup_second), alpha=0.1)
+
+    def _log_spatial(self, taps: int) -> Tensor:
+        axis = torch.linspace(-1, 1, taps, device=self.sigma.device)
+        squared = axis[:, None] ** 2 + axis**2
+        return (-squared / (2 * self.sigma**2)).flatten()
+
+
+class UpsamplingStep(Protocol):
+    """One ×2 step of one batch of windows."""
+
+    @property
+    def geometry(self) -> StepGeometry:
+        """From which size to which."""
+
+    def matrices(self) -> Iterator[Sequence[Tensor]]:
+        """Weights of coarse pixels; see `StepGeometry.apply`."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowStep:
+    """A step whose kernels are made for its own windows.
+
+    They are made row of blocks by row of blocks while they are used, so that they stay in the
+    cache and are never held whole.
+    """
+
+    geometry: StepGeometry
+    weights: StepWeights
+    guidance: Tensor
+    """``(B, H, W, 3)`` at this step's resolution."""
+
+    def matrices(self) -> Iterator[Sequence[Tensor]]:
+        """Weights of coarse pixels; see `StepGeometry.apply`."""
+        geometry = self.geometry
+        for row, kernels in enumerate(self._kernel_rows()):
+            down, across = geometry.rows.weights[row], geometry.cols.weights
+            yield [geometry.matrices(kernels, down, across)]
+
+    def _kernel_rows(self) -> Iterator[Tensor]:
+        blocks, weights = self.geometry.blocks, self.weights
+        features = weights.features(self.guidance)
+        centres, pixels = blocks.centres(features), blocks.centres(self.guidance)
+        around = blocks.neighbourhoods(blocks.mirrored(features))
+        for row in range(blocks.rows):
+            yield weights.kernels(blocks, centres[:, row], around[:, row], pixels[:, row])
+
+    def kernels(self) -> Tensor:
+        """Neighbour weights of every pixel, ``(B, H, W, taps²)``: for looking at."""
+        return self.geometry.blocks.pixels(torch.stack(list(self._kernel_rows()), dim=1))
+
+
+@dataclass(frozen=True)
+class LearnedUpsampling:
+    """The operator of one batch of windows; linear, the same for every channel."""
+
+    steps: tuple[UpsamplingStep, ...]
+
+    def __call__(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Upsample ``(B, C, h, w)`` to channels-last pixels ``(B, H, W, C)``.
+
+        ``finish`` maps some pixels at a time, ``(B, ..., C)`` to ``(B, ..., C')``.
+        """
+        x = x.permute(0, 2, 3, 1)
+        for step in self.steps[:-1]:
+            x = step.geometry.apply(step.matrices(), x)
+        last = self.steps[-1]
+        return last.geometry.apply(last.matrices(), x, finish)
+
+
+class LearnedJbu:
+    """SimFeatUp's JBU-One and FeatUp's JBU-Stack.
+
+    Four ×2 steps, each weighing neighbours by learned range features of the guidance; JBU-One
+    shares one set of weights, JBU-Stack has four. A final 1 x 1 convolution acts on channels only
+    and so is folded into the tokens (see `fold`). For patch sizes other than 16 the ladder has
+    ``ceil(log2(patch))`` steps and its last step lands on the window's size.
+
+    Fu et al., "FeatUp", ICLR 2024; Li et al., "SegEarth-OV", CVPR 2025.
+
+    Parameters
+    ----------
+    state
+        Tensors under the published names, with or without the ``upsampler.`` prefix.
+    source
+        File name for messages.
+
+    Raises
+    ------
+    WeightsError
+        If the tensors are not those of a JBU-One or JBU-Stack upsampler.
+    """
+
+    def __init__(self, state: StateDict, *, source: str) -> None:
+        prefix = "upsampler."
+        if any(name.startswith(prefix) for name in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        state = {name: value.float() for name, value in state.items()}
+        names = ["up"] if "up.range_temp" in state else [f"up{i}" for i in range(1, 5)]
+        try:
+            self._weights = tuple(_read_step(state, name) for name in names)
+            self._conv = _matrix(state, "fixup_proj.1")
+        except (KeyError, ValueError, IndexError) as error:
+            raise WeightsError(
+                f"{source} does not hold SimFeatUp (JBU-One) or FeatUp (JBU-Stack) weights: "
+                f"{error} is missing or has another shape"
+            ) from error
+        self.kind = "simfeatup" if names == ["up"] else "featup"
+        self.channels = int(self._conv[0].shape[0])
+        self.source = source
+
+    @property
+    def min_grid(self) -> int:
+        """Fewest patches a side: mirroring needs ``2 * patches > radius``."""
+        return self._weights[0].radius // 2 + 1
+
+    def to(self, device: torch.device) -> LearnedJbu:
+        """Move the weights; returns itself."""
+        self._weights = tuple(weights.to(device) for weights in self._weights)
+        self._conv = (self._conv[0].to(device), self._conv[1].to(device))
+        return self
+
+    def weights(self, step: int) -> StepWeights:
+        """Weights of a step, counted from the coarsest."""
+        return self._weights[min(step, len(self._weights) - 1)]
+
+    @staticmethod
+    def ladder(size: tuple[int, int], grid: tuple[int, int]) -> list[tuple[int, int]]:
+        """Sizes of the patch grid and after every step, coarsest first."""
+        patch = max(size[0] / grid[0], size[1] / grid[1])
+        count = max(math.ceil(math.log2(patch)), 1)
+        return [(grid[0] * 2**i, grid[1] * 2**i) for i in range(count)] + [size]
+
+    def operator(self, guidance: Tensor, grid: tuple[int, int]) -> LearnedUpsampling:
+        """Make the operator from normalised windows ``(B, 3, H, W)`` and the patch grid."""
+        sizes = self.ladder((guidance.shape[2], guidance.shape[3]), grid)
+        return LearnedUpsampling(
+            tuple(self.step(i, guidance, *sizes[i : i + 2]) for i in range(len(sizes) - 1))
+        )
+
+    def step(
+        self, index: int, guidance: Tensor, coarse: tuple[int, int], fine: tuple[int, int]
+    ) -> WindowStep:
+        """Make one step of the operator, from one size of the ladder to the next."""
+        weights = self.weights(index)
+        geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
+        pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1).contiguous()
+        return WindowStep(geometry, weights, pooled)
+
+    def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the final convolution to tokens ``(B, N, D)`` instead of pixels.
+
+        Returns
+        -------
+        tuple
+            ``A = X (I + 0.1 Wᵀ)`` and the constant ``c = 0.1 b``, to be added after upsampling:
+            the operator's rows do not sum to one, so ``c`` may not go through it.
+        """
+        weight, bias = self._conv
+        return tokens + 0.1 * (tokens @ weight.T), 0.1 * bias
+
+
+def _read_step(state: StateDict, name: str) -> StepWeights:
+    return StepWeights(
+        _matrix(state, f"{name}.range_proj.0"),
+        _matrix(state, f"{name}.range_proj.3"),
+        _matrix(state, f"{name}.fixup_proj.0"),
+        _matrix(state, f"{name}.fixup_proj.3"),
+        state[f"{name}.range_temp"],
+        state[f"{name}.sigma_spatial"],
+    )
+
+
+def _matrix(state: StateDict, name: str) -> tuple[Tensor, Tensor]:
+    """Weights of a 1 x 1 convolution as a matrix, and its bias."""
+    weight = state[f"{name}.weight"]
+    if weight.ndim != 4 or weight.shape[2:] != (1, 1):
+        raise ValueError(f"{name}.weight")
+    return weight[:, :, 0, 0].contiguous(), state[f"{name}.bias"]
