@@ -241,8 +241,9 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
     step = crops = 0
     recent: list[dict[str, float]] = []
     while (elapsed := time.monotonic() - start) < run.minutes * 60:
-        # Other window sizes now and then, so that resampled positions are nothing new.
-        grid = int(random.choice([side // patch, side // patch, side // patch, 11, 21]))
+        # Other window sizes too, so that resampled positions are nothing new; 28 patches of 8
+        # pixels are the window that geoseg uses by default.
+        grid = int(random.choice([side // patch, side // patch, side // patch, 11, 21, 28, 28]))
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
         with torch.autocast("cpu", torch.bfloat16):
@@ -256,7 +257,7 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         with torch.no_grad():
             for mean, value in zip(averaged.parameters(), model.visual.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
-        if step % 3 == 0:
+        if step % 2 == 0:
             pool.renew()
         step, crops = step + 1, crops + count
         recent.append(parts)

@@ -41,6 +41,8 @@ def water(canvas: Canvas, area: Area | None, colour: Colour | None = None) -> No
         wobble = 1.6 * canvas.bank.noise(rng, area.shape, 2.0)
         texture += (u(0.005, 0.035) * np.sin(along * 2 * math.pi / period + wobble))[..., None]
         del across
+    if canvas.chance(0.2):
+        texture *= _wind_streaks(canvas, area)[..., None]
     if canvas.chance(0.15):
         streaks = canvas.bank.noise(rng, area.shape, 1.5, u(0.3, 1)) > u(0.8, 1.8)
         texture[streaks] += u(0.04, 0.2)
@@ -50,6 +52,15 @@ def water(canvas: Canvas, area: Area | None, colour: Colour | None = None) -> No
         )
         texture = texture * (1 - algae) + canvas.palette.grass() * 0.8 * algae
     canvas.lay(area, Cover.WATER, texture.astype(np.float32))
+
+
+def _wind_streaks(canvas: Canvas, area: Area) -> Float:
+    """Tone around 1 of long pale lines that lie along the wind."""
+    across = area.along(canvas.u(0, 2 * math.pi))[1]
+    across = across + 1.5 * canvas.bank.noise(canvas.rng, area.shape, 2.0)
+    profile = canvas.bank.noise(canvas.rng, (1, 512), 0.6)[0]
+    lines = profile[np.round(across * canvas.u(0.3, 1.0)).astype(np.int64) % 512]
+    return 1 + canvas.u(0.03, 0.12) * np.clip(lines, -0.5, 2)
 
 
 def _shallows(canvas: Canvas, area: Area, texture: Float) -> None:
@@ -115,8 +126,10 @@ def grass(canvas: Canvas, area: Area | None, smooth: bool = False) -> None:
     canvas.lay(area, Cover.GRASS, texture.astype(np.float32))
 
 
-_FIELD_KINDS = ("even", "rows", "ploughed", "harvested", "weedy", "patchy", "flooded", "orchard")
-_FIELD_SHARES = (0.17, 0.18, 0.22, 0.14, 0.07, 0.1, 0.05, 0.07)
+_FIELD_SHARES = {
+    "even": 0.15, "rows": 0.17, "ploughed": 0.19, "harvested": 0.13, "weedy": 0.06, "patchy": 0.08,
+    "flooded": 0.05, "orchard": 0.07, "mottled": 0.1,
+}  # fmt: skip
 
 
 def field(
@@ -131,7 +144,7 @@ def field(
         return
     u, rng, bank = canvas.u, canvas.rng, canvas.bank
     palette = canvas.palette
-    kind = kind or str(rng.choice(_FIELD_KINDS, p=_FIELD_SHARES))
+    kind = kind or str(rng.choice(list(_FIELD_SHARES), p=list(_FIELD_SHARES.values())))
     angle = canvas.grain if angle is None else angle
     if kind == "ploughed":
         colour = palette.soil()
@@ -159,9 +172,20 @@ def field(
     if kind == "flooded":
         wet = (bank.noise(rng, area.shape, 1.5) > u(-1, 1))[..., None]
         texture = np.where(wet, texture, _shade(palette.crop() * 0.8, tone))
+    if kind == "mottled":
+        texture = _veins(canvas, area, texture)
     if kind == "orchard":
         texture = _planting(canvas, area, texture, along, across)
     canvas.lay(area, Cover.CROPLAND, texture.astype(np.float32))
+
+
+def _veins(canvas: Canvas, area: Area, crop: Float) -> Float:
+    """Thin, winding places where salt or drought let the soil show through the crop."""
+    first = canvas.bank.noise(canvas.rng, area.shape, 1.5, canvas.u(0.6, 1.0))
+    second = canvas.bank.noise(canvas.rng, area.shape, 2.0)
+    vein = np.clip(1 - np.abs(first) * canvas.u(2, 6), 0, 1) * np.clip(0.4 + second, 0, 1)
+    soil = canvas.palette.soil()
+    return crop + (vein * canvas.u(0.15, 0.6))[..., None] * (soil - crop)
 
 
 def _planting(canvas: Canvas, area: Area, ground: Float, along: Float, across: Float) -> Float:

@@ -53,9 +53,11 @@ def _patches(canvas: Canvas, kinds: str, count: int) -> None:
 # -- farmland
 
 
-def _field_mosaic(canvas: Canvas, side_m: float, within: Mask | None = None) -> None:
+def _field_mosaic(
+    canvas: Canvas, side_m: float, within: Mask | None = None, crops: int = 4
+) -> None:
     palette, rng = canvas.palette, canvas.rng
-    shared = [palette.crop() for _ in range(4)]
+    shared = [palette.crop() for _ in range(crops)]
     hedge = canvas.chance(0.35)
     margin = canvas.u(0, 4)
     irregular = canvas.u(0, 0.16) if canvas.chance(0.5) else 0.0
@@ -69,7 +71,7 @@ def _field_mosaic(canvas: Canvas, side_m: float, within: Mask | None = None) -> 
         draw = rng.random()
         angle = canvas.grain + (math.pi / 2) * rng.integers(2) + rng.normal(0, 0.03)
         if draw < 0.86:
-            tint = shared[rng.integers(4)] * rng.uniform(0.82, 1.18)
+            tint = shared[rng.integers(crops)] * rng.uniform(0.82, 1.18)
             colour = np.clip(tint, 0, 1).astype(np.float32) if canvas.chance(0.7) else None
             covers.field(canvas, area, colour, angle)
         elif draw < 0.94:
@@ -273,6 +275,50 @@ def _lakes(canvas: Canvas) -> None:
         _farmsteads(canvas, 2)
 
 
+def _prairie(canvas: Canvas) -> None:
+    """Wide fields around many lakes and sloughs, each of its own colour and with its own rim."""
+    _ground(canvas, "gc")
+    across = canvas.size * canvas.gsd_m
+    side = float(np.clip(across * canvas.u(0.2, 0.6), 150, 1600))
+    _field_mosaic(canvas, side, crops=int(canvas.rng.integers(1, 4)))
+    _patches(canvas, "g", int(canvas.rng.integers(0, 2)))
+    for x, y, width, height in canvas.blocks(side, canvas.grain) if canvas.chance(0.5) else ():
+        corner = canvas.rectangle(x, y, width, height, canvas.grain)
+        wide = max(canvas.u(5, 9), canvas.gsd_m * 1.1)
+        objects.road(canvas, np.linspace(corner[0], corner[1], 4), wide, canvas.chance(0.7))
+    wet = canvas.blob(canvas.u(0.05, 0.35), canvas.u(0.7, 2.2), 0.25).astype(np.uint8)
+    count, basins = cv2.connectedComponents(wet)
+    shared = canvas.palette.water()
+    alike, salt = canvas.u(0, 0.6), canvas.chance(0.4)
+    for basin in range(1, count):
+        mask = basins == basin
+        if mask.sum() < 12:
+            continue
+        _rim(canvas, mask, salt)
+        if canvas.chance(0.12):
+            covers.wetland(canvas, canvas.of_mask(mask))
+        else:
+            colour = shared if canvas.chance(alike) else canvas.palette.water()
+            covers.water(canvas, canvas.of_mask(mask), colour)
+    _tracks(canvas)
+    if canvas.chance(0.3):
+        _farmsteads(canvas, 1)
+
+
+def _rim(canvas: Canvas, mask: Mask, salt: bool) -> None:
+    """Lay a narrow shore around a lake: reeds, mud, meadow, or pale dried salt."""
+    reach = int(canvas.rng.integers(0, max(2, canvas.size // 60)))
+    if reach == 0:
+        return
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    shore = canvas.of_mask(cv2.dilate(mask.astype(np.uint8), disc).astype(np.bool_) & ~mask)
+    if salt and canvas.chance(0.6):
+        covers.bare(canvas, shore, sand=True)
+    else:
+        rims = [covers.wetland, covers.wetland, covers.bare, covers.grass]
+        canvas.rng.choice(rims)(canvas, shore)
+
+
 def _coast(canvas: Canvas) -> None:
     """Sea, beach and whatever lies behind it."""
     covers.water(canvas, canvas.whole())
@@ -418,7 +464,7 @@ def _dry_land(canvas: Canvas) -> None:
 def _settle(canvas: Canvas, within: Mask | None, block_m: float, big: float) -> None:
     """Streets with houses, gardens, car parks and courts, inside a mask."""
     angle = canvas.grain
-    street_m = canvas.u(5, 12)
+    street_m = canvas.u(12, 26) if canvas.gsd_m < 0.6 and canvas.chance(0.3) else canvas.u(5, 12)
     street = max(1.8, canvas.px(street_m))
     boxes = canvas.blocks(max(block_m, canvas.gsd_m * 9), angle)
     inner = np.zeros((canvas.size, canvas.size), np.uint8)
@@ -621,6 +667,72 @@ def _town(canvas: Canvas) -> None:
         objects.railway(canvas, canvas.path(0.2), int(canvas.rng.integers(1, 4)))
 
 
+def _estate(canvas: Canvas) -> None:
+    """Rows of flats on wide asphalt: avenues, carports, car parks, trees close to the walls."""
+    asphalt = canvas.palette.road()
+    yard = np.clip(asphalt * canvas.u(0.85, 1.2), 0, 1).astype(np.float32)
+    covers.paved(canvas, canvas.whole(), yard if canvas.chance(0.8) else None)
+    _patches(canvas, "gb", int(canvas.rng.integers(0, 2)))
+    avenues = [
+        canvas.path(canvas.u(0, 0.15), canvas.grain + math.pi / 2 * turn)
+        for turn in canvas.rng.permutation([0, 1, 1])[: canvas.rng.integers(1, 4)]
+    ]
+    roofs = [canvas.palette.roof() for _ in range(2)]
+    side, dense = canvas.u(30, 60), canvas.u(0.5, 1.0)
+    for x, y, width, height in canvas.blocks(side, canvas.grain):
+        wide, tall = width * canvas.u(0.75, 0.95), height * canvas.u(0.75, 0.95)
+        draw = canvas.rng.random()
+        if draw < 0.15:
+            objects.car_park(canvas, x, y, wide, tall, canvas.grain)
+        elif draw < 0.25:
+            lot = canvas.of_polygon(canvas.rectangle(x, y, wide, tall, canvas.grain))
+            canvas.rng.choice([covers.grass, covers.bare])(canvas, lot)
+        if draw >= 0.15:
+            _row_of_flats(canvas, x, y, wide, tall, roofs[canvas.rng.integers(2)], dense)
+    for line in avenues:
+        objects.road(canvas, line, canvas.u(9, 34), paint=asphalt)
+        if canvas.chance(0.6):
+            objects.tree_line(canvas, line + canvas.px(canvas.u(10, 20)), canvas.u(6, 16))
+    if canvas.chance(0.5):
+        objects.scattered_trees(canvas, int(canvas.rng.integers(5, 60)))
+
+
+def _row_of_flats(
+    canvas: Canvas, x: float, y: float, width: float, height: float, roof: np.ndarray, dense: float
+) -> None:
+    """One long house of stepped units, a carport beside it, trees and cars around it."""
+    turned = width < height
+    angle = canvas.grain + (math.pi / 2) * turned
+    long, short = max(width, height), min(width, height)
+    deep = float(np.clip(short * canvas.u(0.3, 0.6), canvas.px(7), canvas.px(24)))
+    unit = max(3.0, canvas.px(canvas.u(6, 14)))
+    cosine, sine = math.cos(angle), math.sin(angle)
+
+    def at(along: float, across: float) -> tuple[float, float]:
+        return x + along * cosine - across * sine, y + along * sine + across * cosine
+
+    tint = np.clip(roof * canvas.u(0.85, 1.15), 0, 1).astype(np.float32)
+    step = canvas.u(0, 0.15) * deep
+    reach = long * canvas.u(0.3, 0.48)
+    for along in np.arange(-reach, reach, unit):
+        centre = at(along + unit / 2, canvas.u(-step, step))
+        if canvas.chance(0.97):
+            objects.building(canvas, *centre, unit * 1.04, deep, angle, tint)
+    if canvas.chance(0.6):
+        metal = canvas.palette.glass() if canvas.chance(0.7) else canvas.palette.roof()
+        centre = at(canvas.u(-0.2, 0.2) * long, deep / 2 + canvas.px(canvas.u(6, 12)))
+        objects.building(canvas, *centre, long * canvas.u(0.2, 0.6), canvas.px(5.5), angle, metal)
+    crown = canvas.palette.tree()
+    for _ in range(canvas.rng.poisson(dense * min(20.0, 2 * reach / max(2.0, canvas.px(6))))):
+        side = canvas.rng.choice([-1, 1]) * (deep / 2 + canvas.px(canvas.u(0, 6)))
+        shade = np.clip(crown * canvas.u(0.8, 1.25), 0, 1).astype(np.float32)
+        objects.tree(canvas, *at(canvas.u(-1, 1) * reach, side), canvas.u(1.5, 5), shade)
+    for _ in range(canvas.rng.integers(0, 7)):
+        spot = at(canvas.u(-0.5, 0.5) * long, canvas.u(-0.5, 0.5) * short)
+        if canvas.shows(*spot, Cover.PAVEMENT):
+            objects.car(canvas, *spot, angle + math.pi / 2 * canvas.rng.integers(2))
+
+
 def _village(canvas: Canvas) -> None:
     _farmland(canvas)
     mask = canvas.blob(canvas.u(0.1, 0.35), 0.4)
@@ -718,13 +830,15 @@ def _glasshouses(canvas: Canvas, x: float, y: float, width: float, height: float
 
 
 LANDSCAPES: dict[str, Landscape] = {
-    "town": Landscape(_town, 0.22, (0.2, 1.3)),
+    "town": Landscape(_town, 0.2, (0.2, 1.3)),
+    "estate": Landscape(_estate, 0.15, (0.15, 0.8)),
     "village": Landscape(_village, 0.07, (0.3, 3.0)),
     "industry": Landscape(_industry, 0.09, (0.22, 1.5)),
     "railway": Landscape(_rail_yard, 0.06, (0.2, 1.2)),
     "park": Landscape(_park, 0.06, (0.2, 1.0)),
     "farmland": Landscape(_farmland, 0.14, (0.3, 10.0)),
-    "lakes": Landscape(_lakes, 0.1, (0.5, 10.0)),
+    "lakes": Landscape(_lakes, 0.08, (0.5, 10.0)),
+    "prairie": Landscape(_prairie, 0.09, (1.5, 10.0)),
     "meanders": Landscape(_meanders, 0.05, (0.5, 10.0)),
     "coast": Landscape(_coast, 0.04, (0.3, 6.0)),
     "harbour": Landscape(_harbour, 0.06, (0.25, 2.0)),

@@ -232,7 +232,13 @@ def car(canvas: Canvas, x: float, y: float, angle: float) -> None:
         canvas.spot(screen, None, paint * 0.45)
 
 
-def road(canvas: Canvas, line: Points, width_m: float, dirt: bool = False) -> None:
+def road(
+    canvas: Canvas,
+    line: Points,
+    width_m: float,
+    dirt: bool = False,
+    paint: Colour | None = None,
+) -> None:
     """Road with verges, markings and cars, or a dirt track."""
     width = max(1.0 if dirt else 1.6, canvas.px(width_m))
     if canvas.chance(0.5) and not dirt:
@@ -241,11 +247,18 @@ def road(canvas: Canvas, line: Points, width_m: float, dirt: bool = False) -> No
     area = canvas.of_stroke(line, width)
     if area is None:
         return
-    colour = canvas.palette.dirt_road() if dirt else canvas.palette.road()
+    colour = paint
+    if colour is None:
+        colour = canvas.palette.dirt_road() if dirt else canvas.palette.road()
     tone = 1 + canvas.u(0.02, 0.06) * canvas.bank.noise(canvas.rng, area.shape, 0.6)
     tone = tone + canvas.u(0.02, 0.08) * canvas.bank.noise(canvas.rng, area.shape, 1.5)
     canvas.lay(area, Cover.ROAD, colour * tone[..., None])
     normal = _normals(line)
+    if width > 10 and canvas.chance(0.4):
+        for side in (-0.3, -0.15, 0.15, 0.3):
+            worn = canvas.of_stroke(line + normal * side * width, canvas.px(0.7))
+            if worn is not None:
+                canvas.pixels[worn.slices()][worn.mask] *= canvas.u(0.88, 1.1)
     if width > 6 and not dirt and canvas.chance(0.7):
         _markings(canvas, line, normal, width)
     if canvas.gsd_m < 0.8 and canvas.chance(0.65):

@@ -67,6 +67,10 @@ TRAINING_REGIONS: dict[str, Region] = {
         green_hue=(45, 100), green_saturation=(0.08, 0.3), dry=0.5, brightness=(0.6, 1.0),
         bare_trees=0.6,
     ),
+    "prairie": Region(
+        green_hue=(80, 168), green_saturation=(0.1, 0.5), brightness=(0.45, 1.1), dry=0.35,
+        soil_saturation=(0.1, 0.35), waters=(1, 2, 3, 1, 4, 4),
+    ),
     "minty": Region(
         green_hue=(115, 160), green_saturation=(0.12, 0.4), brightness=(0.9, 1.3), dry=0.3,
         soil_hue=(5, 30), waters=(1, 2, 4, 1, 4, 3),
@@ -141,7 +145,10 @@ class Palette:
         return hsv(u(-12, 15), u(0.25, 0.6), u(0.22, 0.5), u(0.2, 0.45))
 
     def road(self) -> Colour:
-        """Asphalt or concrete, from near-black to light grey."""
+        """Asphalt or concrete, from near-black to light grey; asphalt is often bluish."""
+        if self._rng.random() < 0.55:
+            value = self._u(0.12, 0.5)
+            return hsv(self._u(180, 240), self._u(0.02, 0.28), value, value * self._u(0.7, 1.1))
         value = self._u(0.2, 0.72)
         return hsv(self._u(20, 60), self._u(0, 0.08), value, value * self._u(0.9, 1.15))
 
@@ -151,6 +158,8 @@ class Palette:
 
     def pavement(self) -> Colour:
         """Parking lots and yards."""
+        if self._rng.random() < 0.25:
+            return self.road()
         value = self._u(0.25, 0.85)
         return hsv(self._u(20, 60), self._u(0, 0.12), value, value * self._u(0.9, 1.15))
 
@@ -168,7 +177,7 @@ class Palette:
             ((75, 160), (0.12, 0.5), (0.1, 0.38)),
             ((25, 55), (0.12, 0.42), (0.3, 0.65)),
             ((60, 240), (0.0, 0.4), (0.02, 0.17)),
-            ((80, 170), (0.06, 0.25), (0.4, 0.62)),
+            ((75, 170), (0.06, 0.45), (0.35, 0.65)),
         )[kind]
         return hsv(u(*hue), u(*saturation), u(*value), u(0.01, 0.08) + (0.06 if kind == 3 else 0))
 

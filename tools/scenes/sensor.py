@@ -67,6 +67,8 @@ def develop(canvas: Canvas, bands: Float, rendering: Rendering) -> UInt8:
     if rendering != "grey":
         cast = 0.16 if canvas.chance(0.3) else 0.05
         image = image * np.exp(rng.normal(0, cast, 3)).astype(np.float32)
+        if canvas.chance(0.15):  # air scatters blue; little of the red comes through
+            image = image * np.array([u(0.62, 0.9), 1, u(0.98, 1.2)], np.float32)
     image = image * (u(0.45, 0.8) if canvas.chance(0.2) else u(0.75, 1.2))
     if canvas.chance(0.4):
         haze = u(0, 0.3)
