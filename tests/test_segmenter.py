@@ -323,6 +323,30 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
     assert np.abs(found - expected).max() < 1e-5
 
 
+def test_windows_that_do_not_fit_the_device_run_in_halves(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = noise(64, 300)
+    expected = segmenter(model, batch_size=2).logits(block)
+    one = segmenter(model, batch_size=8)
+    encode, sizes = one.encode, []
+
+    def small_device(images: torch.Tensor) -> DenseFeatures:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError
+        return encode(images)
+
+    monkeypatch.setattr(one, "encode", small_device)
+    assert np.abs(one.logits(block) - expected).max() < 1e-5
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[3:]) == 2
+    assert one.batch_size == 2
+    monkeypatch.setattr(one, "encode", lambda images: small_device(torch.cat([images] * 4)))
+    with pytest.raises(torch.OutOfMemoryError):
+        one.logits(block)
+
+
 def test_borders_are_covered_once_and_counted_right(model: Model) -> None:
     """With a model that answers a constant, every pixel has exactly that constant."""
     one = segmenter(model, blend="hann")

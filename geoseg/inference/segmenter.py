@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ from geoseg.types import (
     label_dtype,
     label_nodata,
 )
+
+log = logging.getLogger(__name__)
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PER_CENT_NODATA = 255
@@ -135,6 +138,7 @@ class Segmenter:
             model, self.vocabulary.queries, load_templates(self.options.templates)
         )
         self._text = torch.from_numpy(embeddings).to(self.device)
+        self._fitting: int | None = None
         self._decision = self._make_decision()
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
@@ -186,10 +190,9 @@ class Segmenter:
 
     @property
     def batch_size(self) -> int:
-        """Windows encoded at once."""
-        if self.options.batch_size is not None:
-            return self.options.batch_size
-        return 32 if self.device.type == "cuda" else 1
+        """Windows encoded at once; fewer than asked for once so many did not fit the device."""
+        wanted = self.options.batch_size or (32 if self.device.type == "cuda" else 1)
+        return wanted if self._fitting is None else min(wanted, self._fitting)
 
     def lattice(self, height: int, width: int) -> Lattice:
         """Encoder windows of an image of this size."""
@@ -204,7 +207,7 @@ class Segmenter:
 
     @torch.no_grad()
     def window_logits(
-        self, windows: Tensor, operators: Sequence[FeatureUpsampling | None] | None = None
+        self, windows: Tensor, operators: Iterable[FeatureUpsampling | None] | None = None
     ) -> Tensor:
         """Logits of windows of one size.
 
@@ -213,7 +216,7 @@ class Segmenter:
         windows
             ``(B, 3, H, W)`` from `normalise`; any size.
         operators
-            The upsampler's operator of each window that has one already.
+            The upsampler's operator of each window that has one already; taken one by one.
 
         Returns
         -------
@@ -259,9 +262,10 @@ class Segmenter:
             return self._encoder(images)
 
     def _encode(
-        self, images: Tensor, operators: Sequence[FeatureUpsampling | None] | None = None
+        self, images: Tensor, operators: Iterable[FeatureUpsampling | None] | None = None
     ) -> Tensor:
         features = self.encode(images)
+        given = iter(operators) if operators is not None else repeat(None)
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.device.type == "cuda" else 1
         parts = [
@@ -274,7 +278,7 @@ class Segmenter:
                 guidance=images[i : i + step],
                 cls_bias=self.options.cls_bias,
                 exact=self.options.exact,
-                operator=operators[i] if operators else None,
+                operator=next(given),
             )
             for i in range(0, len(images), step)
         ]
@@ -402,11 +406,33 @@ class Segmenter:
             if stop is not None and stop.is_set():
                 raise CancelledError
             yield from merger.finish_above(batch[0].row)
-            operators = [shared.operator(w.row, w.col) for w in batch] if shared else None
-            logits = self.window_logits(self._gather(block, batch), operators)
-            for window, part in zip(batch, logits, strict=True):
+            for window, part in zip(batch, self._batch_logits(block, batch, shared), strict=True):
                 merger.add(window, part, weight)
         yield from merger.finish_above(core.row_stop)
+
+    def _batch_logits(
+        self, block: PixelBlock, batch: Sequence[Window], shared: SharedKernels | None
+    ) -> Tensor:
+        """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
+        done: list[Tensor] = []
+        waiting = list(batch)
+        while waiting:
+            part = waiting[: self.batch_size]
+            operators = (shared.operator(w.row, w.col) for w in part) if shared else None
+            try:
+                done.append(self.window_logits(self._gather(block, part), operators))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._fitting = len(part) // 2
+                log.warning(
+                    "%d windows at once do not fit the device; going on with %d",
+                    len(part),
+                    self._fitting,
+                )
+            else:
+                del waiting[: len(part)]
+        return torch.cat(done)
 
     def _shared_kernels(self, block: PixelBlock, origin: tuple[int, int]) -> SharedKernels | None:
         """Kernels for all windows of a block, where the upsampler and the lattice allow it.

@@ -12,6 +12,7 @@ import numpy as np
 from tools.scenes import covers, objects
 from tools.scenes.canvas import Area, Canvas, Mask, Points
 from tools.scenes.classes import Cover
+from tools.scenes.palette import Colour
 
 Painter = Callable[[Canvas], None]
 
@@ -54,10 +55,13 @@ def _patches(canvas: Canvas, kinds: str, count: int) -> None:
 
 
 def _field_mosaic(
-    canvas: Canvas, side_m: float, within: Mask | None = None, crops: int = 4
+    canvas: Canvas,
+    side_m: float,
+    within: Mask | None = None,
+    crops: list[Colour] | None = None,
 ) -> None:
     palette, rng = canvas.palette, canvas.rng
-    shared = [palette.crop() for _ in range(crops)]
+    shared = [palette.crop() for _ in range(4)] if crops is None else crops
     hedge = canvas.chance(0.35)
     margin = canvas.u(0, 4)
     irregular = canvas.u(0, 0.16) if canvas.chance(0.5) else 0.0
@@ -71,7 +75,7 @@ def _field_mosaic(
         draw = rng.random()
         angle = canvas.grain + (math.pi / 2) * rng.integers(2) + rng.normal(0, 0.03)
         if draw < 0.86:
-            tint = shared[rng.integers(crops)] * rng.uniform(0.82, 1.18)
+            tint = shared[rng.integers(len(shared))] * rng.uniform(0.82, 1.18)
             colour = np.clip(tint, 0, 1).astype(np.float32) if canvas.chance(0.7) else None
             covers.field(canvas, area, colour, angle)
         elif draw < 0.94:
@@ -280,7 +284,12 @@ def _prairie(canvas: Canvas) -> None:
     _ground(canvas, "gc")
     across = canvas.size * canvas.gsd_m
     side = float(np.clip(across * canvas.u(0.2, 0.6), 150, 1600))
-    _field_mosaic(canvas, side, crops=int(canvas.rng.integers(1, 4)))
+    lush = canvas.chance(0.4)
+    crops = [
+        canvas.palette.lush_crop() if lush and canvas.chance(0.8) else canvas.palette.crop()
+        for _ in range(canvas.rng.integers(1, 4))
+    ]
+    _field_mosaic(canvas, side, crops=crops)
     _patches(canvas, "g", int(canvas.rng.integers(0, 2)))
     for x, y, width, height in canvas.blocks(side, canvas.grain) if canvas.chance(0.5) else ():
         corner = canvas.rectangle(x, y, width, height, canvas.grain)
@@ -838,7 +847,7 @@ LANDSCAPES: dict[str, Landscape] = {
     "park": Landscape(_park, 0.06, (0.2, 1.0)),
     "farmland": Landscape(_farmland, 0.14, (0.3, 10.0)),
     "lakes": Landscape(_lakes, 0.08, (0.5, 10.0)),
-    "prairie": Landscape(_prairie, 0.09, (1.5, 10.0)),
+    "prairie": Landscape(_prairie, 0.11, (1.5, 10.0)),
     "meanders": Landscape(_meanders, 0.05, (0.5, 10.0)),
     "coast": Landscape(_coast, 0.04, (0.3, 6.0)),
     "harbour": Landscape(_harbour, 0.06, (0.25, 2.0)),

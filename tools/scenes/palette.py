@@ -210,6 +210,11 @@ class Palette:
             return hsv(self._green_hue(22), saturation, value, u(0.45, 0.85))
         return hsv(u(28, 58), u(0.15, 0.5), u(0.45, 0.9) * self._gain, u(0.5, 0.7))
 
+    def lush_crop(self) -> Colour:
+        """Dense crop at its height, seen from far above: dark and bluish, close to some lakes."""
+        u = self._u
+        return hsv(u(135, 185), u(0.15, 0.5), u(0.18, 0.45), u(0.5, 0.85))
+
     def soil(self) -> Colour:
         """Ploughed or naked earth."""
         hue = self._soil + self._rng.normal(0, 5)
