@@ -242,7 +242,8 @@ def segment(
         typer.Option(
             metavar="N",
             rich_help_panel=WINDOWS,
-            help="Windows encoded at once; fewer if they do not fit. \\[default: picked for the device]",
+            help="Windows encoded at once; fewer if they do not fit. "
+            "\\[default: picked for the device]",
         ),
     ] = None,
     polygons: Annotated[
