@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
 
 import geoseg
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
@@ -215,6 +215,20 @@ def test_scenes_off_the_grid_are_refused(tmp_path: Path) -> None:
         dataset.transform = dataset.transform * rasterio.Affine.translation(0.3, 0)
     with pytest.raises(SceneError, match="its pixels lie between those of"):
         build_mosaic([first, other], tmp_path / "mosaic.vrt")
+
+
+def test_a_file_of_the_users_is_not_taken_for_an_older_mosaic(tmp_path: Path) -> None:
+    scenes = cut_in_four(tmp_path, nodata=0)
+    target = tmp_path / "mosaic.vrt"
+    target.write_text("<VRTDataset/>")
+    with pytest.raises(OutputError, match="was not made by geoseg"):
+        build_mosaic(scenes, target)
+    assert target.read_text() == "<VRTDataset/>"
+    target.unlink()
+    build_mosaic(scenes[:2], target)
+    first = target.read_text()
+    build_mosaic(scenes, target)
+    assert target.read_text() != first
 
 
 def test_a_finished_mosaic_resumes_as_one(segment: Any, tmp_path: Path) -> None:

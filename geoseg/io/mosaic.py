@@ -29,6 +29,8 @@ _GDAL_TYPES = {
 }  # fmt: skip
 _ALIGNED = 0.05
 """Fraction of a pixel by which a scene may lie off the first one's grid."""
+_MADE_BY = "made by geoseg"
+"""Comment by which a mosaic's file is known."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     paths
         Scenes with the same CRS, pixel size, bands, pixel type and nodata.
     target
-        File to write. One with the same content is left as it is.
+        File to write. One with the same content is left as it is, an older one that was written
+        here is replaced.
 
     Returns
     -------
@@ -98,7 +101,7 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     SceneError
         If a scene cannot be opened or does not fit the first one; the message says in what.
     OutputError
-        If ``target`` cannot be written.
+        If ``target`` cannot be written, or is a file that was not written here.
     """
     parts = [_Part.open(str(path)) for path in paths]
     if not parts:
@@ -109,7 +112,12 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     ElementTree.indent(xml)
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
     try:
-        if not target.is_file() or target.read_text(encoding="utf-8") != text:
+        known = target.read_text(encoding="utf-8", errors="replace") if target.exists() else None
+        if known is not None and _MADE_BY not in known:
+            raise OutputError(
+                f"{target} was not made by geoseg and would be replaced; give another --out"
+            )
+        if known != text:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
             temporary.write_text(text, encoding="utf-8")
@@ -175,6 +183,7 @@ def _as_xml(parts: Sequence[_Part]) -> ElementTree.Element:
     root = ElementTree.Element(
         "VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top)
     )
+    root.append(ElementTree.Comment(_MADE_BY))
     _child(root, "SRS", first.crs.to_wkt())
     _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
     placed = [(part, row - top, col - left) for part, (row, col) in zip(parts, places, strict=True)]
