@@ -113,20 +113,22 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
     try:
         known = target.read_text(encoding="utf-8", errors="replace") if target.exists() else None
-        if known is not None and _MADE_BY not in known:
-            raise OutputError(
-                f"{target} was not made by geoseg and would be replaced; give another --out"
-            )
-        if known != text:
+        ours = known is None or _MADE_BY in known
+        if ours and known != text:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
         times = [Path(part.path).stat().st_mtime_ns for part in parts if Path(part.path).exists()]
         newest = max(times, default=0)
-        os.utime(target, ns=(newest, newest))
+        if ours:
+            os.utime(target, ns=(newest, newest))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror})") from error
+    if not ours:
+        raise OutputError(
+            f"{target} was not made by geoseg and would be replaced; give another --out"
+        )
     return target
 
 
