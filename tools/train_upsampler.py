@@ -15,6 +15,7 @@ import argparse
 import logging
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.model.attention import attention_variant
+from geoseg.model.blocks import StepGeometry
+from geoseg.model.learned_jbu import LearnedJbu, StepWeights, WindowStep
 from geoseg.model.loading import load_model
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
@@ -38,11 +41,10 @@ CHANNELS = 32
 
 
 class JbuStep(nn.Module):
-    """One learned doubling, with the parameter names of the published checkpoints."""
+    """Weights of one learned doubling, with the parameter names of the published checkpoints."""
 
     def __init__(self, radius: int = 5, guidance: int = 3, key: int = 32) -> None:
         super().__init__()
-        self.radius = radius
         taps = (2 * radius + 1) ** 2
         self.range_temp = nn.Parameter(torch.tensor(0.0))
         self.sigma_spatial = nn.Parameter(torch.tensor(0.35))
@@ -60,37 +62,28 @@ class JbuStep(nn.Module):
         nn.init.zeros_(self.fixup_proj[3].weight)
         nn.init.zeros_(self.fixup_proj[3].bias)
 
-    def _shifted(self, x: Tensor) -> list[Tensor]:
-        """Every neighbour, row by row; mirrored at the edges."""
-        height, width = x.shape[2:]
-        padded = F.pad(x, [self.radius] * 4, mode="reflect")
-        reach = range(2 * self.radius + 1)
-        return [padded[:, :, r : r + height, c : c + width] for r in reach for c in reach]
+    def weights(self) -> StepWeights:
+        """Parameters as inference takes them; gradients flow back."""
 
-    def kernel(self, guidance: Tensor) -> Tensor:
-        """Weights ``(B, taps, H, W)`` of each pixel's neighbours."""
-        keys = self.range_proj(guidance)
-        temperature = self.range_temp.exp().clamp(1e-4, 1e4)
-        products = torch.stack([(near * keys).sum(1) for near in self._shifted(keys)], 1)
-        at = torch.linspace(-1, 1, 2 * self.radius + 1)
-        distance = (at[:, None] ** 2 + at[None] ** 2).flatten()
-        spatial = torch.exp(-distance / (2 * self.sigma_spatial**2))
-        weights = (temperature * products).softmax(1) * spatial[:, None, None]
-        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-7)
-        return weights + 0.1 * self.fixup_proj(torch.cat([weights, guidance], 1))
+        def matrix(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+            assert layer.bias is not None
+            return layer.weight[:, :, 0, 0], layer.bias
 
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """Resize ``x`` to the guidance's size and weigh its neighbours."""
-        size = (guidance.shape[2], guidance.shape[3])
-        x = F.interpolate(x, size=size, mode="bicubic", align_corners=False)
-        total = torch.zeros_like(x)
-        for weight, near in zip(self.kernel(guidance).unbind(1), self._shifted(x), strict=True):
-            total = total + weight[:, None] * near
-        return total
+        return StepWeights(
+            matrix(self.range_proj[0]),
+            matrix(self.range_proj[3]),
+            matrix(self.fixup_proj[0]),
+            matrix(self.fixup_proj[3]),
+            self.range_temp,
+            self.sigma_spatial,
+        )
 
 
 class JbuOne(nn.Module):
     """SimFeatUp's upsampler: one step used for every doubling, and a 1 x 1 convolution at the end.
+
+    The steps are those of inference, without the original's dropout, which a training this short
+    does not need.
 
     Li et al., "SegEarth-OV", CVPR 2025.
     """
@@ -119,13 +112,14 @@ class JbuOne(nn.Module):
         """
         conv = self.fixup_proj[1]
         folded = tokens + 0.1 * F.conv2d(tokens, conv.weight)
-        x = torch.einsum("bdhw,dc->bchw", folded, basis)
-        size = (guidance.shape[2], guidance.shape[3])
-        steps = math.ceil(math.log2(size[0] / tokens.shape[2]))
-        for i in range(1, steps + 1):
-            small = (tokens.shape[2] * 2**i, tokens.shape[3] * 2**i) if i < steps else size
-            x = self.up(x, F.adaptive_avg_pool2d(guidance, small))
-        return x + 0.1 * (conv.bias @ basis)[:, None, None]
+        x = torch.einsum("bdhw,dc->bhwc", folded, basis)
+        weights = self.up.weights()
+        sizes = LearnedJbu.ladder(tuple(guidance.shape[2:]), tuple(tokens.shape[2:]))
+        for coarse, fine in pairwise(sizes):
+            geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
+            pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1)
+            x = geometry.apply(WindowStep(geometry, weights, pooled).matrices(), x)
+        return x.permute(0, 3, 1, 2) + 0.1 * (conv.bias @ basis)[:, None, None]
 
 
 def class_basis(text: Tensor, random: torch.Generator) -> Tensor:

@@ -217,11 +217,20 @@ class StepGeometry:
         done = []
         for row, pieces in enumerate(matrices):
             around = cut[:, row].permute(0, 1, 3, 4, 2).reshape(batch, blocks.cols, -1, channels)
-            pixels = x.new_empty(batch, blocks.cols, BLOCK**2, channels)
-            at = 0
-            for piece in pieces:
-                part = slice(at, at + piece.shape[1])
-                torch.matmul(piece, around[:, part], out=pixels[:, part])
-                at = part.stop
+            pixels = _products(pieces, around)
             done.append(pixels if finish is None else finish(pixels))
         return blocks.pixels(torch.stack(done, dim=1))
+
+
+def _products(pieces: Sequence[Tensor], around: Tensor) -> Tensor:
+    """Multiply matrices of blocks with what lies around them."""
+    if len(pieces) == 1:
+        return pieces[0] @ around
+    batch, cols, _, channels = around.shape
+    pixels = around.new_empty(batch, cols, BLOCK**2, channels)
+    at = 0
+    for piece in pieces:
+        part = slice(at, at + piece.shape[1])
+        torch.matmul(piece, around[:, part], out=pixels[:, part])
+        at = part.stop
+    return pixels

@@ -74,7 +74,7 @@ class StepWeights:
         # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
         weights = scores.add_(self._log_spatial(blocks.taps)).softmax(-1)
         hidden = F.gelu(F.linear(torch.cat([weights, pixels], dim=-1), *self.fixup_first))
-        return weights.add_(F.linear(hidden, *self.fixup_second), alpha=0.1)
+        return weights.add(F.linear(hidden, *self.fixup_second), alpha=0.1)
 
     def _log_spatial(self, taps: int) -> Tensor:
         axis = torch.linspace(-1, 1, taps, device=self.sigma.device)
