@@ -43,6 +43,9 @@ VEGAS_SPELLED = ";".join(
 )
 """The same with synonyms, ``other`` spelled out as what is on the picture besides."""
 
+ATLANTA = "tree, forest, grass, lawn, road, street, parking lot, bare soil; building, roof, house"
+"""The panchromatic pair's two values, what is no building spelled out."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -104,17 +107,32 @@ def drawn(model_spec: str, options: Options, count: int) -> Measured:
 
 
 def vegas_pair(scenes: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Picture ``(H, W, 3)`` and labels ``(H, W)`` of the real labelled pair."""
+    """Picture ``(H, W, 3)`` and labels ``(H, W)``: other, building, road, tree."""
     folder = scenes / "labelled" / "vegas_multiclass"
     with rasterio.open(folder / "image_rgb_uint8.tif") as source:
         picture = source.read().transpose(1, 2, 0)
     return picture, np.asarray(Image.open(folder / "label.png"))
 
 
-def vegas(model_spec: str, options: Options, scenes: Path, classes: str = VEGAS) -> Measured:
-    """Score the real labelled pair: building, road, tree, other."""
-    segmenter = Segmenter(load_model(model_spec, device="cpu"), classes, options)
-    return measure(segmenter, iter([vegas_pair(scenes)]))
+def atlanta_pair(scenes: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Grey picture ``(H, W, 3)``, stretched between 2 and 98 per cent, and building mask."""
+    folder = scenes / "labelled" / "atlanta_buildings"
+    with rasterio.open(folder / "image_pan_uint16.tif") as source:
+        grey = source.read(1).astype(np.float32)
+    low, high = np.quantile(grey[grey > 0], (0.02, 0.98))
+    grey = np.clip((grey - low) / (high - low), 0, 1) * 255
+    with rasterio.open(folder / "buildings_mask.tif") as source:
+        mask = source.read(1)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2), mask
+
+
+def real_pairs(scenes: Path) -> dict[str, tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+    """Classes, picture and labels of the real labelled pairs."""
+    return {
+        "vegas": (VEGAS, *vegas_pair(scenes)),
+        "vegas, spelled out": (VEGAS_SPELLED, *vegas_pair(scenes)),
+        "atlanta": (ATLANTA, *atlanta_pair(scenes)),
+    }
 
 
 def words(model_spec: str) -> dict[str, Any]:
@@ -142,9 +160,10 @@ def main() -> None:
     result: dict[str, Any] = {"words": words(options.model)}
     result["drawn"] = asdict(drawn(options.model, Options(), options.drawn))
     if (options.scenes / "labelled").is_dir():
-        for name, classes in (("vegas", VEGAS), ("vegas, spelled out", VEGAS_SPELLED)):
-            found = vegas(options.model, Options(), options.scenes, classes)
-            result[name] = asdict(found)
+        model = load_model(options.model, device="cpu")
+        for name, (classes, picture, labels) in real_pairs(options.scenes).items():
+            segmenter = Segmenter(model, classes)
+            result[name] = asdict(measure(segmenter, iter([(picture, labels)])))
     _report(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
