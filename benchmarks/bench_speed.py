@@ -237,25 +237,37 @@ def original(model: Model, weights: Path, size: int, *, unfold: bool) -> list[di
     options = Options(upsampler="simfeatup", upsampler_weights=str(weights), templates="none")
     segmenter = Segmenter(model, WORDS, options)
     port = Port(segmenter, model, read_state_dict(weights))
-    segmenter.logits(block)
-    ours, found = min(
-        (timed(lambda: segmenter.decide(segmenter.logits(block)).labels) for _ in range(2)),
-        key=lambda pair: pair[0],
-    )
-    rows = []
-    for gather in ("none", "tap loop", *(["unfold"] if unfold else [])):
-        name = None if gather == "none" else gather
-        seconds, labels = timed(lambda name=name: port.labels(image, name))
-        rows.append(
-            {
-                "port": gather,
-                "port s": seconds,
-                "geoseg with simfeatup s": ours,
-                "ratio": seconds / ours,
-                "labels equal": float((labels == found).mean()) if name else None,
-            }
-        )
+
+    def ours() -> Any:
+        return segmenter.decide(segmenter.logits(block)).labels
+
+    found = ours()
+    # The short sides take turns; the slow ones run once.
+    best = best_of(2, {"geoseg": ours, "none": lambda: port.labels(image, None)})
+    rows = [_against("none", best["none"], best["geoseg"], None)]
+    seconds, labels = timed(lambda: port.labels(image, "tap loop"))
+    rows.append(_against("tap loop", seconds, best["geoseg"], float((labels == found).mean())))
+    if unfold:
+        windows = len(segmenter.lattice(size, size).touching(Window(0, 0, size, size)))
+        one = np.ascontiguousarray(image[:, :224, :224])
+        seconds, labels = timed(lambda: port.labels(one, "unfold"))
+        alone = segmenter.decide(
+            segmenter.logits(PixelBlock(one, np.ones((224, 224), dtype=bool)))
+        ).labels
+        equal = float((labels == alone).mean())
+        name = f"unfold (one window, times {windows})"
+        rows.append(_against(name, seconds * windows, best["geoseg"], equal))
     return rows
+
+
+def _against(port: str, seconds: float, ours: float, equal: float | None) -> dict[str, Any]:
+    return {
+        "port": port,
+        "port s": seconds,
+        "geoseg with simfeatup s": ours,
+        "ratio": seconds / ours,
+        "labels equal": equal,
+    }
 
 
 def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
@@ -291,16 +303,16 @@ def main() -> None:
 
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--unfold", action="store_true", help="also time the plain unfold: 8 minutes"
+        "--unfold", action="store_true", help="also time a window with the plain unfold: minutes"
     )
     arguments = parser.parse_args()
-    size, runs = (336, 1) if arguments.quick else (448, 3)
+    size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     model = random_model()
     with tempfile.TemporaryDirectory() as folder:
         weights = upsampler_file(Path(folder), model.embedding_size)
         results = {
             "upsamplers": upsamplers(model, weights, runs),
-            "pipeline": pipeline(model, weights, size, runs),
+            "pipeline": pipeline(model, weights, scene, runs),
             "original": original(model, weights, size, unfold=arguments.unfold),
         }
     for name, rows in results.items():
