@@ -263,6 +263,7 @@ model = geoseg.load_model(plan["model"], device="cpu")
 def child(work):
     pid = os.fork()
     if pid == 0:
+        signal.alarm(120)  # a child that hangs dies, and says so by its status
         try:
             work()
         except BaseException as error:
@@ -336,6 +337,8 @@ def run_forks(code: str, **plan: Any) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(plan, default=str)],
         capture_output=True, text=True, timeout=300,
+        # No threads of the parent may hold a lock at the moment of a fork.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
