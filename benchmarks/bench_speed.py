@@ -1,10 +1,11 @@
 """How much time does geoseg add to the encoder, and how does it compare with a plain port?
 
-Three questions, each with both sides timed in this process, in turns, and given as a ratio:
+Four questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
+- precisions: bfloat16 in the encoder against float32;
 - upsamplers: time a window and largest logit error of the exact and the default path.
 
 Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
@@ -270,6 +271,28 @@ def _against(port: str, seconds: float, ours: float, equal: float | None) -> dic
     }
 
 
+def precisions(model: Model, size: int) -> list[dict[str, Any]]:
+    """bfloat16 in the encoder, which is an option on a CPU: how much faster, how different?"""
+    image = sample_image(size)
+    block = PixelBlock(image, np.ones((size, size), dtype=bool))
+    segmenters = {
+        name: Segmenter(model, WORDS, Options(upsampler="jbu", templates="none", precision=name))
+        for name in ("fp32", "bf16")
+    }
+    logits = {name: one.logits(block) for name, one in segmenters.items()}
+    best = best_of(2, {n: lambda one=one: one.logits(block) for n, one in segmenters.items()})
+    return [
+        {
+            "encoder in": name,
+            "s": best[name],
+            "of fp32": best[name] / best["fp32"],
+            "largest logit difference": float(np.abs(logits[name] - logits["fp32"]).max()),
+            "labels equal": float((logits[name].argmax(0) == logits["fp32"].argmax(0)).mean()),
+        }
+        for name in segmenters
+    ]
+
+
 def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     image = sample_image(224)
     segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
@@ -312,6 +335,7 @@ def main() -> None:
         weights = upsampler_file(Path(folder), model.embedding_size)
         results = {
             "upsamplers": upsamplers(model, weights, runs),
+            "precisions": precisions(model, size),
             "pipeline": pipeline(model, weights, scene, runs),
             "original": original(model, weights, size, unfold=arguments.unfold),
         }
