@@ -37,7 +37,7 @@ def positions_in(sizes: IntArray) -> IntArray:
 def take_lists(offsets: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
     """Return flat indices of the chosen lists' items, and the offsets of the result."""
     sizes = offsets[chosen + 1] - offsets[chosen]
-    return np.repeat(offsets[chosen], sizes) + positions_in(sizes), offsets_of(sizes)
+    return _stepping(offsets[chosen], np.ones(len(chosen), np.int8), sizes), offsets_of(sizes)
 
 
 def take_directed(
@@ -47,6 +47,20 @@ def take_directed(
 
     Backwards the list is taken from its last item on.
     """
-    start = np.where(backwards, last, first)
-    step = np.where(backwards, -1, 1)
-    return np.repeat(start, sizes) + np.repeat(step, sizes) * positions_in(sizes)
+    step = np.where(backwards, np.int8(-1), np.int8(1))
+    return _stepping(np.where(backwards, last, first), step, sizes)
+
+
+def _stepping(start: IntArray, step: npt.NDArray[np.int8], sizes: IntArray) -> IntArray:
+    """Count from each start by its step, ``sizes`` numbers each.
+
+    One running sum over steps and jumps, in place: a large polygon has millions of them.
+    """
+    some = sizes > 0
+    start, step, sizes = start[some], step[some], sizes[some]
+    if not len(sizes):
+        return np.zeros(0, np.int64)
+    index = np.repeat(step, sizes).astype(np.int64)
+    stop = start + step * (sizes - 1)
+    index[offsets_of(sizes)[:-1]] = start - np.append(0, stop[:-1])
+    return np.cumsum(index, out=index)
