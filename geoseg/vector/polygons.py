@@ -243,11 +243,13 @@ class _Job:
     def features(
         self, batch: list[Polygons], totals: _Totals
     ) -> tuple[npt.NDArray[np.object_], Columns]:
-        """Geometries and attributes of a batch, in the order of the fields."""
+        """Geometries and attributes of a batch, in the order of the fields; empties the batch."""
         geometry = np.concatenate([part.geometry for part in batch])
         tallies = Tallies.concatenated([part.tallies for part in batch])
         area = np.concatenate([part.area for part in batch])
         perimeter = np.concatenate([part.perimeter for part in batch])
+        # A polygon may span the scene: none of the copies to come shall meet the first.
+        batch.clear()
         if self.options.drop_small:
             large = area >= self.options.min_area_m2
             geometry, tallies = geometry[large], tallies[large]
@@ -314,6 +316,7 @@ def _batches(parts: Iterator[Polygons]) -> Iterator[list[Polygons]]:
     held: list[Polygons] = []
     for part in parts:
         held.append(part)
+        del part
         if sum(map(len, held)) >= _BATCH:
             yield held
             held = []
