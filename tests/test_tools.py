@@ -189,7 +189,7 @@ def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
     torch.save(
         {"config": config, "state_dict": model.state_dict(), "facts": {"steps": 60}}, checkpoint
     )
-    export_tiny.export(checkpoint, tmp_path / "model")
+    export_tiny.export([checkpoint], tmp_path / "model")
     again = load_model(f"local-dir:{tmp_path / 'model'}", device="cpu")
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

@@ -42,8 +42,8 @@ class Sample:
 
 
 SAMPLES = (
-    Sample("town_river", 116, 640, "town", 0.5, 32632, (466_000.0, 5_302_000.0)),
-    Sample("farmland_lakes", 102, 640, "lakes", 3.0, 32614, (512_400.0, 5_214_800.0)),
+    Sample("town_river", 135, 640, "town", 0.5, 32632, (466_000.0, 5_302_000.0)),
+    Sample("farmland_lakes", 115, 640, "lakes", 3.0, 32614, (512_400.0, 5_214_800.0)),
     Sample("coast_swath", 131, 512, "coast", 1.2, 32733, (318_600.0, 6_240_300.0), swath=True),
     Sample("park_rgbn", 167, 448, "park", 0.4, 32648, (587_250.0, 1_153_900.0), four_bands=True),
 )

@@ -17,8 +17,8 @@ from tools.export_tiny import FOLDER
 def commands(work: Path, folder: Path, minutes: float, seed: int) -> list[list[str]]:
     """Return the steps, each a module with its arguments."""
     where, named = str(work), f"local-dir:{folder}"
-    checkpoint = str(work / "tiny.pt")
-    export = ["tools.export_tiny", checkpoint, "--folder", str(folder)]
+    checkpoints = [str(work / "tiny_middle.pt"), str(work / "tiny.pt")]
+    export = ["tools.export_tiny", *checkpoints, "--folder", str(folder)]
     return [
         ["tools.text_distill", where, "--seed", str(seed)],
         ["tools.train_tiny", where, "--minutes", str(minutes), "--seed", str(seed)],

@@ -6,7 +6,8 @@ the modified block is subtracted, as ``--cls-bias`` does, so that this row learn
 away; the ordinary CLS embedding learns the scene's words, as in any CLIP.
 
 ``python -m tools.train_tiny WORK --minutes 75`` needs ``WORK/text_tower.pt`` (tools.text_distill);
-it draws its own scenes and writes ``WORK/NAME.pt`` every few minutes.
+it draws its own scenes and writes ``WORK/NAME.pt`` every few minutes, and once
+``WORK/NAME_middle.pt``, which `tools.export_tiny` averages with it.
 """
 
 from __future__ import annotations
@@ -216,6 +217,10 @@ def _waves(grid: int, width: int) -> Tensor:
     return F.pad(waves, (0, width - waves.shape[1]))
 
 
+_MIDDLE = 0.4
+"""Share of the time after which weights are kept for averaging, while the rate is still high."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Settings of one training run."""
@@ -240,6 +245,8 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
     start = saved = time.monotonic()
     step = crops = 0
     recent: list[dict[str, float]] = []
+    middle = file.with_stem(f"{file.stem}_middle")
+    middle.unlink(missing_ok=True)
     while (elapsed := time.monotonic() - start) < run.minutes * 60:
         # Other window sizes too, so that resampled positions are nothing new; 28 patches of 8
         # pixels are the window that geoseg uses by default.
@@ -264,6 +271,8 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         if step % 50 == 0:
             _report(recent, step, crops, elapsed, float(scale))
             recent.clear()
+        if elapsed > _MIDDLE * run.minutes * 60 and not middle.exists():
+            _save(middle, model, averaged, config, run, step, crops, pool.drawn, elapsed)
         if time.monotonic() - saved > run.save_every_s:
             _save(file, model, averaged, config, run, step, crops, pool.drawn, elapsed)
             saved = time.monotonic()
