@@ -323,6 +323,18 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
     assert np.abs(found - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("attention", ["vanilla", "segearth", "gem"])
+def test_half_precision_changes_logits_little(model: Model, attention: str) -> None:
+    """Tokens are float32 whatever the encoder computes in."""
+    block = noise(64, 96)
+    full = segmenter(model, attention=attention, precision="fp32")
+    half = segmenter(model, attention=attention, precision="bf16")
+    windows = half.normalise(block)[None, :, :64, :64]
+    assert half.encode(windows).patches.dtype == torch.float32
+    difference = np.abs(half.logits(block) - full.logits(block)).max()
+    assert 0 < difference < 0.05
+
+
 def test_windows_that_do_not_fit_the_device_run_in_halves(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,8 @@ class DenseEncoder:
         """
         x, grid = self.stem(images)
         x = self.attention.run(self.visual.transformer.resblocks, x, grid, self.residual)
-        tokens = self.visual.ln_post(x.float()) @ self.visual.proj.float()
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = self.visual.ln_post(x.float()) @ self.visual.proj.float()
         return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
 
 
