@@ -326,24 +326,27 @@ def main() -> None:
 
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--unfold", action="store_true", help="also time a window with the plain unfold: minutes"
+        "--unfold",
+        action="store_true",
+        help="also time a window with the plain unfold: needs 32 GiB",
     )
     arguments = parser.parse_args()
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     model = random_model()
     with tempfile.TemporaryDirectory() as folder:
         weights = upsampler_file(Path(folder), model.embedding_size)
-        results = {
-            "upsamplers": upsamplers(model, weights, runs),
-            "precisions": precisions(model, size),
-            "pipeline": pipeline(model, weights, scene, runs),
-            "original": original(model, weights, size, unfold=arguments.unfold),
+        questions: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "upsamplers": lambda: upsamplers(model, weights, runs),
+            "precisions": lambda: precisions(model, size),
+            "pipeline": lambda: pipeline(model, weights, scene, runs),
+            "original": lambda: original(model, weights, size, unfold=arguments.unfold),
         }
-    for name, rows in results.items():
-        print(f"\n{name}")
-        _common.table(rows)
-        if not arguments.no_save:
-            _common.save(f"speed_{name}", rows, threads=torch.get_num_threads())
+        for name, answer in questions.items():
+            rows = answer()
+            print(f"\n{name}", flush=True)
+            _common.table(rows)
+            if not arguments.no_save:
+                _common.save(f"speed_{name}", rows, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":
