@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument(
         "--unfold",
         action="store_true",
-        help="also time a window with the plain unfold: needs 32 GiB",
+        help="also time a window with the plain unfold: needs tens of GiB",
     )
     arguments = parser.parse_args()
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
