@@ -1,11 +1,12 @@
 """How much time does geoseg add to the encoder, and how does it compare with a plain port?
 
-Four questions, each with both sides timed in this process, in turns, and given as a ratio:
+Five questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
+- bundled: a window of geoseg-tiny against one of ViT-B/16;
 - upsamplers: time a window and largest logit error of the exact and the default path.
 
 Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
@@ -31,7 +32,7 @@ from geoseg.inference.head import window_logits
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import ModelDefaults
 from geoseg.model.learned_jbu import LearnedJbu
-from geoseg.model.loading import Model
+from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import bundled_folder
 from geoseg.types import PixelBlock, Window
 
@@ -293,6 +294,31 @@ def precisions(model: Model, size: int) -> list[dict[str, Any]]:
     ]
 
 
+def bundled(model: Model, runs: int) -> list[dict[str, Any]]:
+    """Encode one window with geoseg-tiny and with ViT-B/16; and label it, without upsampling."""
+    block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
+    options = Options(upsampler="none", templates="none")
+    large = Segmenter(model, WORDS, options)
+    small = Segmenter(load_model("geoseg-tiny", device="cpu"), WORDS, options)
+    one, other = large.normalise(block)[None], small.normalise(block)[None]
+    rows = []
+    for what in ("encode", "window_logits"):
+        sides = {
+            "large": lambda what=what: getattr(large, what)(one),
+            "small": lambda what=what: getattr(small, what)(other),
+        }
+        best = best_of(10 * runs, sides)
+        rows.append(
+            {
+                "step": what,
+                "ViT-B/16 s": best["large"],
+                "geoseg-tiny s": best["small"],
+                "ratio": best["large"] / best["small"],
+            }
+        )
+    return rows
+
+
 def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     image = sample_image(224)
     segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
@@ -330,6 +356,7 @@ def main() -> None:
         action="store_true",
         help="also time a window with the plain unfold: needs tens of GiB",
     )
+    parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
     arguments = parser.parse_args()
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     model = random_model()
@@ -337,12 +364,13 @@ def main() -> None:
         weights = upsampler_file(Path(folder), model.embedding_size)
         questions: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "upsamplers": lambda: upsamplers(model, weights, runs),
+            "bundled": lambda: bundled(model, runs),
             "precisions": lambda: precisions(model, size),
             "pipeline": lambda: pipeline(model, weights, scene, runs),
             "original": lambda: original(model, weights, size, unfold=arguments.unfold),
         }
-        for name, answer in questions.items():
-            rows = answer()
+        for name in arguments.only or questions:
+            rows = questions[name]()
             print(f"\n{name}", flush=True)
             _common.table(rows)
             if not arguments.no_save:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -59,19 +60,26 @@ class SharedKernels:
         self._area = area
         self._origin = (origin[0] % stride, origin[1] % stride)
         self._window, self._stride = window, stride
-        self._sizes = [size[0] for size in upsampler.ladder((window, window), (grid, grid))]
-        self._grid = grid
+        sides = [size[0] for size in upsampler.ladder((window, window), (grid, grid))]
+        self._steps = list(pairwise(sides))
         pixels = area.permute(1, 2, 0)
         self._levels = {
-            step: _Level(
-                StepGeometry.of((fine, fine), (coarse, coarse), upsampler.weights(step).radius,
-                                area.device),
-                _Cells(pixels, self._origin, stride, window // fine, upsampler.weights(step)),
-                window // stride,
-            )
-            for step, (coarse, fine) in enumerate(zip(self._sizes, self._sizes[1:], strict=False))
-            if _can_share(coarse, fine, window, stride)
-        }  # fmt: skip
+            step: self._level(pixels, step)
+            for step in range(len(self._steps))
+            if self._shares(step)
+        }
+
+    def _shares(self, step: int) -> bool:
+        return _can_share(*self._steps[step], self._window, self._stride)
+
+    def _level(self, pixels: Tensor, step: int) -> _Level:
+        weights = self._upsampler.weights(step)
+        coarse, fine = self._steps[step]
+        return _Level(
+            StepGeometry.of((fine, fine), (coarse, coarse), weights.radius, pixels.device),
+            _Cells(pixels, self._origin, self._stride, self._window // fine, weights),
+            self._window // self._stride,
+        )
 
     @staticmethod
     def worthwhile(upsampler: LearnedJbu, window: int, stride: int, grid: int) -> bool:
@@ -86,19 +94,17 @@ class SharedKernels:
 
         Windows come row by row: what only earlier ones needed is forgotten.
         """
-        cell = tuple((at - start) / self._stride
-                     for at, start in zip((row, col), self._origin, strict=True))  # fmt: skip
-        if not all(c.is_integer() and c >= 0 for c in cell):
+        down, right = row - self._origin[0], col - self._origin[1]
+        if min(down, right) < 0 or down % self._stride or right % self._stride:
             return None
-        place = (int(cell[0]), int(cell[1]))
+        place = (down // self._stride, right // self._stride)
         guidance = self._area[None, :, row : row + self._window, col : col + self._window]
         steps: list[UpsamplingStep] = []
-        for step, (coarse, fine) in enumerate(zip(self._sizes, self._sizes[1:], strict=False)):
+        for step, (coarse, fine) in enumerate(self._steps):
             level = self._levels.get(step)
             if level is None:
-                steps.append(
-                    self._upsampler.step(step, guidance, (coarse, coarse), (fine, fine))
-                )  # fmt: skip
+                own = self._upsampler.step(step, guidance, (coarse, coarse), (fine, fine))
+                steps.append(own)
             else:
                 level.cells.forget_before(place)
                 steps.append(_SharedStep(level, place))
@@ -240,16 +246,11 @@ def _mirrored(margined: Tensor, side: Side, blocks: Blocks, dim: int) -> Tensor:
     """Cut features down to the blocks of a side, their outer margin mirrored."""
     if side == 0:
         return margined
-    radius, length = blocks.radius, margined.shape[dim]
-    start = 0 if side < 0 else length - blocks.reach
-    part = margined.narrow(dim, start, blocks.reach)
-    if side < 0:
-        inner = part.narrow(dim, radius, blocks.reach - radius)
-        mirror = part.narrow(dim, radius + 1, radius).flip(dim)
-        return torch.cat([mirror, inner], dim)
-    inner = part.narrow(dim, 0, blocks.reach - radius)
-    mirror = part.narrow(dim, blocks.reach - 2 * radius - 1, radius).flip(dim)
-    return torch.cat([inner, mirror], dim)
+    if side > 0:
+        return _mirrored(margined.flip(dim), -1, blocks, dim).flip(dim)
+    radius = blocks.radius
+    inner = margined.narrow(dim, radius, blocks.reach - radius)
+    return torch.cat([inner.narrow(dim, 1, radius).flip(dim), inner], dim)
 
 
 @dataclass(frozen=True, eq=False)
