@@ -68,7 +68,7 @@ def test_utm_square_by_hand() -> None:
     # On the central meridian UTM shrinks lengths by 0.9996.
     grid = Grid(CRS.from_epsg(32631), Affine(100, 0, 499_950, 0, -100, 5_000_000), 1, 1)
     ring = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)], np.float64)
-    lines = Ground(grid).place(ring, np.array([0, 5]))
+    lines = Ground(grid).measure(ring, np.array([0, 5]))
     assert lines.area[0] == pytest.approx(100**2 / 0.9996**2, rel=1e-8)
     assert lines.length[0] == pytest.approx(400 / 0.9996, rel=1e-8)
 
@@ -77,7 +77,7 @@ def test_geographic_cell_by_hand() -> None:
     # Between two parallels the ellipsoid has a closed form; small cells follow it closely.
     grid = Grid(CRS.from_epsg(4326), Affine(1e-4, 0, 8, 0, -1e-4, 47), 1, 1)
     ring = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)], np.float64)
-    area = Ground(grid).place(ring, np.array([0, 5])).area[0]
+    area = Ground(grid).measure(ring, np.array([0, 5])).area[0]
     semi, flat = 6_378_137.0, 1 / 298.257223563
     e = math.sqrt(flat * (2 - flat))
 
@@ -151,6 +151,6 @@ def test_off_the_earth_there_is_no_area(tmp_path: Path) -> None:
     grid = Grid(crs, Affine(20_000, 0, -5_430_000, 0, -20_000, 5_430_000), 543, 543)
     ring = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)], np.float64)
     corner, centre = ring, ring + 271
-    lines = Ground(grid).place(np.concatenate([corner, centre]), np.array([0, 5, 10]))
+    lines = Ground(grid).measure(np.concatenate([corner, centre]), np.array([0, 5, 10]))
     assert np.isnan(lines.area[0])
     assert lines.area[1] == pytest.approx(20_000**2, rel=0.01)

@@ -11,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio import features
-from vectors import VOID, assert_partition, blobs, in_pixels, same, spiral, trace
+from vectors import (
+    VOID,
+    assert_partition,
+    blobs,
+    in_pixels,
+    pixel_measures,
+    same,
+    spiral,
+    trace,
+)
 
+from geoseg.vector import trace as trace_module
 from geoseg.vector.trace import Polygoniser
 
 small_labels = hnp.arrays(
@@ -49,6 +59,26 @@ def test_drawn_rasters_are_partitioned(values: np.ndarray, connectivity: int) ->
     assert_partition(values, whole, void)
     for rows in (1, 7, 64):
         assert same(whole, trace(values, rows, void=void, connectivity=connectivity))
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
+def test_points_are_written_as_geos_writes_them(
+    at_once: int, connectivity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_module, "_AT_ONCE", at_once)
+    for name in ("spiral", "nested", "noise", "checkerboard"):
+        polygons = trace(DRAWN[name], 7, connectivity=connectivity)
+        assert polygons.wkb.tolist() == shapely.to_wkb(polygons.geometry).tolist()
+        assert_partition(DRAWN[name], polygons)
+
+
+@pytest.mark.parametrize("side", [254, 255, 256, 65_535, 65_536])
+def test_the_last_corner_of_a_long_raster_is_there(side: int) -> None:
+    values = np.zeros((2, side), np.uint8)
+    values[1, -2:] = 1
+    for turned in (values, values.T):
+        assert_partition(turned, trace(turned, 4096))
 
 
 @given(small_labels, st.sampled_from([4, 8]), st.integers(1, 5))
@@ -129,7 +159,7 @@ def test_every_value_can_be_a_label() -> None:
 def test_memory_holds_only_what_is_open() -> None:
     # Rows of pixels that end at once: nothing of them may stay behind.
     def peak(rows: int) -> int:
-        tracer = Polygoniser((rows, 200), void=VOID, place=in_pixels)
+        tracer = Polygoniser((rows, 200), void=VOID, place=in_pixels, measure=pixel_measures)
         line = (np.arange(200, dtype=np.uint8) % 7)[None]
         tracemalloc.start()
         for row in range(0, rows, 10):
@@ -140,3 +170,22 @@ def test_memory_holds_only_what_is_open() -> None:
 
     peak(100)
     assert peak(4000) < 1.1 * peak(1000)
+
+
+def test_a_polygon_that_spans_the_raster_is_not_copied_over_and_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A background with combs for holes: its points are there as corners of pixels, and at the end
+    # as what is written and a copy of that; what is known of each arc comes on top.
+    comb = np.zeros((10, 40), np.uint8)
+    comb[1, 1:-1] = comb[2:-1, 1:-1:2] = 1
+    strip = np.tile(comb, (2, 8))
+    tracer = Polygoniser((2000, strip.shape[1]), void=VOID, place=in_pixels, measure=pixel_measures)
+    monkeypatch.setattr(trace_module, "_AT_ONCE", 1000)
+    tracemalloc.start()
+    for _ in range(100):
+        tracer.feed(strip)
+    (written,) = tracer.finish().wkb
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * len(written)

@@ -12,7 +12,7 @@ from rasterio import features
 from rasterio.transform import from_origin
 
 from geoseg.types import as_label_classes
-from geoseg.vector.trace import Lines, Polygoniser, Polygons
+from geoseg.vector.trace import Measures, Polygoniser, Polygons
 
 VOID = 255
 UTM = {"crs": "EPSG:32631", "transform": from_origin(500_000, 5_000_000, 10, 10)}
@@ -41,8 +41,13 @@ def label_file(path: Path, values: np.ndarray, names: list[str] | None = None, *
     return path
 
 
-def in_pixels(points: np.ndarray, offsets: np.ndarray) -> Lines:
-    """Leave lines in pixel coordinates and measure them in pixels."""
+def in_pixels(points: np.ndarray) -> np.ndarray:
+    """Leave points in pixel coordinates."""
+    return points
+
+
+def pixel_measures(points: np.ndarray, offsets: np.ndarray) -> Measures:
+    """Measure lines in pixels."""
     x, y = points[:, 0], points[:, 1]
     length, area = np.zeros(len(points)), np.zeros(len(points))
     length[:-1] = np.hypot(np.diff(x), np.diff(y))
@@ -51,16 +56,18 @@ def in_pixels(points: np.ndarray, offsets: np.ndarray) -> Lines:
     spare = offsets[1:] - 1
     length[spare] = area[spare] = 0
     sums = [np.diff(np.append(0, v.cumsum())[offsets]) for v in (length, area)]
-    return Lines(points, offsets, *sums)
+    return Measures(*sums)
 
 
 def trace(values: np.ndarray, rows: int = 1000, void: int = VOID, **options: Any) -> Polygons:
     """Polygons of an array, fed some rows at a time."""
-    tracer = Polygoniser(values.shape, void=void, place=in_pixels, **options)
+    tracer = Polygoniser(
+        values.shape, void=void, place=in_pixels, measure=pixel_measures, **options
+    )
     parts = [tracer.feed(values[row : row + rows]) for row in range(0, len(values), rows)]
     parts.append(tracer.finish())
     return Polygons(
-        np.concatenate([part.geometry for part in parts]),
+        np.concatenate([part.wkb for part in parts]),
         type(parts[0].tallies).concatenated([part.tallies for part in parts]),
         np.concatenate([part.area for part in parts]),
         np.concatenate([part.perimeter for part in parts]),
@@ -90,7 +97,7 @@ def assert_partition(values: np.ndarray, polygons: Polygons, void: int = VOID) -
 def same(one: Polygons, other: Polygons) -> bool:
     """The same polygons with the same numbers in the same order, coordinate for coordinate."""
     return (
-        shapely.to_wkb(one.geometry).tolist() == shapely.to_wkb(other.geometry).tolist()
+        one.wkb.tolist() == other.wkb.tolist()
         and one.tallies.value.tolist() == other.tallies.value.tolist()
         and one.tallies.touches.tolist() == other.tallies.touches.tolist()
     )

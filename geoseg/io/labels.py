@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
-from geoseg.io._handles import open_dataset, shared_handle
+from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.grid import Grid
 from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
@@ -138,6 +138,14 @@ class LabelRaster:
             window = Window(row, 0, min(rows, self.grid.height - row), self.grid.width)
             yield window, self.read(window)
 
+    def close(self) -> None:
+        """Let go of what this thread's reading keeps in memory; the next read opens anew."""
+        close_handle(self._key)
+
+    @property
+    def _key(self) -> tuple[str, int, str]:
+        return self.path, self.modified, "labels"
+
     def _narrow(self, values: npt.NDArray[Any]) -> LabelArray:
         if values.dtype == self.dtype and self.source_nodata == self.nodata:
             return values
@@ -155,9 +163,8 @@ class LabelRaster:
         return filled.astype(np.uint8) if self.dtype == np.uint8 else filled.astype(np.uint16)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> LabelArray:
-        key = (self.path, self.modified, "labels")
         try:
-            dataset = shared_handle(key, lambda: _open(self.path))
+            dataset = shared_handle(self._key, lambda: _open(self.path))
             values = dataset.read(
                 1,
                 window=RasterioWindow(window.col, window.row, window.width, window.height),

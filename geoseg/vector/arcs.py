@@ -29,7 +29,10 @@ from geoseg.vector.ragged import offsets_of, take_directed, take_lists
 
 BoolArray = npt.NDArray[np.bool_]
 
-_NTH = np.zeros((16, 4), np.int64)
+SmallArray = npt.NDArray[np.int8]
+"""Directions and masks: a large polygon has a million of them."""
+
+_NTH = np.zeros((16, 4), np.int8)
 for _mask in range(16):
     _NTH[_mask, : DEGREE[_mask]] = [d for d in range(4) if _mask >> d & 1]
 
@@ -40,10 +43,15 @@ class Ends:
 
     corner: IntArray
     """Flat lattice position ``y * (W + 1) + x``; -1 where the arc is cut at the strip's end."""
-    leaving: IntArray
+    leaving: SmallArray
     """Direction of the arc's first edge, seen from here."""
-    mask: IntArray
+    mask: SmallArray
     """Edges at the corner."""
+
+    @classmethod
+    def none(cls) -> Ends:
+        """No ends."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int8))
 
     def __getitem__(self, chosen: IntArray | BoolArray) -> Ends:
         return Ends(self.corner[chosen], self.leaving[chosen], self.mask[chosen])
@@ -100,7 +108,7 @@ class _Fragments:
         return cls(
             np.zeros((0, 2), np.int64),
             np.zeros(1, np.int64),
-            Ends(empty, empty, empty),
+            Ends.none(),
             empty,
             np.zeros(0, np.bool_),
         )
@@ -163,9 +171,9 @@ class _Nodes:
     row: IntArray
     """Lattice row within the strip, of every node."""
     col: IntArray
-    leaving: IntArray
+    leaving: SmallArray
     """Direction of the first link."""
-    mask: IntArray
+    mask: SmallArray
     """Edges at the corner; 0 for ports."""
     top: int
     """First node that is a port at the upper cut."""
@@ -174,7 +182,7 @@ class _Nodes:
 
     @classmethod
     def of(cls, strip: Strip, vertices: Vertices, above: _Fragments) -> _Nodes:
-        mask = vertices.mask.astype(np.int64)
+        mask = vertices.mask.astype(np.int8)
         # A junction ends the arcs that meet there: it gets a node for each of its edges.
         sizes = np.where(DEGREE[mask] == 2, 1, DEGREE[mask])
         base = offsets_of(sizes)
@@ -197,9 +205,13 @@ class _Nodes:
             ),
             col=np.concatenate([vertices.col[vertex], top_col, bottom_col]),
             leaving=np.concatenate(
-                [leaving, np.full(len(top_col), SOUTH), np.full(len(bottom_col), NORTH)]
+                [
+                    leaving,
+                    np.full(len(top_col), SOUTH, np.int8),
+                    np.full(len(bottom_col), NORTH, np.int8),
+                ]
             ),
-            mask=np.concatenate([mask[vertex], np.zeros(ports, np.int64)]),
+            mask=np.concatenate([mask[vertex], np.zeros(ports, np.int8)]),
             top=top,
             bottom=bottom,
         )

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from geoseg.io.grid import Grid
 from geoseg.vector.measure import Ellipsoid
-from geoseg.vector.trace import Lines
+from geoseg.vector.trace import Measures
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -53,11 +53,20 @@ class Ground:
         """True if lengths and areas have a meaning."""
         return self._ellipsoid is not None
 
-    def place(self, points: FloatArray, offsets: IntArray) -> Lines:
-        """Put lines on the ground that are given in pixel coordinates, ``(n, 2)``."""
+    def place(self, points: FloatArray) -> FloatArray:
+        """Coordinates in the CRS of ``(n, 2)`` pixel coordinates."""
+        return np.column_stack(self.grid.to_ground(points[:, 0], points[:, 1]))
+
+    def measure(self, points: FloatArray, offsets: IntArray) -> Measures:
+        """Measure lines that are given in pixel coordinates, ``(n, 2)``."""
+        if self._ellipsoid is None or len(offsets) < 2:
+            unknown = np.full(len(offsets) - 1, np.nan)
+            return Measures(unknown, unknown.copy())
         x, y = self.grid.to_ground(points[:, 0], points[:, 1])
-        length, area = self._measure(x, y, offsets)
-        return Lines(np.column_stack([x, y]), offsets, length, area)
+        lengths, areas = self._ellipsoid.edges(*self._to_degrees(x, y))
+        if not self.mirrors:
+            areas = -areas
+        return Measures(_sum_along(lengths, offsets), _sum_along(areas, offsets))
 
     def pixel_area(self, row: FloatArray, col: FloatArray) -> FloatArray:
         """Area in m² of pixels around these positions, interpolated between some of them."""
@@ -81,9 +90,9 @@ class Ground:
         )
         around = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)])
         rings = np.stack([col, row], axis=1)[:, None] + around
-        lines = self.place(rings.reshape(-1, 2), 5 * np.arange(len(row) + 1))
+        found = self.measure(rings.reshape(-1, 2), 5 * np.arange(len(row) + 1))
         # A pixel off the Earth has no area and is not to be taken for a small one.
-        return np.nan_to_num(np.abs(lines.area), nan=_NO_AREA).reshape(nodes)
+        return np.nan_to_num(np.abs(found.area), nan=_NO_AREA).reshape(nodes)
 
     def metres_per_pixel(self) -> FloatArray:
         """Ground vectors in metres, at the centre, of one pixel to the right and one down."""
@@ -96,17 +105,6 @@ class Ground:
         angle = np.radians(azimuth)
         vectors: FloatArray = np.column_stack([np.sin(angle), np.cos(angle)]) * distance[:, None]
         return vectors
-
-    def _measure(
-        self, x: FloatArray, y: FloatArray, offsets: IntArray
-    ) -> tuple[FloatArray, FloatArray]:
-        if self._ellipsoid is None or len(offsets) < 2:
-            unknown = np.full(len(offsets) - 1, np.nan)
-            return unknown, unknown.copy()
-        lengths, areas = self._ellipsoid.edges(*self._to_degrees(x, y))
-        if not self.mirrors:
-            areas = -areas
-        return _sum_along(lengths, offsets), _sum_along(areas, offsets)
 
 
 class _Geodetic:

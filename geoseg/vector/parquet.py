@@ -36,12 +36,12 @@ class GeoParquet:
         self._writer: Any = None
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
-    def write(self, geometry: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write(self, wkb: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add features."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        bounds = shapely.bounds(geometry)
+        bounds = shapely.bounds(shapely.from_wkb(wkb))
         if len(bounds):
             low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
             self._bounds[:2] = np.minimum(self._bounds[:2], low)
@@ -50,7 +50,7 @@ class GeoParquet:
         arrays["bbox"] = pa.StructArray.from_arrays(
             [pa.array(bounds[:, i], pa.float64()) for i in range(4)], names=list(_CORNERS)
         )
-        arrays["geometry"] = pa.array(list(shapely.to_wkb(geometry)), pa.binary())
+        arrays["geometry"] = pa.array(list(wkb), pa.binary())
         table = pa.table(arrays)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")

@@ -146,8 +146,10 @@ def vectorize(
     totals = _Totals({item.index: item.name for item in job.raster.classes})
     with VectorFile(target, description, overwrite=overwrite) as file:
         for batch in _batches(job.polygons(progress)):
-            geometry, columns = job.features(batch, totals)
-            file.write(geometry, columns)
+            wkb, columns = job.features(batch, totals)
+            file.write(wkb, columns)
+            # A polygon may span the scene: it shall not stay while the next ones are traced.
+            del wkb
             totals.add(columns)
     return totals.summary(target, measured=job.ground.measures)
 
@@ -179,6 +181,7 @@ class _Job:
             self.raster.shape,
             void=self.void,
             place=self.ground.place,
+            measure=self.ground.measure,
             shape_arcs=self._shaper(),
             connectivity=self.options.connectivity,
         )
@@ -196,6 +199,7 @@ class _Job:
                 yield tracer.feed(rows, None if scores is None else scores.read(window))
                 if progress is not None:
                     progress(height - self.raster.grid.height + window.row_stop, height)
+        self.raster.close()
         yield tracer.finish()
 
     @property
@@ -244,20 +248,20 @@ class _Job:
         self, batch: list[Polygons], totals: _Totals
     ) -> tuple[npt.NDArray[np.object_], Columns]:
         """Geometries and attributes of a batch, in the order of the fields; empties the batch."""
-        geometry = np.concatenate([part.geometry for part in batch])
+        wkb = np.concatenate([part.wkb for part in batch])
         tallies = Tallies.concatenated([part.tallies for part in batch])
         area = np.concatenate([part.area for part in batch])
         perimeter = np.concatenate([part.perimeter for part in batch])
-        # A polygon may span the scene: none of the copies to come shall meet the first.
+        # What reads ahead holds the batch until the next one.
         batch.clear()
         if self.options.drop_small:
             large = area >= self.options.min_area_m2
-            geometry, tallies = geometry[large], tallies[large]
+            wkb, tallies = wkb[large], tallies[large]
             area, perimeter = area[large], perimeter[large]
         if not self.ground.mirrors:
-            geometry = shapely.orient_polygons(geometry)
+            wkb = shapely.to_wkb(shapely.orient_polygons(shapely.from_wkb(wkb)))
         columns: Columns = {
-            "id": totals.count + 1 + np.arange(len(geometry)),
+            "id": totals.count + 1 + np.arange(len(wkb)),
             "class_id": tallies.value.astype(np.int32),
             "class_name": totals.names_of(tallies.value),
             "area_m2": area,
@@ -269,7 +273,7 @@ class _Job:
             mean = tallies.score_sum / np.maximum(tallies.score_count, 1)
             columns["confidence"] = np.where(scored, mean, np.nan)
             columns["confidence_min"] = np.where(scored, tallies.score_min, np.nan)
-        return geometry, columns
+        return wkb, columns
 
 
 class _Totals:

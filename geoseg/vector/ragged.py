@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +34,24 @@ def positions_in(sizes: IntArray) -> IntArray:
     """Count from 0 inside every list: sizes ``[2, 3]`` give ``[0, 1, 0, 1, 2]``."""
     offsets = offsets_of(sizes)
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+
+
+def in_pieces(offsets: IntArray, most: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Go through the items of all lists, at most ``most`` at a time.
+
+    Yields
+    ------
+    tuple
+        For each item, the number of its list and its position there.
+    """
+    total = int(offsets[-1])
+    for first in range(0, total, most):
+        stop = min(first + most, total)
+        low = int(np.searchsorted(offsets, first, side="right")) - 1
+        high = int(np.searchsorted(offsets, stop))
+        bounds: IntArray = np.clip(offsets[low : high + 1], first, stop)
+        which = np.repeat(np.arange(low, high), np.diff(bounds))
+        yield which, np.arange(first, stop) - offsets[which]
 
 
 def take_lists(offsets: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:

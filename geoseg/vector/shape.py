@@ -66,21 +66,24 @@ class Shaper:
     metres: FloatArray
     smooth: int
 
-    def __call__(self, arcs: Arcs, around: Surroundings) -> tuple[FloatArray, IntArray]:
-        """Return the arcs' new points in pixel coordinates, ``(n, 2)``, and their offsets."""
+    def __call__(self, arcs: Arcs, around: Surroundings) -> tuple[IntArray | FloatArray, IntArray]:
+        """Return the arcs' new points in pixel coordinates, ``(n, 2)``, and their offsets.
+
+        Points that are still corners of pixels are whole numbers.
+        """
         keep = np.ones(len(arcs.xy), np.bool_)
         if self.tolerance > 0 and len(arcs):
             # Not a matrix product: its rounding depends on how many points there are at once.
             ground = arcs.xy[:, :1] * self.metres[0] + arcs.xy[:, 1:] * self.metres[1]
             keep = _Simplification(arcs, around, ground, self._reach).run(self.tolerance)
         kept = np.flatnonzero(keep)
-        points, offsets = arcs.xy[kept].astype(np.float64), offsets_of(keep)[arcs.offsets]
+        corners, offsets = arcs.xy[kept], offsets_of(keep)[arcs.offsets]
         if not self.smooth or not len(arcs):
-            return points, offsets
+            return corners, offsets
         closed = DEGREE[arcs.start.mask] == 2
         fixed = _beside_void(arcs)
         free = _free_corners(arcs, around, kept, offsets, closed & ~fixed)
-        points, offsets = _cut_corners(points, offsets, closed, fixed, free)
+        points, offsets = _cut_corners(corners.astype(np.float64), offsets, closed, fixed, free)
         for _ in range(self.smooth - 1):
             points, offsets = _cut_corners(points, offsets, closed, fixed, None)
         return points, offsets

@@ -7,7 +7,7 @@ the coverage valid by construction, and lets arcs be simplified or smoothed once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -18,28 +18,22 @@ from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
 from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
-from geoseg.vector.ragged import (
-    is_first,
-    offsets_of,
-    positions_in,
-    summed,
-    take_directed,
-    take_lists,
-)
+from geoseg.vector.ragged import in_pieces, is_first, offsets_of, summed, take_lists
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings
+from geoseg.vector.wkb import WellKnownBinary
 
 FloatArray = npt.NDArray[np.float64]
+PointArray = npt.NDArray[np.integer] | FloatArray
+
+_AT_ONCE = 50_000
+"""Points that are put on the ground at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """What arcs become on the ground: their coordinates and what is measured along them."""
+class Measures:
+    """What is measured along arcs on the ground."""
 
-    xy: FloatArray
-    """``(n, 2)`` coordinates in the CRS."""
-    offsets: IntArray
-    """``(m + 1,)``"""
     length: FloatArray
     """``(m,)`` length of each arc."""
     area: FloatArray
@@ -50,14 +44,21 @@ class Lines:
 class Polygons:
     """Finished polygons, in the order in which they end."""
 
-    geometry: npt.NDArray[np.object_]
-    """``(n,)`` shapely polygons; multipolygons if faces may hang together by corners."""
+    wkb: npt.NDArray[np.object_]
+    """``(n,)`` polygons as well-known binary; multipolygons if faces may hang together by corners.
+    """
     tallies: Tallies
     area: FloatArray
     perimeter: FloatArray
 
     def __len__(self) -> int:
-        return len(self.geometry)
+        return len(self.wkb)
+
+    @property
+    def geometry(self) -> npt.NDArray[np.object_]:
+        """``(n,)`` shapely geometries, made anew."""
+        found: npt.NDArray[np.object_] = shapely.from_wkb(self.wkb)
+        return found
 
     @classmethod
     def none(cls) -> Polygons:
@@ -65,20 +66,45 @@ class Polygons:
         return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0))
 
 
+class _Points:
+    """Points in pixel coordinates, in the smallest type that has held them so far.
+
+    The array grows where it is, so that a large polygon that stays open is neither copied for every
+    strip nor held twice.
+    """
+
+    def __init__(self, points: PointArray) -> None:
+        self._array = points
+        self._used = len(points)
+
+    def __len__(self) -> int:
+        return self._used
+
+    def __getitem__(self, chosen: IntArray) -> PointArray:
+        return self._array[chosen]
+
+    def append(self, points: PointArray) -> None:
+        """Add points at the end."""
+        dtype = np.result_type(self._array, points)
+        if dtype != self._array.dtype:
+            self._array = self._array.astype(dtype)
+        used = self._used + len(points)
+        if used > len(self._array):
+            self._array.resize((used + used // 8, 2), refcheck=False)
+        self._array[self._used : used] = points
+        self._used = used
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """Arcs that a polygon still to come needs.
 
-    Points lie in a buffer with room to grow, with gaps where arcs are done with, so that a large
-    polygon that stays open is not copied for every strip.
+    Among the points are gaps where arcs are done with.
     """
 
-    buffer: FloatArray
-    """``(capacity, 2)`` points."""
-    used: int
-    """Points in the buffer so far, gaps included."""
+    points: _Points
     first: IntArray
-    """Place in the buffer of each arc's first and last point."""
+    """Place of each arc's first and last point."""
     last: IntArray
     start: Ends
     stop: Ends
@@ -91,10 +117,9 @@ class _Table:
 
     @classmethod
     def none(cls) -> _Table:
-        empty = np.zeros(0, np.int64)
-        ends = Ends(empty, empty, empty)
+        empty, ends, points = np.zeros(0, np.int64), Ends.none(), np.zeros((0, 2), np.uint8)
         return cls(
-            np.zeros((0, 2)), 0, empty, empty, ends, ends, empty, empty, empty, np.zeros(0),
+            _Points(points), empty, empty, ends, ends, empty, empty, empty, np.zeros(0),
             np.zeros(0),
         )  # fmt: skip
 
@@ -103,26 +128,23 @@ class _Table:
         """Number of points of each arc."""
         return self.last - self.first + 1
 
-    def extended(self, arcs: Arcs, lines: Lines) -> _Table:
-        """Add arcs."""
-        used = self.used + len(lines.xy)
-        buffer = self.buffer
-        if used > len(buffer):
-            buffer = np.empty((max(used, 2 * len(buffer)), 2))
-            buffer[: self.used] = self.buffer[: self.used]
-        buffer[self.used : used] = lines.xy
+    def extended(
+        self, arcs: Arcs, points: PointArray, offsets: IntArray, measures: Measures
+    ) -> _Table:
+        """Add arcs; the points become part of this table too."""
+        used = len(self.points)
+        self.points.append(points)
         return _Table(
-            buffer,
-            used,
-            np.append(self.first, self.used + lines.offsets[:-1]),
-            np.append(self.last, self.used + lines.offsets[1:] - 1),
+            self.points,
+            np.append(self.first, used + offsets[:-1]),
+            np.append(self.last, used + offsets[1:] - 1),
             self.start.followed_by(arcs.start),
             self.stop.followed_by(arcs.stop),
             np.append(self.left, arcs.left),
             np.append(self.right, arcs.right),
             np.append(self.turning, _turning(arcs)),
-            np.append(self.length, lines.length),
-            np.append(self.area, lines.area),
+            np.append(self.length, measures.length),
+            np.append(self.area, measures.area),
         )
 
     def renumbered(self, number: IntArray) -> _Table:
@@ -133,16 +155,15 @@ class _Table:
     def needed(self) -> _Table:
         """Forget arcs that have no face any more, and close the gaps if they are large."""
         alive = np.flatnonzero((self.left >= 0) | (self.right >= 0))
-        columns = {f.name: getattr(self, f.name)[alive] for f in fields(self)[2:]}
-        kept = _Table(self.buffer, self.used, **columns)
-        sizes = kept.sizes
-        if 2 * sizes.sum() > self.used:
+        columns = {f.name: getattr(self, f.name)[alive] for f in fields(self)[1:]}
+        kept = _Table(self.points, **columns)
+        offsets = offsets_of(kept.sizes)
+        if 2 * offsets[-1] > len(self.points):
             return kept
-        offsets = offsets_of(sizes)
-        buffer = self.buffer[np.repeat(kept.first, sizes) + positions_in(sizes)]
-        return replace(
-            kept, buffer=buffer, used=len(buffer), first=offsets[:-1], last=offsets[1:] - 1
-        )
+        points = _Points(self.points[np.zeros(0, np.int64)])
+        for arc, place in in_pieces(offsets, _AT_ONCE):
+            points.append(self.points[kept.first[arc] + place])
+        return replace(kept, points=points, first=offsets[:-1], last=offsets[1:] - 1)
 
 
 def _turning(arcs: Arcs) -> IntArray:
@@ -167,9 +188,13 @@ class Polygoniser:
     void
         Value of pixels that become no polygon.
     place
-        Puts arcs on the ground: gets ``(n, 2)`` pixel coordinates and offsets, returns lines.
+        Coordinates on the ground of ``(n, 2)`` pixel coordinates; any part of a polygon's at a
+        time.
+    measure
+        Measures lines there: gets ``(n, 2)`` pixel coordinates and offsets.
     shape_arcs
-        Simplifies or smooths arcs; None leaves them as the pixels' edges have them.
+        Simplifies or smooths arcs; None leaves them as the pixels' edges have them. Whole numbers
+        are corners of pixels.
     connectivity
         4: pixels hang together by sides. 8: also by corners, which makes multipolygons.
     """
@@ -179,13 +204,15 @@ class Polygoniser:
         shape: tuple[int, int],
         *,
         void: int,
-        place: Callable[[FloatArray, IntArray], Lines],
-        shape_arcs: Callable[[Arcs, Surroundings], tuple[FloatArray, IntArray]] | None = None,
+        place: Callable[[FloatArray], FloatArray],
+        measure: Callable[[FloatArray, IntArray], Measures],
+        shape_arcs: Callable[[Arcs, Surroundings], tuple[PointArray, IntArray]] | None = None,
         connectivity: int = 4,
     ) -> None:
         self._height, self._width = shape
         self._void = void
         self._place = place
+        self._measure = measure
         self._shape_arcs = shape_arcs
         self._corners = connectivity == 8
         self._row = 0
@@ -218,15 +245,18 @@ class Polygoniser:
         arcs = self._arcs.feed(strip, vertices, self._row, labels.of_run)
         tallies.touches[arcs.left[(arcs.right < 0) & (arcs.left >= 0)]] = True
         tallies.touches[arcs.right[(arcs.left < 0) & (arcs.right >= 0)]] = True
-        lines = self._place(*self._shaped(arcs, vertices))
-        table = self._table.renumbered(labels.of_open).extended(arcs, lines)
+        points, offsets = self._shaped(arcs, vertices)
+        measures = self._measure(points.astype(np.float64), offsets)
+        table = self._table.renumbered(labels.of_open).extended(
+            arcs, self._compact(points), offsets, measures
+        )
 
         below = strip.run_start >= strip.stride * strip.height
         open_group = np.zeros(int(group.max(initial=-1)) + 1, np.bool_)
         last_row = labels.of_run[below]
         open_group[group[last_row[last_row >= 0]]] = True
         is_open = open_group[group]
-        polygons = _finish(table, ~is_open, group, tallies, multi=self._corners)
+        polygons = _finish(table, ~is_open, group, tallies, self._place, multi=self._corners)
 
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
         self._table = table.renumbered(number).needed()
@@ -242,10 +272,16 @@ class Polygoniser:
         dtype = np.dtype(np.uint8) if self._above is None else self._above.dtype
         return self.feed(np.full((1, self._width), self._void, dtype))
 
-    def _shaped(self, arcs: Arcs, vertices: Vertices) -> tuple[FloatArray, IntArray]:
+    def _compact(self, points: PointArray) -> PointArray:
+        """Give corners of pixels the smallest type that the raster's size allows."""
+        if points.dtype.kind == "f":
+            return points
+        return points.astype(np.min_scalar_type(max(self._height, self._width)))
+
+    def _shaped(self, arcs: Arcs, vertices: Vertices) -> tuple[PointArray, IntArray]:
         """Points of the arcs in pixel coordinates, simplified and smoothed."""
         if self._shape_arcs is None:
-            return arcs.xy.astype(np.float64), arcs.offsets
+            return arcs.xy, arcs.offsets
         stride = self._width + 1
         self._seen = np.append(self._seen, (vertices.row + self._row) * stride + vertices.col)
         points, offsets = self._shape_arcs(arcs, Surroundings(self._seen, stride, self._straight))
@@ -332,7 +368,13 @@ class _Sides:
 
 
 def _finish(
-    table: _Table, done: BoolArray, group: IntArray, tallies: Tallies, *, multi: bool
+    table: _Table,
+    done: BoolArray,
+    group: IntArray,
+    tallies: Tallies,
+    place: Callable[[FloatArray], FloatArray],
+    *,
+    multi: bool,
 ) -> Polygons:
     """Make polygons of the components that are done."""
     features, feature = np.unique(group[done], return_inverse=True)
@@ -346,7 +388,7 @@ def _finish(
     sides = _Sides.of(table, done)
     owner = feature_of[sides.face]
     return Polygons(
-        _geometry(table, sides, owner, multi=multi),
+        _geometry(table, sides, owner, place, multi=multi),
         total[by_end],
         summed(owner, sides.sign * table.area[sides.arc], len(features)),
         summed(owner, table.length[sides.arc], len(features)),
@@ -354,7 +396,12 @@ def _finish(
 
 
 def _geometry(
-    table: _Table, sides: _Sides, owner: IntArray, *, multi: bool
+    table: _Table,
+    sides: _Sides,
+    owner: IntArray,
+    place: Callable[[FloatArray], FloatArray],
+    *,
+    multi: bool,
 ) -> npt.NDArray[np.object_]:
     """String sides to rings, and rings to polygons in ascending order of their owner."""
     if not len(owner):
@@ -377,17 +424,33 @@ def _geometry(
     arc = sides.arc[walk]
     sizes = table.sizes[arc] - 1
     sizes[ring_offsets[1:] - 1] += 1
-    points = take_directed(table.first[arc], table.last[arc], sides.backwards[walk], sizes)
-    point_offsets = offsets_of(sizes)[ring_offsets]
+    offsets = offsets_of(sizes)
     shells = np.flatnonzero(~hole[ring_order])
-    parts = [point_offsets, np.append(shells, len(ring_order))]
-    kind = shapely.GeometryType.POLYGON
-    if multi:
-        of_owner = owner[first[ring_order[shells]]]
-        starts = np.flatnonzero(is_first(of_owner))
-        parts.append(np.append(starts, len(shells)))
-        kind = shapely.GeometryType.MULTIPOLYGON
-    geometry: npt.NDArray[np.object_] = shapely.from_ragged_array(
-        kind, table.buffer[points], tuple(parts)
+    starts = np.flatnonzero(is_first(owner[first[ring_order[shells]]]))
+    binary = WellKnownBinary(
+        np.diff(offsets[ring_offsets]),
+        np.append(shells, len(ring_order)),
+        np.append(starts, len(shells)) if multi else None,
     )
-    return geometry
+    ring = np.repeat(np.arange(len(ring_order)), np.diff(ring_offsets))
+    before = offsets[:-1] - offsets[ring_offsets[ring]]
+    for side, position, points in _walked(table, sides, walk, offsets):
+        binary.put(ring[side], before[side] + position, place(points))
+    return binary.features()
+
+
+def _walked(
+    table: _Table, sides: _Sides, walk: IntArray, offsets: IntArray
+) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """Points of sides in walking order, some at a time, so that their indices are never all there.
+
+    Yields
+    ------
+    tuple
+        For each point its side's place in the walk, its number in that side, and itself.
+    """
+    arc, backwards = sides.arc[walk], sides.backwards[walk]
+    start = np.where(backwards, table.last[arc], table.first[arc])
+    step = np.where(backwards, -1, 1)
+    for side, number in in_pieces(offsets, _AT_ONCE):
+        yield side, number, table.points[start[side] + step[side] * number].astype(np.float64)

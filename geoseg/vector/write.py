@@ -13,7 +13,6 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import pyogrio
-import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
@@ -39,8 +38,8 @@ class Layer:
 class Target(Protocol):
     """A file that takes features in batches; the file is complete after ``close``."""
 
-    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
-        """Add features: shapely geometries, and one array a field."""
+    def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
+        """Add features: geometries as well-known binary, and one array a field."""
 
     def close(self) -> None:
         """Finish the file."""
@@ -62,9 +61,9 @@ class GeoPackage:
         self._layer = layer
         self._begun = False
 
-    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+    def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Append features."""
-        _write_features(self._path, self._layer, geometry, columns, append=self._begun)
+        _write_features(self._path, self._layer, wkb, columns, append=self._begun)
         self._begun = True
 
     def close(self) -> None:
@@ -95,10 +94,10 @@ class Translated:
         self._spool = path.with_name(f"{path.stem}.spool.gpkg")
         self._begun = False
 
-    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+    def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Append features to the spool."""
         _write_features(
-            self._spool, self._layer, geometry, columns, append=self._begun, SPATIAL_INDEX="NO"
+            self._spool, self._layer, wkb, columns, append=self._begun, SPATIAL_INDEX="NO"
         )
         self._begun = True
 
@@ -126,7 +125,7 @@ class Translated:
 def _write_features(
     path: Path,
     layer: Layer,
-    geometry: Column,
+    wkb: Column,
     columns: Mapping[str, Column],
     *,
     append: bool,
@@ -134,7 +133,7 @@ def _write_features(
 ) -> None:
     pyogrio.raw.write(
         path,
-        geometry=np.asarray(shapely.to_wkb(geometry), object),
+        geometry=wkb,
         field_data=list(columns.values()),
         fields=np.array(list(columns), object),
         layer=layer.name,
@@ -207,10 +206,10 @@ class VectorFile:
     def __enter__(self) -> Self:
         return self
 
-    def write(self, geometry: Column, columns: Mapping[str, Column]) -> None:
+    def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Add features; the fields must be the same every time."""
         try:
-            self._target.write(geometry, columns)
+            self._target.write(wkb, columns)
         except (DataSourceError, DataLayerError, OSError) as error:
             raise OutputError(f"{self._final}: cannot be written ({error})") from error
 
