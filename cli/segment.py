@@ -422,7 +422,7 @@ def _segment_all(
     """Run the scenes one after another; one of several that fails does not stop the others."""
     from geoseg.errors import GeosegError
     from geoseg.inference.segmenter import Segmenter
-    from geoseg.model.loading import load_model
+    from geoseg.model.loading import Model, load_model
     from geoseg.pipeline import check_output, open_input, segment_to_files
     from geoseg.text.vocabulary import Vocabulary
 
@@ -437,8 +437,10 @@ def _segment_all(
     for _, folder in jobs:
         check_output(folder, None, overwrite=settings["overwrite"], resume=settings["resume"])
     first = opened(*jobs[0]) if alone else None
-    loaded = load_model(model, device=device)
+    # The run of a single scene loads the model itself, and lets go of it before the polygons.
+    loaded: str | Model = model
     if not alone:
+        loaded = load_model(model, device=device)
         Segmenter(loaded, vocabulary, settings["options"])
     runs, failed = [], False
     for scene, folder in jobs:
@@ -451,6 +453,7 @@ def _segment_all(
                     vocabulary,
                     folder,
                     model=loaded,
+                    device=device,
                     progress=progress,
                     **settings,
                 )

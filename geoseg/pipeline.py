@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from geoseg.errors import GeosegWarning, OptionError, OutputError
 from geoseg.inference.allocator import give_back_memory
 from geoseg.inference.graph import TileJob, run_tiles
-from geoseg.inference.options import Options
+from geoseg.inference.options import Options, Resolved
 from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
@@ -227,9 +228,21 @@ def segment_to_files(
     check_output(target, None, overwrite=overwrite, resume=resume)
     source = open_input(scene, reading, target, travels=client is not None)
     check_output(target, source, overwrite=overwrite, resume=resume)
-    loaded = model if isinstance(model, Model) else load_model(model, device=device)
-    segmenter = Segmenter(loaded, vocabulary, options)
-    run = _SceneRun(source, segmenter, reading, products, target, tile, client, progress)
+    # The model has no name here, so that the run can let go of it when no tile needs it any more.
+    run = _SceneRun(
+        source,
+        Segmenter(
+            model if isinstance(model, Model) else load_model(model, device=device),
+            vocabulary,
+            options,
+        ),
+        reading,
+        products,
+        target,
+        tile,
+        client,
+        progress,
+    )
     return run.execute(resume=resume)
 
 
@@ -312,12 +325,46 @@ def check_output(out: Path, scene: Scene | None, *, overwrite: bool, resume: boo
         )
 
 
+@dataclass(frozen=True)
+class _Method:
+    """What there is to say about a segmenter, without its weights."""
+
+    options: Resolved
+    vocabulary: Vocabulary
+    spec: str
+    weights: str
+    """Name of the checkpoint file."""
+    weights_sha256: str
+    fingerprint: str
+    """Of the weights and the architecture."""
+    device: torch.device
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> _Method:
+        """Describe a segmenter as it is now."""
+        model = segmenter.model
+        return cls(
+            segmenter.options,
+            segmenter.vocabulary,
+            model.spec,
+            model.weights.name,
+            model.weights_sha256,
+            model.fingerprint,
+            segmenter.device,
+            segmenter.batch_size,
+            segmenter.precision,
+        )
+
+
 @dataclass
 class _SceneRun:
     """One run over one scene; its methods are the stages, in order."""
 
     scene: Scene
-    segmenter: Segmenter
+    segmenter: Segmenter | None
+    """None once all tiles are done."""
     reading: Reading
     products: Products
     out: Path
@@ -326,13 +373,15 @@ class _SceneRun:
     progress: ProgressCallback | None
 
     def __post_init__(self) -> None:
+        assert self.segmenter is not None
         grid = self.scene.grid
         self.area = Aoi.open(self.reading.aoi, grid) if self.reading.aoi is not None else None
         region = self.area.window if self.area is not None else None
         self.plan = TilePlan(self.segmenter.lattice(*grid.shape), self.tile, region)
         self.grid = grid.crop(self.plan.region)
         self.work = self.out / WORK_FOLDER
-        self.classes = self.segmenter.vocabulary.label_classes
+        self.method = _Method.of(self.segmenter)
+        self.classes = self.method.vocabulary.label_classes
         self.seconds: dict[str, float] = {}
 
     def execute(self, *, resume: bool) -> Run:
@@ -344,6 +393,7 @@ class _SceneRun:
             with self._claimed():
                 journal = self._begin(resume=resume)
                 self._segment(journal)
+                self._let_go_of_model()
                 folder, grid, tally = self._output_grid(journal)
                 made = self._make_products(folder, grid, tally, journal)
                 return self._publish(made)
@@ -393,7 +443,7 @@ class _SceneRun:
 
     def _facts(self) -> dict[str, Any]:
         """Everything the outputs depend on, by the name the user knows it by."""
-        options = asdict(self.segmenter.options)
+        options = asdict(self.method.options)
         del options["sources"]
         weights = options["upsampler_weights"]
         options["upsampler_weights"] = None if weights is None else file_digest(weights)
@@ -407,12 +457,12 @@ class _SceneRun:
                 self.reading.gsd,
             ],
             "--aoi": self._area_identity(),
-            "--classes": digest(asdict(self.segmenter.vocabulary)),
-            "--model": self.segmenter.model.fingerprint,
+            "--classes": digest(asdict(self.method.vocabulary)),
+            "--model": self.method.fingerprint,
             **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
             "--tile": self.plan.tile,
             "the wanted products": asdict(self.products),
-            "the kind of device": self.segmenter.device.type,
+            "the kind of device": self.method.device.type,
         }
 
     def _area_identity(self) -> Any:
@@ -441,6 +491,7 @@ class _SceneRun:
     # -- stages -----------------------------------------------------------------------------
 
     def _segment(self, journal: Journal) -> None:
+        assert self.segmenter is not None
         job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
         todo = [index for index in range(len(self.plan)) if index not in journal.finished]
         pixels = sum(self.plan.core(index).area for index in todo)
@@ -463,6 +514,16 @@ class _SceneRun:
                     pixels_done=state.pixels_done + self.plan.core(index).area,
                 )
                 self._report(state)
+
+    def _let_go_of_model(self) -> None:
+        """Make room for the products, which need memory of their own.
+
+        A model that the caller has loaded stays with the caller.
+        """
+        assert self.segmenter is not None
+        self.method = _Method.of(self.segmenter)  # how many windows fit is known only now
+        self.segmenter = None
+        give_back_memory()
 
     def _writers(self, stack: ExitStack, *, resume: bool) -> dict[str, RasterWriter]:
         writers = {}
@@ -597,7 +658,8 @@ class _SceneRun:
 
     def _run_report(self, grid: Grid, tally: _Tally, journal: Journal) -> dict[str, Any]:
         total = max(int(tally.counts.sum()), 1)
-        options = asdict(self.segmenter.options)
+        method = self.method
+        options = asdict(method.options)
         sources = options.pop("sources")
         classes = [
             {
@@ -610,13 +672,12 @@ class _SceneRun:
             }
             for c, v, n, area in zip(
                 self.classes,
-                self.segmenter.vocabulary.classes,
+                method.vocabulary.classes,
                 tally.counts,
                 tally.areas_m2 if tally.areas_m2 is not None else repeat(None),
                 strict=False,
             )
         ]
-        model = self.segmenter.model
         return {
             "scene": self.scene.path,
             "size": list(grid.shape),
@@ -625,12 +686,11 @@ class _SceneRun:
             "classes": classes,
             "nodata_pixels": int(grid.height * grid.width - tally.counts.sum()),
             "model": {
-                "spec": model.spec,
-                "weights": model.weights.name,
-                "weights_sha256": model.weights_sha256,
+                "spec": method.spec,
+                "weights": method.weights,
+                "weights_sha256": method.weights_sha256,
             },
-            "options": options
-            | {"batch_size": self.segmenter.batch_size, "precision": self.segmenter.precision},
+            "options": options | {"batch_size": method.batch_size, "precision": method.precision},
             "option_sources": sources,
             "reading": asdict(self.reading)
             | {"bands": list(self.scene.bands), "limits": self.scene.stretch},
@@ -638,7 +698,7 @@ class _SceneRun:
             "tile": self.plan.tile,
             "tiles": len(self.plan),
             "windows": sum(r.windows for r in journal.finished.values()),
-            "device": str(self.segmenter.device),
+            "device": str(method.device),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "versions": _versions(),
             "identity": digest(self._facts()),

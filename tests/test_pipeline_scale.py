@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,27 @@ def segment(loaded: geoseg.Model, tmp_path: Path) -> Any:
         return geoseg.segment_to_files(scene, CLASSES, tmp_path / out, **defaults | settings)
 
     return call
+
+
+def test_a_model_that_the_run_has_loaded_is_gone_when_the_products_are_made(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, alive = [], {}
+
+    def load(*given: Any, **settings: Any) -> geoseg.Model:
+        model = geoseg.load_model(*given, **settings)
+        models.append(weakref.ref(model.clip))
+        return model
+
+    def look(progress: geoseg.pipeline.Progress) -> None:
+        alive[progress.stage] = models[0]() is not None
+
+    monkeypatch.setattr(geoseg.pipeline, "load_model", load)
+    scene = write_scene(tmp_path / "scene.tif", 150, 120)
+    run = geoseg.segment_to_files(
+        scene, CLASSES, tmp_path / "out", model=spec, options=QUICK, device="cpu", progress=look
+    )
+    assert alive == {"segment": True} | {path.name: False for path in run.files[:-1]}
 
 
 def labels_of(run: geoseg.pipeline.Run) -> np.ndarray:
