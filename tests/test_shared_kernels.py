@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.learned_jbu import LearnedJbu, StepWeights
+from geoseg.model.learned_jbu import Kernels, LearnedJbu, StepWeights
 from geoseg.model.loading import load_model
 from geoseg.model.shared_kernels import SharedKernels
 from geoseg.testing import tiny_random_model
@@ -96,9 +96,9 @@ def test_kernels_are_made_once(upsampler: LearnedJbu, monkeypatch: pytest.Monkey
     blocks = []
     original = StepWeights.kernels
 
-    def counted(self: StepWeights, *given: object) -> torch.Tensor:
+    def counted(self: StepWeights, *given: object) -> Kernels:
         result = original(self, *given)  # type: ignore[arg-type]
-        blocks.append(result[..., 0, 0].numel())
+        blocks.append(result.shares[..., 0].numel())
         return result
 
     monkeypatch.setattr(StepWeights, "kernels", counted)

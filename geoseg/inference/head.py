@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg.model.products import linear
 from geoseg.model.upsampling import FeatureUpsampler, FeatureUpsampling, Upsampler
 from geoseg.model.vision import DenseFeatures
 
@@ -154,8 +155,10 @@ def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | N
     without = (doubt[..., None] * energy.cumsum(-1)).amax(1)  # (B, r), if so many are left out
     rank = energy.shape[-1]
     kept = int((without > _TOLERANCE / _UNEVENNESS).sum(-1).max())
-    kept = min(-(-max(kept, 1) // _RANK_STEP) * _RANK_STEP, rank)
-    if len(text) + kept + 1 + _PROBES > _WORTHWHILE * rank:
+    others = len(text) + 2 + _PROBES  # c and its product, see `_with_leading_norms`
+    channels = -(-(max(kept, 1) + others) // _CHANNELS) * _CHANNELS
+    kept = min(channels - others, rank)
+    if channels > _WORTHWHILE * rank:
         return None
     leading = directions(kept)
     rest = constant - (leading @ (leading.transpose(1, 2) @ constant)[..., None])[..., 0]
@@ -198,17 +201,22 @@ def _with_leading_norms(
     coordinates = folded @ basis
     remainder = folded - coordinates @ basis.transpose(1, 2)
     probes = remainder @ _probes(folded.shape[-1], folded.device)
-    columns = torch.cat([folded @ text.T, coordinates, probes], dim=-1)
-    shift = F.pad(2 * (constant @ basis), (0, _PROBES))[:, None, None]
+    shift = 2 * coordinates @ (constant @ basis)[..., None]
+    columns = torch.cat([folded @ text.T, shift, coordinates, probes], dim=-1)
+    queries, first_probe = len(text), columns.shape[-1] - _PROBES
+    # Sums of squares: of everything after the shift, and of the probes alone.
+    sums = torch.zeros(2, columns.shape[-1], device=folded.device)
+    sums[0, queries + 1 :] = 1
+    sums[1, first_probe:] = 1
     doubts = []
 
     def cosines(pixels: Tensor) -> Tensor:
-        numerators, rest = pixels[..., : len(text)], pixels[..., len(text) :]
-        squared = (rest * (rest + shift)).sum(-1, keepdim=True) + constant @ constant
+        squares = linear(pixels.square(), sums)
+        squared = squares[..., :1] + pixels[..., queries : queries + 1] + constant @ constant
         squared = squared.clamp_min(_EPS)
-        cosines: Tensor = (numerators + text @ constant) * squared.rsqrt()
-        left = rest[..., -_PROBES:].square().sum(-1, keepdim=True)
-        doubts.append((cosines.abs().amax(-1, keepdim=True) * left / squared).max())
+        cosines: Tensor = (pixels[..., :queries] + text @ constant) * squared.rsqrt()
+        largest = cosines.abs().amax(-1, keepdim=True)
+        doubts.append((largest * squares[..., 1:] / squared).max())
         return cosines
 
     found = operator(_as_grid(columns, grid), cosines)
@@ -216,8 +224,8 @@ def _with_leading_norms(
     return found if worst <= _TOLERANCE else None
 
 
-_RANK_STEP = 8
-"""Ranks are rounded up to this, so that few shapes occur."""
+_CHANNELS = 8
+"""Channels go through the operator in multiples of this: other matrix products are slower."""
 _PROBES = 8
 _WORTHWHILE = 0.7
 """Share of the exact path's channels above which it is taken instead."""

@@ -12,6 +12,7 @@ runs a second stream beside the last blocks instead. A new variant is one entry 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
+from geoseg.model.products import linear, uses_onednn
 
 Block = Any
 """A residual attention block of open_clip: ln_1, attn, ls_1, ln_2, mlp, ls_2."""
@@ -43,24 +45,65 @@ def heads(block: Block, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of normalised tokens, ``(B, heads, 1+N, head width)`` each."""
     attn = block.attn
     batch, tokens, width = y.shape
-    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = linear(y, attn.in_proj_weight, attn.in_proj_bias)
     qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
 
+def feed_forward(block: Block, y: Tensor) -> Tensor:
+    """The block's MLP on normalised tokens."""
+    layers = list(block.mlp)
+    while layers:
+        layer = layers.pop(0)
+        if not isinstance(layer, torch.nn.Linear):
+            y = layer(y)
+            continue
+        gelu = bool(layers) and isinstance(layers[0], torch.nn.GELU)
+        gelu = gelu and layers[0].approximate == "none"
+        y = linear(y, layer.weight, layer.bias, gelu=gelu)
+        del layers[: int(gelu)]
+    return y
+
+
 def project(block: Block, per_head: Tensor) -> Tensor:
     """Concatenate heads ``(B, heads, T, head width)`` and apply the block's output projection."""
-    out: Tensor = block.attn.out_proj(per_head.transpose(1, 2).flatten(2))
-    return out
+    out = block.attn.out_proj
+    return linear(per_head.transpose(1, 2).flatten(2), out.weight, out.bias)
 
 
 def ordinary_block(block: Block, x: Tensor) -> Tensor:
     """One unmodified block, with PyTorch's fused attention."""
     q, k, v = heads(block, block.ln_1(x))
-    x = x + block.ls_1(project(block, F.scaled_dot_product_attention(q, k, v)))
-    result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    x = x + block.ls_1(project(block, attend([(q, k)], v)))
+    result: Tensor = x + block.ls_2(feed_forward(block, block.ln_2(x)))
     return result
+
+
+def attend(pairs: Sequence[tuple[Tensor, Tensor]], value: Tensor) -> Tensor:
+    """Sum of the row softmaxes of ``σ left rightᵀ`` over pairs, times ``value``.
+
+    All are ``(B, heads, T, head width)``; σ is the head width to the power -1/2.
+    """
+    if value.shape[2] < _MANY or not uses_onednn(value):
+        # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
+        return _total(F.scaled_dot_product_attention(a, b, value) for a, b in pairs)
+    scale = value.shape[-1] ** -0.5
+    pairs = [((a * scale).contiguous(), b.contiguous()) for a, b in pairs]
+    out = torch.empty_like(value)
+    for at in itertools.product(*map(range, value.shape[:2])):
+        across = value[at].T.contiguous()
+        for start in range(0, value.shape[2], _ROWS):
+            rows = slice(start, start + _ROWS)
+            weights = (linear(a[at][rows], b[at]).softmax(-1) for a, b in pairs)
+            out[at][rows] = linear(functools.reduce(Tensor.add_, weights), across)
+    return out
+
+
+_ROWS = 400
+"""Rows of attention weights at a time: they stay in the cache."""
+_MANY = 512
+"""Tokens from which on a head's own matrix products are large enough to be worth a call each."""
 
 
 def _row_softmax(left: Tensor, right: Tensor, scale: float | Tensor, bias: Tensor | None) -> Tensor:
@@ -111,22 +154,17 @@ class LastBlockAttention:
         if not residual:
             return out
         out = x + last.ls_1(out)
-        result: Tensor = out + last.ls_2(last.mlp(last.ln_2(out)))
+        result: Tensor = out + last.ls_2(feed_forward(last, last.ln_2(out)))
         return result
 
     def _attend(self, qkv: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
         value = qkv["v"]
         if not self.terms:
             return value
-        bias = None
-        if self.gaussian_std is not None:
-            bias = gaussian_bias(grid, self.gaussian_std, value.device)
+        if self.gaussian_std is None:
+            return attend([(qkv[a], qkv[b]) for a, b in self.terms], value)
+        bias = gaussian_bias(grid, self.gaussian_std, value.device)
         scale = value.shape[-1] ** -0.5
-        if bias is None:
-            # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
-            return _total(
-                F.scaled_dot_product_attention(qkv[a], qkv[b], value) for a, b in self.terms
-            )
         return _total(_row_softmax(qkv[a], qkv[b], scale, bias) for a, b in self.terms) @ value
 
 

@@ -14,6 +14,7 @@ so that the fine image is never made, and upsampling a block is one matrix produ
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from geoseg.model.products import linear
 
 BLOCK = 8
 """Side of the blocks: large enough for full matrix products, and 37 % of an 11 x 11 band useful."""
@@ -107,16 +110,17 @@ class Axis:
         """Coarse pixels of a block."""
         return int(self.weights.shape[-1])
 
+    def margins(self, coarse: int) -> tuple[int, int]:
+        """Coarse pixels that blocks reach beyond the image, before and after."""
+        return max(-self.first[0], 0), max(self.first[-1] + self.span - coarse, 0)
+
     def cut(self, x: Tensor, dim: int) -> Tensor:
         """Coarse pixels of every block along a dimension: ``(..., blocks, ..., span)``.
 
-        A view where blocks follow each other at even distances, as they do in a doubling.
+        ``x`` has its margins. A view where blocks follow each other at even distances, as they do
+        in a doubling.
         """
-        margins = [0, 0] * (x.ndim - 1 - dim)
-        before = max(-self.first[0], 0)
-        after = max(self.first[-1] + self.span - x.shape[dim], 0)
-        x = F.pad(x, (*margins, before, after))
-        starts = [first + before for first in self.first]
+        starts = [first + max(-self.first[0], 0) for first in self.first]
         step = starts[1] - starts[0] if len(starts) > 1 else 1
         if starts == list(range(starts[0], starts[0] + step * len(starts), step)):
             return x.narrow(dim, starts[0], x.shape[dim] - starts[0]).unfold(dim, self.span, step)
@@ -143,6 +147,17 @@ def axis(fine: int, coarse: int, radius: int, device: torch.device) -> Axis:
     at = np.arange(blocks)[:, None, None], np.arange(reach)[None, :, None], place
     np.add.at(weights, at, shares)
     return Axis(tuple(first.tolist()), torch.from_numpy(weights.astype(np.float32)).to(device))
+
+
+@functools.lru_cache(maxsize=8)
+def doubling(radius: int, device: torch.device) -> Tensor:
+    """Bicubic weights of a neighbourhood well inside an image that doubles, ``(2, taps, near)``.
+
+    Of a pixel at an even and at an odd place; two pixels on, they are the same one coarse pixel on.
+    """
+    inside, taps = axis(8 * BLOCK, 4 * BLOCK, radius, device).weights[4], 2 * radius + 1
+    near = inside.shape[1] - (BLOCK // 2 - 1)
+    return torch.stack([inside[place : place + taps, :near] for place in (0, 1)])
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -172,13 +187,18 @@ class StepGeometry:
             axis(fine[1], coarse[1], radius, device),
         )
 
+    @functools.cached_property
+    def inside(self) -> tuple[range, range]:
+        """Rows and columns of blocks that see no end of the image, if the step doubles."""
+        return _inside(self.rows, self.blocks.radius), _inside(self.cols, self.blocks.radius)
+
     def matrices(self, kernels: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Turn weights of fine neighbours into weights of coarse pixels.
 
         Parameters
         ----------
         kernels
-            ``(..., block², taps²)``.
+            ``(2, 2, ..., block² / 4, taps²)``, as `quartered` orders pixels.
         rows, cols
             Bicubic weights of the same blocks, ``(..., reach, span)``, or ones that broadcast.
 
@@ -187,13 +207,42 @@ class StepGeometry:
         torch.Tensor
             ``(..., block², span²)``.
         """
-        blocks, lead = self.blocks, kernels.shape[:-2]
-        reach, taps = blocks.reach, blocks.taps
+        blocks, lead = self.blocks, kernels.shape[2:-2]
+        reach, half = blocks.reach, BLOCK // 2
         banded = kernels.new_zeros(*lead, BLOCK**2, reach**2)
-        blocks.band(banded).copy_(kernels.view(*lead, BLOCK, BLOCK, taps, taps))
-        across = banded.view(*lead, BLOCK**2 * reach, reach) @ cols
+        by_tap = kernels.view(*kernels.shape[:-2], half, half, blocks.taps, blocks.taps)
+        quartered(blocks.band(banded), -4).copy_(by_tap)
+        rows_of_taps = banded.view(*lead, BLOCK**2 * reach, reach)
+        across = linear(rows_of_taps, cols.T) if cols.ndim == 2 else rows_of_taps @ cols
         down = rows.transpose(-1, -2)[..., None, :, :]
         return (down @ across.view(*lead, BLOCK**2, reach, -1)).flatten(-2)
+
+    def spread(self, near: Sequence[Tensor]) -> Tensor:
+        """Put weights of near coarse pixels into the matrices of blocks well inside.
+
+        Parameters
+        ----------
+        near
+            For each quarter of the pixels (see `quartered`) ``(..., block² / 4, near²)``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(..., block², span²)``.
+        """
+        lead, half = near[0].shape[:-2], BLOCK // 2
+        side = math.isqrt(near[0].shape[-1])
+        span = side + half - 1
+        matrices = near[0].new_zeros(*lead, BLOCK**2, span**2)
+        strides = (2 * BLOCK * span**2 + span, 2 * span**2 + 1, span, 1)
+        for quarter, weights in enumerate(near):
+            down, right = divmod(quarter, 2)
+            matrices.as_strided(
+                (*lead, half, half, side, side),
+                (*matrices.stride()[:-2], *strides),
+                (BLOCK * down + right) * span**2,
+            ).copy_(weights.view(*lead, half, half, side, side))
+        return matrices
 
     def apply(
         self,
@@ -213,6 +262,8 @@ class StepGeometry:
         """
         batch, channels = x.shape[0], x.shape[-1]
         blocks = self.blocks
+        margins = (*self.cols.margins(x.shape[2]), *self.rows.margins(x.shape[1]))
+        x = F.pad(x, (0, 0, *margins))
         cut = self.cols.cut(self.rows.cut(x, 1), 2)  # (B, rows, cols, C, span, span)
         done = []
         for row, pieces in enumerate(matrices):
@@ -220,6 +271,26 @@ class StepGeometry:
             pixels = _products(pieces, around)
             done.append(pixels if finish is None else finish(pixels))
         return blocks.pixels(torch.stack(done, dim=1))
+
+
+def quartered(x: Tensor, rows: int) -> Tensor:
+    """Order a block's pixels by whether their row and their column are even or odd.
+
+    Dimensions ``rows`` and the one after it, a block's, become ``(2, 2, ..., 4, 4, ...)``. Pixels
+    of a quarter have the same bicubic weights, each two pixels on moved by a coarse pixel.
+    """
+    half = BLOCK // 2
+    rows %= x.ndim
+    split = torch.unflatten(torch.unflatten(x, rows + 1, (half, 2)), rows, (half, 2))
+    return split.movedim((rows + 1, rows + 3), (0, 1))
+
+
+def _inside(axis_: Axis, radius: int) -> range:
+    pattern = axis(8 * BLOCK, 4 * BLOCK, radius, axis_.weights.device).weights[4]
+    if axis_.weights.shape[1:] != pattern.shape:
+        return range(0)
+    found = (axis_.weights == pattern).all(2).all(1).nonzero().flatten().tolist()
+    return range(found[0], found[-1] + 1) if found else range(0)
 
 
 def _products(pieces: Sequence[Tensor], around: Tensor) -> Tensor:

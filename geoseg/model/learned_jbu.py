@@ -7,6 +7,8 @@ the logits need (see `geoseg.inference.head`).
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import WeightsError
-from geoseg.model.blocks import BLOCK, Blocks, StepGeometry
+from geoseg.model.blocks import BLOCK, Blocks, StepGeometry, doubling, quartered
 from geoseg.model.checkpoint import StateDict
+from geoseg.model.products import linear
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ class StepWeights:
 
     def features(self, pixels: Tensor) -> Tensor:
         """Range features ``(..., 32)`` of guidance ``(..., 3)``."""
-        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
+        return linear(linear(pixels, *self.range_first, gelu=True), *self.range_second)
 
-    def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, pixels: Tensor) -> Tensor:
-        """Weights of the neighbours of each pixel of some blocks, ``(..., block², taps²)``.
+    def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, pixels: Tensor) -> Kernels:
+        """Weights of the neighbours of each pixel of some blocks.
 
         Parameters
         ----------
@@ -69,17 +72,75 @@ class StepWeights:
             Guidance, ``(..., block², 3)``.
         """
         scale = self.temperature.exp().clamp(1e-4, 1e4)
-        band = blocks.band((scale * centres) @ around.flatten(-2))
-        scores = band.reshape(*band.shape[:-4], BLOCK**2, -1)
+        band = quartered(blocks.band((scale * centres) @ around.flatten(-2)), -4)
+        scores = band.reshape(*band.shape[:-4], BLOCK**2 // 4, -1)
         # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
-        weights = scores.add_(self._log_spatial(blocks.taps)).softmax(-1)
-        hidden = F.gelu(F.linear(torch.cat([weights, pixels], dim=-1), *self.fixup_first))
-        return weights.add(F.linear(hidden, *self.fixup_second), alpha=0.1)
+        shares = scores.add_(self._log_spatial(blocks.taps)).softmax(-1)
+        guidance = quartered(torch.unflatten(pixels, -2, (BLOCK, BLOCK)), -3).flatten(-3, -2)
+        hidden = linear(torch.cat([shares, guidance], dim=-1), *self.fixup_first, gelu=True)
+        return Kernels(self, shares, hidden)
 
     def _log_spatial(self, taps: int) -> Tensor:
         axis = torch.linspace(-1, 1, taps, device=self.sigma.device)
         squared = axis[:, None] ** 2 + axis**2
         return (-squared / (2 * self.sigma**2)).flatten()
+
+    @functools.cached_property
+    def near(self) -> Near:
+        """What turns shares and hidden units of pixels into weights of near coarse pixels."""
+        bicubic = doubling(self.radius, self.sigma.device)
+        joint = torch.einsum("pay,qbx->pqyxab", bicubic, bicubic).flatten(4).flatten(2, 3)
+        weight, bias = self.fixup_second
+        return Near(torch.cat([joint, 0.1 * (joint @ weight)], -1), 0.1 * (joint @ bias))
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """The fix-up's second layer and bicubic resizing in one, for blocks well inside an image."""
+
+    weight: Tensor
+    """``(2, 2, near², 2 taps²)`` of shares and hidden units, for each quarter of the pixels (see
+    `quartered`)."""
+    constant: Tensor
+    """``(2, 2, near²)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """Neighbour weights of some blocks, before the fix-up's second layer.
+
+    Pixels are in quarters, see `quartered`.
+    """
+
+    weights: StepWeights
+    shares: Tensor
+    """``(2, 2, ..., block² / 4, taps²)``: softmax over the neighbours."""
+    hidden: Tensor
+    """``(2, 2, ..., block² / 4, taps²)``: the fix-up's hidden units."""
+
+    def __getitem__(self, cols: slice) -> Kernels:
+        """Return those of some of the blocks, ``(2, 2, ..., cols, block² / 4, taps²)``."""
+        chosen = (..., cols, slice(None), slice(None))
+        return Kernels(self.weights, self.shares[chosen], self.hidden[chosen])
+
+    def values(self) -> Tensor:
+        """Return the weights themselves, of the same shape as the shares."""
+        return self.shares.add(linear(self.hidden, *self.weights.fixup_second), alpha=0.1)
+
+    def matrices(self, geometry: StepGeometry, rows: Tensor, cols: Tensor) -> Tensor:
+        """Weights of coarse pixels, ``(..., block², span²)``; see `StepGeometry.matrices`."""
+        return geometry.matrices(self.values(), rows, cols)
+
+    def inside(self, geometry: StepGeometry) -> Tensor:
+        """Weights of coarse pixels, ``(..., block², span²)``, of blocks well inside the image."""
+        near = self.weights.near
+        both = torch.cat([self.shares, self.hidden], dim=-1)
+        return geometry.spread(
+            [
+                linear(both[quarter], near.weight[quarter], near.constant[quarter])
+                for quarter in itertools.product((0, 1), repeat=2)
+            ]
+        )
 
 
 class UpsamplingStep(Protocol):
@@ -109,11 +170,22 @@ class WindowStep:
     def matrices(self) -> Iterator[Sequence[Tensor]]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
         geometry = self.geometry
+        inside_rows, inside_cols = geometry.inside
+        # Trained through, one way is enough; with few blocks inside, one is faster.
+        both = not torch.is_grad_enabled() and len(inside_cols) >= _MANY
         for row, kernels in enumerate(self._kernel_rows()):
             down, across = geometry.rows.weights[row], geometry.cols.weights
-            yield [geometry.matrices(kernels, down, across)]
+            if not both or row not in inside_rows:
+                yield [kernels.matrices(geometry, down, across)]
+                continue
+            left, inside, right = _around(inside_cols)
+            yield [
+                kernels[left].matrices(geometry, down, across[left]),
+                kernels[inside].inside(geometry),
+                kernels[right].matrices(geometry, down, across[right]),
+            ]
 
-    def _kernel_rows(self) -> Iterator[Tensor]:
+    def _kernel_rows(self) -> Iterator[Kernels]:
         blocks, weights = self.geometry.blocks, self.weights
         features = weights.features(self.guidance)
         centres, pixels = blocks.centres(features), blocks.centres(self.guidance)
@@ -123,7 +195,18 @@ class WindowStep:
 
     def kernels(self) -> Tensor:
         """Neighbour weights of every pixel, ``(B, H, W, taps²)``: for looking at."""
-        return self.geometry.blocks.pixels(torch.stack(list(self._kernel_rows()), dim=1))
+        rows = torch.stack([kernels.values() for kernels in self._kernel_rows()], dim=3)
+        half = BLOCK // 2  # (2, 2, B, rows, cols, block² / 4, taps²)
+        ordered = torch.unflatten(rows, -2, (half, half)).permute(2, 3, 4, 5, 0, 6, 1, 7)
+        return self.geometry.blocks.pixels(ordered.flatten(3, 6))
+
+
+_MANY = 6
+"""Blocks inside from which on they are worth calls of their own."""
+
+
+def _around(inside: range) -> tuple[slice, slice, slice]:
+    return slice(0, inside.start), slice(inside.start, inside.stop), slice(inside.stop, None)
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,12 @@ _BLOCKS = {-1: slice(0, 1), 0: slice(None), 1: slice(-1, None)}
 class _Cell:
     """What is known of one cell of one step."""
 
-    pixels: Tensor
-    """``(side, side, 3)`` guidance at the step's resolution."""
     features: Tensor
     """``(side, side, 32)``."""
+    centres: Tensor
+    """The same in blocks, ``(rows, cols, block², 32)``."""
+    pixels: Tensor
+    """``(rows, cols, block², 3)`` guidance at the step's resolution."""
     margined: Tensor | None = None
     """Features of the cell and of what lies around it."""
     matrices: dict[tuple[Side, Side], Tensor] = field(default_factory=dict)
@@ -159,6 +161,11 @@ class _Cells:
         """Pixels of the step along a cell."""
         return self.stride // self.scale
 
+    @property
+    def blocks(self) -> Blocks:
+        """Blocks of a cell."""
+        return Blocks(self.side, self.side, self.weights.radius)
+
     def cell(self, place: Place) -> _Cell | None:
         """Return a cell; None if it is not wholly in the area."""
         if place not in self.known:
@@ -171,7 +178,10 @@ class _Cells:
             planes = part.permute(2, 0, 1)[None]
             pooled = F.adaptive_avg_pool2d(planes, (self.side, self.side))[0]
             pixels = pooled.permute(1, 2, 0).contiguous()
-            self.known[place] = _Cell(pixels, self.weights.features(pixels))
+            features, blocks = self.weights.features(pixels), self.blocks
+            self.known[place] = _Cell(
+                features, blocks.centres(features[None])[0], blocks.centres(pixels[None])[0]
+            )
         return self.known[place]
 
     def margined(self, cell: _Cell, place: Place) -> Tensor:
@@ -218,39 +228,36 @@ class _Level:
         return cell.matrices[down, right]
 
     def _made(self, cell: _Cell, place: Place, down: Side, right: Side) -> Tensor:
-        weights, side = self.cells.weights, self.cells.side
-        blocks, chosen = Blocks(side, side, weights.radius), (_BLOCKS[down], _BLOCKS[right])
+        weights, blocks = self.cells.weights, self.cells.blocks
         features = self.cells.margined(cell, place)
         features = _mirrored(features, down, blocks, 0)
         features = _mirrored(features, right, blocks, 1)
         around = blocks.neighbourhoods(features[None])[0]
-        centres = blocks.centres(cell.features[None])[0][chosen]
-        pixels = blocks.centres(cell.pixels[None])[0][chosen]
-        rows, cols = (
-            axis.weights[{-1: 0, 0: 1, 1: -1}[at]]
-            for axis, at in ((self.geometry.rows, down), (self.geometry.cols, right))
-        )
-        # All blocks of a cell do not fit the cache at once; those along a side do.
-        inside = (down, right) == (0, 0)
-        chunks = [slice(k, k + 1) for k in range(blocks.rows)] if inside else [slice(None)]
-        parts = [
-            self.geometry.matrices(
-                weights.kernels(blocks, centres[k], around[k], pixels[k]), rows, cols
+        if (down, right) == (0, 0):
+            # All blocks of a cell do not fit the cache at once; those along a side do.
+            rows = (
+                weights.kernels(blocks, *parts).inside(self.geometry)
+                for parts in zip(cell.centres, around, cell.pixels, strict=True)
             )
-            for k in chunks
-        ]
-        return torch.cat(parts)
+            return torch.stack(list(rows))
+        chosen = (_BLOCKS[down], _BLOCKS[right])
+        kernels = weights.kernels(blocks, cell.centres[chosen], around, cell.pixels[chosen])
+        geometry, at = self.geometry, {-1: 0, 0: 1, 1: -1}
+        return kernels.matrices(
+            geometry, geometry.rows.weights[at[down]], geometry.cols.weights[at[right]]
+        )
 
 
 def _mirrored(margined: Tensor, side: Side, blocks: Blocks, dim: int) -> Tensor:
     """Cut features down to the blocks of a side, their outer margin mirrored."""
+    radius, kept = blocks.radius, blocks.reach - blocks.radius
     if side == 0:
         return margined
-    if side > 0:
-        return _mirrored(margined.flip(dim), -1, blocks, dim).flip(dim)
-    radius = blocks.radius
-    inner = margined.narrow(dim, radius, blocks.reach - radius)
-    return torch.cat([inner.narrow(dim, 1, radius).flip(dim), inner], dim)
+    if side < 0:
+        inner = margined.narrow(dim, radius, kept)
+        return torch.cat([inner.narrow(dim, 1, radius).flip(dim), inner], dim)
+    inner = margined.narrow(dim, margined.shape[dim] - blocks.reach, kept)
+    return torch.cat([inner, inner.narrow(dim, kept - 1 - radius, radius).flip(dim)], dim)
 
 
 @dataclass(frozen=True, eq=False)

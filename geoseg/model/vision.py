@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.model.attention import AttentionVariant
+from geoseg.model.products import linear
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,24 @@ class DenseEncoder:
         patch = visual.conv1.kernel_size
         self.patch_size: int = int(patch[0])
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+        self._known_positions: dict[tuple[int, int], Tensor] = {}
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embedding added for this grid, ``(1 + N, Dv)``."""
-        return resample_positions(
+        """Position embedding added for this grid, ``(1 + N, Dv)``.
+
+        Without gradients weights are taken as frozen, and a grid is resampled once.
+        """
+        if not torch.is_grad_enabled() and grid in self._known_positions:
+            return self._known_positions[grid]
+        positions = resample_positions(
             self.visual.positional_embedding,
             grid,
             self.native_grid,
             antialias=self.attention.antialias_positions,
         )
+        if not torch.is_grad_enabled():
+            self._known_positions[grid] = positions
+        return positions
 
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens entering the first block, ``(B, 1 + N, Dv)``, and the patch grid."""
@@ -117,7 +127,7 @@ class DenseEncoder:
         x, grid = self.stem(images)
         x = self.attention.run(self.visual.transformer.resblocks, x, grid, self.residual)
         with torch.autocast(x.device.type, enabled=False):
-            tokens = self.visual.ln_post(x.float()) @ self.visual.proj.float()
+            tokens = linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
         return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
 
 
