@@ -1,4 +1,4 @@
-"""When freed memory goes back to the system: two settings of glibc's malloc.
+"""When freed memory goes back to the system: three settings of glibc's malloc.
 
 While windows run, the same megabytes come and go with every one of them, and glibc would hand them
 to the system and back page by page; in a Dask worker, which is started with
@@ -15,23 +15,26 @@ import ctypes
 from contextlib import suppress
 
 # <malloc.h>
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 256 MiB of what it frees, because it is wanted back soon."""
-    _set(2**28, 2**25)
+    """Let this process keep up to 256 MiB of what it frees, because it is wanted back soon.
+
+    All threads share it: stores of their own would each keep the most that their thread ever held.
+    """
+    _set({_TRIM_THRESHOLD: 2**28, _MMAP_THRESHOLD: 2**25, _ARENA_MAX: 1})
 
 
 def give_back_memory() -> None:
     """Hand what is free to the system, and from now on what is freed."""
-    _set(2**17, 2**17)
+    _set({_TRIM_THRESHOLD: 2**17, _MMAP_THRESHOLD: 2**17})
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _set(trim_threshold: int, mmap_threshold: int) -> None:
+def _set(settings: dict[int, int]) -> None:
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_TRIM_THRESHOLD, trim_threshold)
-        libc.mallopt(_MMAP_THRESHOLD, mmap_threshold)
+        for name, value in settings.items():
+            libc.mallopt(name, value)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
+from geoseg.inference.threads import in_order
 from geoseg.model.attention import attention_variant
 from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
@@ -401,13 +402,21 @@ class Segmenter:
         weight = self._blend_weight(windows[0].shape)
         shared = self._shared_kernels(block, origin)
         merger = _StripMerger(core, len(self._text), self.device)
-        waiting = iter(windows)
-        while batch := list(islice(waiting, self.batch_size)):
+
+        def logits(batch: Sequence[Window]) -> Tensor:
             if stop is not None and stop.is_set():
                 raise CancelledError
+            return self._batch_logits(block, batch, shared)
+
+        batches = list(_batches(windows, self.batch_size))
+        # A GPU takes one batch after another; its own queue keeps it busy.
+        done = in_order(logits, batches) if self.device.type == "cpu" else map(logits, batches)
+        for batch, parts in zip(batches, done, strict=True):
             yield from merger.finish_above(batch[0].row)
-            for window, part in zip(batch, self._batch_logits(block, batch, shared), strict=True):
+            for window, part in zip(batch, parts, strict=True):
                 merger.add(window, part, weight)
+            if shared is not None:
+                shared.forget_before(batch[-1].row, batch[-1].col)
         yield from merger.finish_above(core.row_stop)
 
     def _batch_logits(
@@ -473,6 +482,11 @@ class Segmenter:
             for n in shape
         )
         return rows[:, None] * cols
+
+
+def _batches(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]
 
 
 class _StripMerger:

@@ -17,6 +17,7 @@ so that a window gets the same bits from every scene tile it belongs to.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -92,7 +93,7 @@ class SharedKernels:
     def operator(self, row: int, col: int) -> LearnedUpsampling | None:
         """Operator of the window at a place in the area; None if it is not one of the lattice.
 
-        Windows come row by row: what only earlier ones needed is forgotten.
+        Operators may be used in several threads at once.
         """
         down, right = row - self._origin[0], col - self._origin[1]
         if min(down, right) < 0 or down % self._stride or right % self._stride:
@@ -106,9 +107,14 @@ class SharedKernels:
                 own = self._upsampler.step(step, guidance, (coarse, coarse), (fine, fine))
                 steps.append(own)
             else:
-                level.cells.forget_before(place)
                 steps.append(_SharedStep(level, place))
         return LearnedUpsampling(tuple(steps))
+
+    def forget_before(self, row: int, col: int) -> None:
+        """Drop what only windows before the one at this place need; they come row by row."""
+        place = (row - self._origin[0]) // self._stride, (col - self._origin[1]) // self._stride
+        for level in self._levels.values():
+            level.cells.forget_before(place)
 
 
 def _can_share(coarse: int, fine: int, window: int, stride: int) -> bool:
@@ -141,6 +147,8 @@ class _Cell:
     matrices: dict[tuple[Side, Side], Tensor] = field(default_factory=dict)
     """``(rows, cols, block², span²)`` for blocks inside of windows and along each of their sides;
     those inside are not to be used where the area ends."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while the two above are made."""
 
 
 @dataclass
@@ -155,6 +163,7 @@ class _Cells:
     """Pixels of the area for one of the step."""
     weights: StepWeights
     known: dict[Place, _Cell] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def side(self) -> int:
@@ -168,21 +177,22 @@ class _Cells:
 
     def cell(self, place: Place) -> _Cell | None:
         """Return a cell; None if it is not wholly in the area."""
-        if place not in self.known:
-            row, col = (self.origin[k] + place[k] * self.stride for k in (0, 1))
-            if min(row, col) < 0:
-                return None
-            part = self.area[row : row + self.stride, col : col + self.stride]
-            if part.shape[:2] != (self.stride, self.stride):
-                return None
-            planes = part.permute(2, 0, 1)[None]
-            pooled = F.adaptive_avg_pool2d(planes, (self.side, self.side))[0]
-            pixels = pooled.permute(1, 2, 0).contiguous()
-            features, blocks = self.weights.features(pixels), self.blocks
-            self.known[place] = _Cell(
-                features, blocks.centres(features[None])[0], blocks.centres(pixels[None])[0]
-            )
-        return self.known[place]
+        row, col = (self.origin[k] + place[k] * self.stride for k in (0, 1))
+        if min(row, col) < 0:
+            return None
+        part = self.area[row : row + self.stride, col : col + self.stride]
+        if part.shape[:2] != (self.stride, self.stride):
+            return None
+        with self.lock:
+            if place not in self.known:
+                self.known[place] = self._new(part)
+            return self.known[place]
+
+    def _new(self, area: Tensor) -> _Cell:
+        pooled = F.adaptive_avg_pool2d(area.permute(2, 0, 1)[None], (self.side, self.side))[0]
+        pixels = pooled.permute(1, 2, 0).contiguous()
+        features, blocks = self.weights.features(pixels), self.blocks
+        return _Cell(features, blocks.centres(features[None])[0], blocks.centres(pixels[None])[0])
 
     def margined(self, cell: _Cell, place: Place) -> Tensor:
         """Features of a cell and of what lies around it; zeros where the area ends."""
@@ -202,8 +212,9 @@ class _Cells:
     def forget_before(self, place: Place) -> None:
         """Drop what windows from this one on do not cover."""
         row, col = place
-        for known in [p for p in self.known if p[0] < row or (p[0] == row and p[1] < col)]:
-            del self.known[known]
+        with self.lock:
+            for known in [p for p in self.known if p[0] < row or (p[0] == row and p[1] < col)]:
+                del self.known[known]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,9 +234,10 @@ class _Level:
         """
         cell = self.cells.cell(place)
         assert cell is not None
-        if (down, right) not in cell.matrices:
-            cell.matrices[down, right] = self._made(cell, place, down, right)
-        return cell.matrices[down, right]
+        with cell.lock:
+            if (down, right) not in cell.matrices:
+                cell.matrices[down, right] = self._made(cell, place, down, right)
+            return cell.matrices[down, right]
 
     def _made(self, cell: _Cell, place: Place, down: Side, right: Side) -> Tensor:
         weights, blocks = self.cells.weights, self.cells.blocks
