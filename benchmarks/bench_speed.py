@@ -182,10 +182,10 @@ class Port:
 
 
 def _unfold(padded: torch.Tensor, weights: torch.Tensor, taps: int) -> torch.Tensor:
-    # All channels at once would take 25 GB at the last doubling; an eighth of them fits anywhere.
+    # All channels at once would take 25 GB at the last doubling; half of them fit most machines.
     size = weights.shape[2:]
     parts = []
-    for part in padded.chunk(8, dim=1):
+    for part in padded.chunk(2, dim=1):
         unfolded = F.unfold(part, taps).view(1, part.shape[1], taps**2, *size)
         parts.append((unfolded * weights[:, None]).sum(2))
     return torch.cat(parts, dim=1)
@@ -307,22 +307,28 @@ def precisions(model: Model, size: int) -> list[dict[str, Any]]:
 
 
 def bundled(model: Model, runs: int) -> list[dict[str, Any]]:
-    """Encode one window with geoseg-tiny and with ViT-B/16; and label it, without upsampling."""
+    """One window of geoseg-tiny against one of ViT-B/16, here and in open_clip's own forward."""
     block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
     options = Options(upsampler="none", templates="none")
     large = Segmenter(model, WORDS, options)
     small = Segmenter(load_model("geoseg-tiny", device="cpu"), WORDS, options)
     one, other = large.normalise(block)[None], small.normalise(block)[None]
+
+    @torch.no_grad()
+    def open_clip_forward() -> Any:
+        return model.clip.encode_image(one)
+
+    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "encode": (lambda: large.encode(one), lambda: small.encode(other)),
+        "window_logits": (lambda: large.window_logits(one), lambda: small.window_logits(other)),
+        "open_clip's forward": (open_clip_forward, lambda: small.encode(other)),
+    }
     rows = []
-    for what in ("encode", "window_logits"):
-        sides = {
-            "large": lambda what=what: getattr(large, what)(one),
-            "small": lambda what=what: getattr(small, what)(other),
-        }
-        best = best_of(10 * runs, sides)
+    for what, (of_large, of_small) in pairs.items():
+        best = best_of(10 * runs, {"large": of_large, "small": of_small})
         rows.append(
             {
-                "step": what,
+                "ViT-B/16's step": what,
                 "ViT-B/16 s": best["large"],
                 "geoseg-tiny s": best["small"],
                 "ratio": best["large"] / best["small"],

@@ -75,13 +75,14 @@ class StepWeights:
         band = quartered(blocks.band((scale * centres) @ around.flatten(-2)), -4)
         scores = band.reshape(*band.shape[:-4], BLOCK**2 // 4, -1)
         # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
-        shares = scores.add_(self._log_spatial(blocks.taps)).softmax(-1)
+        shares = scores.add_(self._log_spatial).softmax(-1)
         guidance = quartered(torch.unflatten(pixels, -2, (BLOCK, BLOCK)), -3).flatten(-3, -2)
         hidden = linear(torch.cat([shares, guidance], dim=-1), *self.fixup_first, gelu=True)
         return Kernels(self, shares, hidden)
 
-    def _log_spatial(self, taps: int) -> Tensor:
-        axis = torch.linspace(-1, 1, taps, device=self.sigma.device)
+    @functools.cached_property
+    def _log_spatial(self) -> Tensor:
+        axis = torch.linspace(-1, 1, 2 * self.radius + 1, device=self.sigma.device)
         squared = axis[:, None] ** 2 + axis**2
         return (-squared / (2 * self.sigma**2)).flatten()
 
@@ -316,7 +317,7 @@ class LearnedJbu:
             the operator's rows do not sum to one, so ``c`` may not go through it.
         """
         weight, bias = self._conv
-        return tokens + 0.1 * (tokens @ weight.T), 0.1 * bias
+        return tokens + 0.1 * linear(tokens, weight), 0.1 * bias
 
 
 def _read_step(state: StateDict, name: str) -> StepWeights:
