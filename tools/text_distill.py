@@ -140,7 +140,7 @@ def distill(model: CLIP, targets: Targets, steps: int, seed: int = 0, batch: int
             right, total, _ = word_test(embedder(model))
             log.info(
                 "step %d, %.0f s: cosine %.3f, contrast %.3f, held-out words %d of %d",
-                step + 1, time.monotonic() - start, 1 - float(distance), float(same), right, total,
+                step + 1, time.monotonic() - start, 1 - distance.item(), same.item(), right, total,
             )  # fmt: skip
 
 
