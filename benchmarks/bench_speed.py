@@ -224,7 +224,7 @@ def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str
                 segmenter.encode(batch)
 
         def beside(segmenter: Segmenter = segmenter, batches: Any = batches) -> None:
-            for _ in in_order(segmenter.encode, batches):
+            for _ in in_order(segmenter.encode, batches, most=len(batches), share=False):
                 pass
 
         def whole(segmenter: Segmenter = segmenter) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from geoseg import Options, Segmenter, load_model
 from geoseg.inference.threads import in_order
-from geoseg.types import PixelBlock
+from geoseg.types import PixelBlock, Window
 
 
 @pytest.fixture
@@ -28,16 +28,37 @@ def test_results_come_in_order(threads: None) -> None:
         time.sleep(0.01 * (item % 3 == 0))
         return item, torch.get_num_threads()
 
-    found = list(in_order(work, range(20)))
+    found = list(in_order(work, range(20), most=20, share=True))
     assert [item for item, _ in found] == list(range(20))
     assert {count for _, count in found} == {1}
     assert torch.get_num_threads() == 4
 
 
-def test_few_items_share_the_threads(threads: None) -> None:
-    assert list(in_order(lambda _: torch.get_num_threads(), range(2))) == [2, 2]
-    assert list(in_order(lambda _: torch.get_num_threads(), [0])) == [4]
-    assert list(in_order(lambda _: 1, [])) == []
+@pytest.mark.parametrize(("items", "most", "share", "each"), [
+    (2, 9, True, 2), (1, 9, True, 4), (9, 2, True, 2), (9, 0, True, 4),
+    (2, 9, False, 1), (1, 9, False, 1), (9, 2, False, 1),
+])  # fmt: skip
+def test_few_items_share_the_threads(
+    threads: None, items: int, most: int, share: bool, each: int
+) -> None:
+    found = in_order(lambda _: torch.get_num_threads(), range(items), most=most, share=share)
+    assert list(found) == [each] * items
+    assert torch.get_num_threads() == 4
+
+
+def test_nothing_to_do(threads: None) -> None:
+    assert list(in_order(lambda _: 1, [], most=3, share=True)) == []
+
+
+def test_the_last_to_leave_puts_the_threads_back(threads: None) -> None:
+    first = in_order(lambda _: 1, range(9), most=2, share=True)
+    second = in_order(lambda _: torch.get_num_threads(), range(9), most=2, share=True)
+    next(first)
+    assert next(second) == 2
+    first.close()
+    assert next(second) == 2
+    second.close()
+    assert torch.get_num_threads() == 4
 
 
 def test_an_error_ends_it(threads: None) -> None:
@@ -49,7 +70,7 @@ def test_an_error_ends_it(threads: None) -> None:
             raise ValueError("three")
         return item
 
-    results = in_order(work, range(100))
+    results = in_order(work, range(100), most=100, share=True)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
@@ -59,11 +80,11 @@ def test_an_error_ends_it(threads: None) -> None:
 
 def test_no_more_is_begun_than_is_wanted(threads: None) -> None:
     begun = []
-    results = in_order(begun.append, range(100))
+    results = in_order(begun.append, range(100), most=100, share=True)
     next(results)
     time.sleep(0.05)
     assert len(begun) <= 6
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert len(begun) <= 6
     assert threading.active_count() < 50
     assert torch.get_num_threads() == 4
@@ -86,3 +107,35 @@ def test_logits_do_not_depend_on_threads(upsampler: str) -> None:
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(*found)
+
+
+def test_a_window_has_the_same_bits_in_every_tile(threads: None) -> None:
+    """Alone in its tile, where it could have all threads, or among others."""
+    model = load_model("geoseg-tiny", device="cpu")
+    options = Options(upsampler="simfeatup", window=112, stride=56, templates="none")
+    segmenter = Segmenter(model, "building; road; water; tree", options)
+    rgb = np.random.default_rng(0).random((3, 112, 280), dtype=np.float32)
+    wide = PixelBlock(rgb, np.ones((112, 280), dtype=bool))
+    narrow = PixelBlock(np.ascontiguousarray(rgb[..., :112]), np.ones((112, 112), dtype=bool))
+    core = Window(0, 0, 112, 112)
+    windows = [Window(0, 0, 112, 112), Window(0, 56, 112, 112)]
+    (_, one), (_, of_many) = (
+        next(iter(segmenter._merged_rows(block, chosen, core)))
+        for block, chosen in ((narrow, windows[:1]), (wide, windows))
+    )
+    assert torch.equal(one[:, :56], of_many[:, :56])
+
+
+def test_an_interruption_ends_the_threads(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model("geoseg-tiny", device="cpu")
+    segmenter = Segmenter(model, "road; water", Options(window=64, stride=32, templates="none"))
+    block = PixelBlock(np.zeros((3, 160, 160), np.float32), np.ones((160, 160), dtype=bool))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geoseg.inference.segmenter._StripMerger.add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.logits(block)
+    assert torch.get_num_threads() == 4
+    assert not [t for t in threading.enumerate() if t.name.startswith("geoseg-window")]

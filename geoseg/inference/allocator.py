@@ -21,14 +21,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 def keep_freed_memory() -> None:
     """Let this process keep up to 256 MiB of what it frees, because it is wanted back soon.
 
-    All threads share it: stores of their own would each keep the most that their thread ever held.
+    Threads that start from now on get no store of their own: each would keep the most that its
+    thread ever held.
     """
     _set({_TRIM_THRESHOLD: 2**28, _MMAP_THRESHOLD: 2**25, _ARENA_MAX: 1})
 
 
 def give_back_memory() -> None:
     """Hand what is free to the system, and from now on what is freed."""
-    _set({_TRIM_THRESHOLD: 2**17, _MMAP_THRESHOLD: 2**17})
+    _set({_TRIM_THRESHOLD: 2**17, _MMAP_THRESHOLD: 2**17, _ARENA_MAX: 0})
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import repeat
 
@@ -346,7 +347,8 @@ class Segmenter:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
         height, width = block.valid.shape
         tile = TilePlan(self.lattice(height, width), max(height, width) + self.options.stride)[0]
-        rows = [part for _, part in self._merged_rows(block, tile.windows, tile.core)]
+        strips = self._merged_rows(block, tile.windows, tile.core, share_threads=True)
+        rows = [part for _, part in strips]
         merged = torch.cat(rows).permute(2, 0, 1).cpu().numpy()
         return np.ascontiguousarray(merged, dtype=np.float32)
 
@@ -391,12 +393,15 @@ class Segmenter:
         core: Window,
         stop: threading.Event | None = None,
         origin: tuple[int, int] = (0, 0),
+        *,
+        share_threads: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
 
         Windows come row by row, so rows above the next window are finished and can leave: memory
-        holds a few rows of windows, not the tile's logits. ``origin`` is where the scene's first
-        window lies in the block.
+        holds a few rows of windows and those side by side, not the tile's logits. ``origin`` is
+        where the scene's first window lies in the block. With ``share_threads`` a few windows have
+        several threads each, and may have other last bits for it.
         """
         keep_freed_memory()
         weight = self._blend_weight(windows[0].shape)
@@ -409,14 +414,19 @@ class Segmenter:
             return self._batch_logits(block, batch, shared)
 
         batches = list(_batches(windows, self.batch_size))
-        # A GPU takes one batch after another; its own queue keeps it busy.
-        done = in_order(logits, batches) if self.device.type == "cpu" else map(logits, batches)
-        for batch, parts in zip(batches, done, strict=True):
-            yield from merger.finish_above(batch[0].row)
-            for window, part in zip(batch, parts, strict=True):
-                merger.add(window, part, weight)
-            if shared is not None:
-                shared.forget_before(batch[-1].row, batch[-1].col)
+        if self.device.type == "cpu":
+            size = self.batch_size * windows[0].height * windows[0].width * len(self._text)
+            most = _SIDE_BY_SIDE // (_COPIES * 4 * size)
+            done = in_order(logits, batches, most=most, share=share_threads)
+        else:  # a GPU takes one batch after another; its own queue keeps it busy
+            done = (logits(batch) for batch in batches)
+        with closing(done):
+            for batch, parts in zip(batches, done, strict=True):
+                yield from merger.finish_above(batch[0].row)
+                for window, part in zip(batch, parts, strict=True):
+                    merger.add(window, part, weight)
+                if shared is not None:
+                    shared.forget_before(batch[-1].row, batch[-1].col)
         yield from merger.finish_above(core.row_stop)
 
     def _batch_logits(
@@ -482,6 +492,12 @@ class Segmenter:
             for n in shape
         )
         return rows[:, None] * cols
+
+
+_SIDE_BY_SIDE = 2**30
+"""Bytes that the logits of windows side by side may take."""
+_COPIES = 4
+"""How many times a window's logits are in memory while they are made."""
 
 
 def _batches(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:

@@ -1,14 +1,16 @@
 """Windows side by side on a CPU: each on its own core rather than all cores on each.
 
-The products of one window are too small to keep several cores busy: two threads on one window are
-1.7 times as fast as one, two windows on a thread each nearly twice.
+The products of one window are too small to keep several cores busy all the time, and what lies
+between them keeps only one.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -17,38 +19,79 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Results of ``work`` for every item, in their order, with PyTorch's threads shared out.
+def in_order(
+    work: Callable[[T], R], items: Sequence[T], *, most: int, share: bool
+) -> Generator[R, None, None]:
+    """Results of ``work`` for every item, in their order, as many at once as PyTorch has threads.
 
-    As many items run at once as PyTorch has threads here; with fewer items each has several
-    threads, and a single one has all. No more than those and one result wait at any time.
+    PyTorch's own number of threads is lowered meanwhile, for this process: threads that begin to
+    use it while this runs keep the lower number. Close the generator if it is not exhausted.
+
+    Parameters
+    ----------
+    most
+        No more than so many items at once. One further result may wait.
+    share
+        Whether a few items, or a single one, have several threads each. Otherwise each has one, and
+        its result does not depend on how many there are, to the bit.
 
     Raises
     ------
     Exception
         What ``work`` raised for the earliest item; later items that have not begun never run.
     """
-    threads = torch.get_num_threads()
-    workers = min(threads, len(items))
-    if workers < 2:
+    with _lock:
+        threads = _before if _running else torch.get_num_threads()
+    workers = max(1, min(threads, len(items), most))
+    each = max(1, threads // workers) if share else 1
+    if workers == 1 and each == threads:
         yield from map(work, items)
         return
     waiting: deque[Future[R]] = deque()
-    each = threads // workers
-    # Here too: the caller works on results meanwhile, and its threads would wait busily for more.
-    torch.set_num_threads(each)
-    try:
-        with ThreadPoolExecutor(workers, "geoseg-window", torch.set_num_threads, (each,)) as pool:
-            try:
-                for item in items:
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                    waiting.append(pool.submit(work, item))
-                while waiting:
+    # The caller too: it works on results meanwhile, and its threads would wait busily for more.
+    with (
+        _lowered(each),
+        ThreadPoolExecutor(workers, "geoseg-window", torch.set_num_threads, (each,)) as pool,
+    ):
+        try:
+            for item in items:
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-    finally:
-        # The number is each thread's own, but new threads take the one that was set last.
+                waiting.append(_submit(pool, work, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
+    try:
+        return pool.submit(work, item)
+    except RuntimeError:  # the interpreter is ending and starts no threads any more
+        future: Future[R] = Future()
+        future.set_result(work(item))
+        return future
+
+
+_lock = threading.Lock()
+_running = 0
+_before = 0
+
+
+@contextmanager
+def _lowered(threads: int) -> Iterator[None]:
+    """Lower PyTorch's threads; the last to leave puts back what the first one found."""
+    global _running, _before
+    with _lock:
+        if _running == 0:
+            _before = torch.get_num_threads()
+        _running += 1
         torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0:
+                torch.set_num_threads(_before)

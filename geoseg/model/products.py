@@ -49,6 +49,7 @@ def uses_onednn(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
         and _onednn_is_faster()
     )
 

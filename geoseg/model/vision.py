@@ -91,10 +91,11 @@ class DenseEncoder:
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embedding added for this grid, ``(1 + N, Dv)``.
 
-        Without gradients weights are taken as frozen, and a grid is resampled once.
+        Without gradients weights are taken as frozen, and those of the last grid are kept.
         """
-        if not torch.is_grad_enabled() and grid in self._known_positions:
-            return self._known_positions[grid]
+        known = None if torch.is_grad_enabled() else self._known_positions.get(grid)
+        if known is not None:
+            return known
         positions = resample_positions(
             self.visual.positional_embedding,
             grid,
@@ -102,7 +103,8 @@ class DenseEncoder:
             antialias=self.attention.antialias_positions,
         )
         if not torch.is_grad_enabled():
-            self._known_positions[grid] = positions
+            # Windows have one size; images in one pass may have many, and are not kept.
+            self._known_positions = {grid: positions}
         return positions
 
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

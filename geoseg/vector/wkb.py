@@ -77,7 +77,7 @@ class WellKnownBinary:
         return features
 
     def _scatter(self, at: IntArray, values: npt.NDArray[np.generic]) -> None:
-        raw = values.view(np.uint8).reshape(len(values), -1)
+        raw = values.view(np.uint8).reshape(len(values), values.dtype.itemsize)
         self._bytes[at[:, None] + np.arange(raw.shape[1])] = raw
 
 
