@@ -76,6 +76,7 @@ def write_folder(
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     temporary = folder / "open_clip_model.safetensors.part"
     save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # it is written for the owner alone, and this one is installed
     temporary.replace(folder / "open_clip_model.safetensors")
     _write_json(folder / "open_clip_config.json", clip_config)
     _write_json(folder / "geoseg.json", defaults)

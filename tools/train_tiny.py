@@ -269,7 +269,7 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         step, crops = step + 1, crops + count
         recent.append(parts)
         if step % 50 == 0:
-            _report(recent, step, crops, elapsed, float(scale))
+            _report(recent, step, crops, elapsed, scale.item())
             recent.clear()
         if elapsed > _MIDDLE * run.minutes * 60 and not middle.exists():
             _save(middle, model, averaged, config, run, step, crops, pool.drawn, elapsed)
