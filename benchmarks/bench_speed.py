@@ -1,6 +1,6 @@
 """How much time does geoseg add to the encoder, and how does it compare with a plain port?
 
-Five questions, each with both sides timed in this process, in turns, and given as a ratio:
+Six questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
   another with all threads on each, once side by side with a thread each, as the whole run does it;
@@ -8,6 +8,8 @@ Five questions, each with both sides timed in this process, in turns, and given 
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
 - bundled: a window of geoseg-tiny against one of ViT-B/16;
+- libraries: the encoder with the library that geoseg takes for float32 products here against the
+  one that PyTorch takes;
 - upsamplers: time a window and largest logit error of the exact and the default path.
 
 Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
@@ -17,7 +19,9 @@ upsampler's kernel weights are those bundled with geoseg-tiny, which do not depe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +341,41 @@ def bundled(model: Model, runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    warnings.simplefilter("ignore")  # it warns of a setting for other processors
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+def libraries(model: Model, runs: int) -> list[dict[str, Any]]:
+    """One window with PyTorch's own products, and with those that geoseg takes here."""
+    block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
+    options = Options(upsampler="none", templates="none")
+    rows = []
+    for one in (model, load_model("geoseg-tiny", device="cpu")):
+        segmenter = Segmenter(one, WORDS, options)
+        pixels = segmenter.normalise(block)[None]
+
+        def own(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> None:
+            with warnings.catch_warnings(), _without_onednn():
+                segmenter.encode(pixels)
+
+        def chosen(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> None:
+            segmenter.encode(pixels)
+
+        best = best_of(10 * runs, {"own": own, "chosen": chosen})
+        rows.append(
+            {
+                "model": "ViT-B/16" if one is model else one.spec,
+                "PyTorch's own s": best["own"],
+                "geoseg's choice s": best["chosen"],
+                "ratio": best["own"] / best["chosen"],
+            }
+        )
+    return rows
+
+
 def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     image = sample_image(224)
     segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
@@ -378,6 +417,7 @@ def main() -> None:
         questions: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "upsamplers": lambda: upsamplers(model, weights, runs),
             "bundled": lambda: bundled(model, runs),
+            "libraries": lambda: libraries(model, runs),
             "precisions": lambda: precisions(model, size),
             "pipeline": lambda: pipeline(model, weights, scene, runs),
             "original": lambda: original(model, weights, size),

@@ -73,7 +73,7 @@ def project(block: Block, per_head: Tensor) -> Tensor:
 
 
 def ordinary_block(block: Block, x: Tensor) -> Tensor:
-    """One unmodified block, with PyTorch's fused attention."""
+    """One unmodified block."""
     q, k, v = heads(block, block.ln_1(x))
     x = x + block.ls_1(project(block, attend([(q, k)], v)))
     result: Tensor = x + block.ls_2(feed_forward(block, block.ln_2(x)))

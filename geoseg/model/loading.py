@@ -61,12 +61,6 @@ class Model:
         return int(self.clip.visual.conv1.kernel_size[0])
 
     @property
-    def native_size(self) -> tuple[int, int]:
-        """Image size ``(height, width)`` it was trained at, in pixels."""
-        height, width = self.clip.visual.image_size
-        return int(height), int(width)
-
-    @property
     def embedding_size(self) -> int:
         """Length D of the joint embedding."""
         return int(self.clip.visual.proj.shape[1])

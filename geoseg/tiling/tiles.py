@@ -96,16 +96,6 @@ class TilePlan(Sequence[Tile]):
         )
 
     @property
-    def row_chunks(self) -> tuple[int, ...]:
-        """Heights of the rows of cores, for a chunked array."""
-        return tuple(self._core(r, 0).height for r in range(self.rows))
-
-    @property
-    def col_chunks(self) -> tuple[int, ...]:
-        """Widths of the columns of cores, for a chunked array."""
-        return tuple(self._core(0, c).width for c in range(self.cols))
-
-    @property
     def window_runs(self) -> int:
         """How many windows the plan encodes, those shared by two tiles counted twice."""
         rows = [
