@@ -61,13 +61,15 @@ def test_gradients_and_autocast_take_pytorchs_way(library: str) -> None:
         assert products.linear(x, weight).dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("tokens", [197, 785])
-def test_attention_is_the_sum_of_softmaxes(library: str, tokens: int) -> None:
+def test_attention_is_the_sum_of_softmaxes(library: str, tokens: int, biased: bool) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 3, tokens, 24).unbind()
+    bias = torch.randn(tokens, tokens) if biased else torch.zeros(tokens, tokens)
     with torch.no_grad():
-        found = attend([(q, q), (q, k)], v)
-    similar = [(a @ b.mT / 24**0.5).softmax(-1) for a, b in ((q, q), (q, k))]
+        found = attend([(q, q), (q, k)], v, bias if biased else None)
+    similar = [(a @ b.mT / 24**0.5 + bias).softmax(-1) for a, b in ((q, q), (q, k))]
     assert found.shape == v.shape
     assert (found - (similar[0] + similar[1]) @ v).abs().max() < 1e-5
 

@@ -80,14 +80,18 @@ def ordinary_block(block: Block, x: Tensor) -> Tensor:
     return result
 
 
-def attend(pairs: Sequence[tuple[Tensor, Tensor]], value: Tensor) -> Tensor:
-    """Sum of the row softmaxes of ``σ left rightᵀ`` over pairs, times ``value``.
+def attend(
+    pairs: Sequence[tuple[Tensor, Tensor]], value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Sum of the row softmaxes of ``σ left rightᵀ + bias`` over pairs, times ``value``.
 
-    All are ``(B, heads, T, head width)``; σ is the head width to the power -1/2.
+    All are ``(B, heads, T, head width)`` but for the bias, ``(T, T)`` or None; σ is the head width
+    to the power -1/2.
     """
     if value.shape[2] < _MANY or not uses_onednn(value):
         # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
-        return _total(F.scaled_dot_product_attention(a, b, value) for a, b in pairs)
+        bias = None if bias is None else bias.to(value.dtype)
+        return _total(F.scaled_dot_product_attention(a, b, value, bias) for a, b in pairs)
     scale = value.shape[-1] ** -0.5
     pairs = [((a * scale).contiguous(), b.contiguous()) for a, b in pairs]
     out = torch.empty_like(value)
@@ -95,8 +99,12 @@ def attend(pairs: Sequence[tuple[Tensor, Tensor]], value: Tensor) -> Tensor:
         across = value[at].T.contiguous()
         for start in range(0, value.shape[2], _ROWS):
             rows = slice(start, start + _ROWS)
-            weights = (linear(a[at][rows], b[at]).softmax(-1) for a, b in pairs)
-            out[at][rows] = linear(functools.reduce(Tensor.add_, weights), across)
+            scores = (linear(a[at][rows], b[at]) for a, b in pairs)
+            if bias is not None:
+                scores = (s.add_(bias[rows]) for s in scores)
+            out[at][rows] = linear(
+                functools.reduce(Tensor.add_, (s.softmax(-1) for s in scores)), across
+            )
     return out
 
 
@@ -118,6 +126,7 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     return functools.reduce(torch.add, tensors)
 
 
+@functools.lru_cache(maxsize=1)
 def gaussian_bias(grid: tuple[int, int], std: float, device: torch.device) -> Tensor:
     """NACLIP's neighbourhood term ``(1+N, 1+N)``: ``exp(-d² / 2 std²)`` between patches.
 
@@ -149,23 +158,31 @@ class LastBlockAttention:
         for block in blocks[:-1]:
             x = ordinary_block(block, x)
         last = blocks[-1]
-        q, k, v = heads(last, last.ln_1(x))
-        out = project(last, self._attend({"q": q, "k": k, "v": v}, grid))
+        out = project(last, self._attend(self._heads(last, last.ln_1(x)), grid))
         if not residual:
             return out
         out = x + last.ls_1(out)
         result: Tensor = out + last.ls_2(feed_forward(last, last.ln_2(out)))
         return result
 
+    def _heads(self, block: Block, y: Tensor) -> dict[str, Tensor]:
+        """Those of queries ``q``, keys ``k`` and values ``v`` that the terms and the sum take."""
+        attn = block.attn
+        taken = {"v"}.union(*self.terms)
+        layers = zip("qkv", attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
+        return {
+            name: linear(y, weight, bias).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+            for name, weight, bias in layers
+            if name in taken
+        }
+
     def _attend(self, qkv: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
         value = qkv["v"]
         if not self.terms:
             return value
-        if self.gaussian_std is None:
-            return attend([(qkv[a], qkv[b]) for a, b in self.terms], value)
-        bias = gaussian_bias(grid, self.gaussian_std, value.device)
-        scale = value.shape[-1] ** -0.5
-        return _total(_row_softmax(qkv[a], qkv[b], scale, bias) for a, b in self.terms) @ value
+        std = self.gaussian_std
+        bias = None if std is None else gaussian_bias(grid, std, value.device)
+        return attend([(qkv[a], qkv[b]) for a, b in self.terms], value, bias)
 
 
 @dataclass(frozen=True)
