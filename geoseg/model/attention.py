@@ -171,7 +171,7 @@ class LastBlockAttention:
         taken = {"v"}.union(*self.terms)
         layers = zip("qkv", attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
         return {
-            name: linear(y, weight, bias).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+            name: torch.unflatten(linear(y, weight, bias), -1, (attn.num_heads, -1)).transpose(1, 2)
             for name, weight, bias in layers
             if name in taken
         }
