@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.products import linear
+from geoseg.model.products import full_width
 from geoseg.model.upsampling import FeatureUpsampler, FeatureUpsampling, Upsampler
 from geoseg.model.vision import DenseFeatures
 
 _EPS = 1e-12
 
 
+@full_width()
 def window_logits(
     features: DenseFeatures,
     text: Tensor,
@@ -211,7 +212,7 @@ def _with_leading_norms(
     doubts = []
 
     def cosines(pixels: Tensor) -> Tensor:
-        squares = linear(pixels.square(), sums)
+        squares = F.linear(pixels.square(), sums)
         squared = squares[..., :1] + pixels[..., queries : queries + 1] + constant @ constant
         squared = squared.clamp_min(_EPS)
         cosines: Tensor = (pixels[..., :queries] + text @ constant) * squared.rsqrt()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.model.products import linear, uses_onednn
+from geoseg.model.products import has_full_width
 
 Block = Any
 """A residual attention block of open_clip: ln_1, attn, ls_1, ln_2, mlp, ls_2."""
@@ -45,38 +45,23 @@ def heads(block: Block, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of normalised tokens, ``(B, heads, 1+N, head width)`` each."""
     attn = block.attn
     batch, tokens, width = y.shape
-    qkv = linear(y, attn.in_proj_weight, attn.in_proj_bias)
+    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
     qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
 
-def feed_forward(block: Block, y: Tensor) -> Tensor:
-    """The block's MLP on normalised tokens."""
-    layers = list(block.mlp)
-    while layers:
-        layer = layers.pop(0)
-        if not isinstance(layer, torch.nn.Linear):
-            y = layer(y)
-            continue
-        gelu = bool(layers) and isinstance(layers[0], torch.nn.GELU)
-        gelu = gelu and layers[0].approximate == "none"
-        y = linear(y, layer.weight, layer.bias, gelu=gelu)
-        del layers[: int(gelu)]
-    return y
-
-
 def project(block: Block, per_head: Tensor) -> Tensor:
     """Concatenate heads ``(B, heads, T, head width)`` and apply the block's output projection."""
     out = block.attn.out_proj
-    return linear(per_head.transpose(1, 2).flatten(2), out.weight, out.bias)
+    return F.linear(per_head.transpose(1, 2).flatten(2), out.weight, out.bias)
 
 
 def ordinary_block(block: Block, x: Tensor) -> Tensor:
     """One unmodified block."""
     q, k, v = heads(block, block.ln_1(x))
     x = x + block.ls_1(project(block, attend([(q, k)], v)))
-    result: Tensor = x + block.ls_2(feed_forward(block, block.ln_2(x)))
+    result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return result
 
 
@@ -88,23 +73,27 @@ def attend(
     All are ``(B, heads, T, head width)`` but for the bias, ``(T, T)`` or None; σ is the head width
     to the power -1/2.
     """
-    if value.shape[2] < _MANY or not uses_onednn(value):
+    if not has_full_width(value):
         # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
         bias = None if bias is None else bias.to(value.dtype)
         return _total(F.scaled_dot_product_attention(a, b, value, bias) for a, b in pairs)
-    scale = value.shape[-1] ** -0.5
+    scale, tokens = value.shape[-1] ** -0.5, value.shape[2]
     pairs = [((a * scale).contiguous(), b.contiguous()) for a, b in pairs]
-    out = torch.empty_like(value)
-    for at in itertools.product(*map(range, value.shape[:2])):
-        across = value[at].T.contiguous()
-        for start in range(0, value.shape[2], _ROWS):
-            rows = slice(start, start + _ROWS)
-            scores = (linear(a[at][rows], b[at]) for a, b in pairs)
-            if bias is not None:
-                scores = (s.add_(bias[rows]) for s in scores)
-            out[at][rows] = linear(
-                functools.reduce(Tensor.add_, (s.softmax(-1) for s in scores)), across
-            )
+    out, value = torch.empty_like(value), value.contiguous()
+    # Weights of few tokens are one product for all heads; those of many are made by the row.
+    heads_at_once, rows_at_once = (value.shape[1], tokens) if tokens < _MANY else (1, _ROWS)
+    for item, head, row in itertools.product(
+        range(len(value)),
+        range(0, value.shape[1], heads_at_once),
+        range(0, tokens, rows_at_once),
+    ):
+        some = (item, slice(head, head + heads_at_once))
+        rows = slice(row, row + rows_at_once)
+        scores = (a[some][:, rows] @ b[some].mT for a, b in pairs)
+        if bias is not None:
+            scores = (s.add_(bias[rows]) for s in scores)
+        weights = functools.reduce(Tensor.add_, (s.softmax(-1) for s in scores))
+        out[some][:, rows] = weights @ value[some]
     return out
 
 
@@ -114,11 +103,9 @@ _MANY = 512
 """Tokens from which on a head's own matrix products are large enough to be worth a call each."""
 
 
-def _row_softmax(left: Tensor, right: Tensor, scale: float | Tensor, bias: Tensor | None) -> Tensor:
-    """Row softmax of ``scale · left rightᵀ + bias`` in float32, returned in the input's dtype."""
+def _row_softmax(left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+    """Row softmax of ``scale · left rightᵀ`` in float32, returned in the input's dtype."""
     similarity = (left @ right.transpose(-1, -2)).float() * scale
-    if bias is not None:
-        similarity = similarity + bias
     return similarity.softmax(-1).to(left.dtype)
 
 
@@ -162,7 +149,7 @@ class LastBlockAttention:
         if not residual:
             return out
         out = x + last.ls_1(out)
-        result: Tensor = out + last.ls_2(feed_forward(last, last.ln_2(out)))
+        result: Tensor = out + last.ls_2(last.mlp(last.ln_2(out)))
         return result
 
     def _heads(self, block: Block, y: Tensor) -> dict[str, Tensor]:
@@ -171,7 +158,9 @@ class LastBlockAttention:
         taken = {"v"}.union(*self.terms)
         layers = zip("qkv", attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
         return {
-            name: torch.unflatten(linear(y, weight, bias), -1, (attn.num_heads, -1)).transpose(1, 2)
+            name: torch.unflatten(F.linear(y, weight, bias), -1, (attn.num_heads, -1)).transpose(
+                1, 2
+            )
             for name, weight, bias in layers
             if name in taken
         }
@@ -221,8 +210,8 @@ class GemAttention:
         total = torch.zeros_like(v)
         for u in (v, k, q):
             unit = F.normalize(u, dim=-1)
-            unit = F.normalize(_row_softmax(unit, unit, temperature, None) @ unit, dim=-1)
-            total = total + _row_softmax(unit, unit, temperature, None) @ v
+            unit = F.normalize(_row_softmax(unit, unit, temperature) @ unit, dim=-1)
+            total = total + _row_softmax(unit, unit, temperature) @ v
         return project(block, total / 3)
 
 

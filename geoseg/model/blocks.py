@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.products import linear
-
 BLOCK = 8
 """Side of the blocks: large enough for full matrix products, and 37 % of an 11 x 11 band useful."""
+_TOGETHER = 28
+"""Blocks at a time: enough for few calls, few enough for the cache."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Blocks:
         """Side of a block with its margin."""
         return BLOCK + 2 * self.radius
 
+    def some_rows(self) -> Iterator[range]:
+        """Rows of blocks a few at a time: as many blocks as work together in the cache."""
+        step = max(1, _TOGETHER // self.cols)
+        return (range(row, min(row + step, self.rows)) for row in range(0, self.rows, step))
+
     def centres(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to ``(B, rows, cols, block², C)``; zeros fill the last blocks."""
         x = F.pad(x, (0, 0, 0, self.cols * BLOCK - self.width, 0, self.rows * BLOCK - self.height))
@@ -79,8 +84,9 @@ class Blocks:
         return x.permute(0, 2, 3, 1).contiguous()
 
     def neighbourhoods(self, margined: Tensor) -> Tensor:
-        """View of all blocks with their margins, ``(B, rows, cols, C, reach, reach)``."""
-        return margined.unfold(1, self.reach, BLOCK).unfold(2, self.reach, BLOCK)
+        """View of all blocks with their margins, ``(B, rows, cols, reach, reach, C)``."""
+        blocks = margined.unfold(1, self.reach, BLOCK).unfold(2, self.reach, BLOCK)
+        return blocks.permute(0, 1, 2, 4, 5, 3)
 
     def band(self, products: Tensor) -> Tensor:
         """Entries of ``(..., block², reach²)`` that pair a pixel with its own neighbours.
@@ -89,11 +95,16 @@ class Blocks:
         so the band is a strided view ``(..., block, block, taps, taps)`` of the same memory.
         """
         reach = self.reach
-        lead = products.shape[:-2]
-        strides = (BLOCK * reach**2 + reach, reach**2 + 1, reach, 1)
-        return products.as_strided(
-            (*lead, BLOCK, BLOCK, self.taps, self.taps), (*products.stride()[:-2], *strides)
-        )
+        return self._band(products, 2, (BLOCK * reach**2 + reach, reach**2 + 1, reach, 1))
+
+    def band_by_row(self, products: Tensor) -> Tensor:
+        """The same of ``(..., reach, block², reach)``, rows of neighbours first."""
+        reach, row = self.reach, BLOCK**2 * self.reach
+        return self._band(products, 3, (row + BLOCK * reach, reach + 1, row, 1))
+
+    def _band(self, products: Tensor, dims: int, strides: tuple[int, ...]) -> Tensor:
+        shape = (*products.shape[:-dims], BLOCK, BLOCK, self.taps, self.taps)
+        return products.as_strided(shape, (*products.stride()[:-dims], *strides))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,44 +220,43 @@ class StepGeometry:
         """
         blocks, lead = self.blocks, kernels.shape[2:-2]
         reach, half = blocks.reach, BLOCK // 2
-        banded = kernels.new_zeros(*lead, BLOCK**2, reach**2)
+        banded = kernels.new_zeros(*lead, reach, BLOCK**2, reach)
         by_tap = kernels.view(*kernels.shape[:-2], half, half, blocks.taps, blocks.taps)
-        quartered(blocks.band(banded), -4).copy_(by_tap)
-        rows_of_taps = banded.view(*lead, BLOCK**2 * reach, reach)
-        across = linear(rows_of_taps, cols.T) if cols.ndim == 2 else rows_of_taps @ cols
-        down = rows.transpose(-1, -2)[..., None, :, :]
-        return (down @ across.view(*lead, BLOCK**2, reach, -1)).flatten(-2)
+        quartered(blocks.band_by_row(banded), -4).copy_(by_tap)
+        across = torch.unflatten(banded.flatten(-3, -2) @ cols, -2, (reach, -1))
+        both = torch.unflatten(rows.mT @ across.flatten(-2), -1, (BLOCK**2, -1))
+        return both.transpose(-3, -2).flatten(-2)
 
-    def spread(self, near: Sequence[Tensor]) -> Tensor:
+    def spread(self, near: Sequence[Tensor], matrices: Tensor) -> None:
         """Put weights of near coarse pixels into the matrices of blocks well inside.
 
         Parameters
         ----------
         near
             For each quarter of the pixels (see `quartered`) ``(..., block² / 4, near²)``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(..., block², span²)``.
+        matrices
+            Where they go: zeros ``(..., block², span²)``.
         """
         lead, half = near[0].shape[:-2], BLOCK // 2
         side = math.isqrt(near[0].shape[-1])
         span = side + half - 1
-        matrices = near[0].new_zeros(*lead, BLOCK**2, span**2)
         strides = (2 * BLOCK * span**2 + span, 2 * span**2 + 1, span, 1)
         for quarter, weights in enumerate(near):
             down, right = divmod(quarter, 2)
             matrices.as_strided(
                 (*lead, half, half, side, side),
                 (*matrices.stride()[:-2], *strides),
-                (BLOCK * down + right) * span**2,
+                matrices.storage_offset() + (BLOCK * down + right) * span**2,
             ).copy_(weights.view(*lead, half, half, side, side))
-        return matrices
+
+    def empty(self, *lead: int) -> Tensor:
+        """Matrices of so many blocks, ``(..., block², span²)``, all zeros."""
+        span = self.rows.span * self.cols.span
+        return self.rows.weights.new_zeros(*lead, BLOCK**2, span)
 
     def apply(
         self,
-        matrices: Iterable[Sequence[Tensor]],
+        matrices: Iterable[Tensor],
         x: Tensor,
         finish: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
@@ -255,22 +265,24 @@ class StepGeometry:
         Parameters
         ----------
         matrices
-            For each row of blocks some ``(B, cols, block², span²)`` that follow one another.
+            Of some rows of blocks at a time, ``(B, rows, cols, block², span²)``.
         finish
-            Works on the fine pixels of one row of blocks, ``(B, cols, block², C)``, while they are
-            in the cache; only what it returns, ``(B, cols, block², C')``, is kept.
+            Works on the fine pixels of those rows, ``(B, rows, cols, block², C)``, while they are
+            in the cache; only what it returns, ``(B, rows, cols, block², C')``, is kept.
         """
         batch, channels = x.shape[0], x.shape[-1]
         blocks = self.blocks
         margins = (*self.cols.margins(x.shape[2]), *self.rows.margins(x.shape[1]))
         x = F.pad(x, (0, 0, *margins))
         cut = self.cols.cut(self.rows.cut(x, 1), 2)  # (B, rows, cols, C, span, span)
-        done = []
-        for row, pieces in enumerate(matrices):
-            around = cut[:, row].permute(0, 1, 3, 4, 2).reshape(batch, blocks.cols, -1, channels)
-            pixels = _products(pieces, around)
+        done, row = [], 0
+        for some in matrices:
+            rows = some.shape[1]
+            around = cut[:, row : row + rows].permute(0, 1, 2, 4, 5, 3)
+            pixels = some @ around.reshape(batch, rows, blocks.cols, -1, channels)
             done.append(pixels if finish is None else finish(pixels))
-        return blocks.pixels(torch.stack(done, dim=1))
+            row += rows
+        return blocks.pixels(torch.cat(done, dim=1))
 
 
 def quartered(x: Tensor, rows: int) -> Tensor:
@@ -291,17 +303,3 @@ def _inside(axis_: Axis, radius: int) -> range:
         return range(0)
     found = (axis_.weights == pattern).all(2).all(1).nonzero().flatten().tolist()
     return range(found[0], found[-1] + 1) if found else range(0)
-
-
-def _products(pieces: Sequence[Tensor], around: Tensor) -> Tensor:
-    """Multiply matrices of blocks with what lies around them."""
-    if len(pieces) == 1:
-        return pieces[0] @ around
-    batch, cols, _, channels = around.shape
-    pixels = around.new_empty(batch, cols, BLOCK**2, channels)
-    at = 0
-    for piece in pieces:
-        part = slice(at, at + piece.shape[1])
-        torch.matmul(piece, around[:, part], out=pixels[:, part])
-        at = part.stop
-    return pixels

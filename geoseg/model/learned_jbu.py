@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,6 @@ from torch import Tensor
 from geoseg.errors import WeightsError
 from geoseg.model.blocks import BLOCK, Blocks, StepGeometry, doubling, quartered
 from geoseg.model.checkpoint import StateDict
-from geoseg.model.products import linear
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class StepWeights:
 
     def features(self, pixels: Tensor) -> Tensor:
         """Range features ``(..., 32)`` of guidance ``(..., 3)``."""
-        return linear(linear(pixels, *self.range_first, gelu=True), *self.range_second)
+        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
 
     def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, pixels: Tensor) -> Kernels:
         """Weights of the neighbours of each pixel of some blocks.
@@ -67,17 +66,17 @@ class StepWeights:
         centres
             Range features of the blocks, ``(..., block², 32)``.
         around
-            Range features with margins, ``(..., 32, reach, reach)``.
+            Range features with margins, ``(..., reach, reach, 32)``.
         pixels
             Guidance, ``(..., block², 3)``.
         """
         scale = self.temperature.exp().clamp(1e-4, 1e4)
-        band = quartered(blocks.band((scale * centres) @ around.flatten(-2)), -4)
+        band = quartered(blocks.band((scale * centres) @ around.flatten(-3, -2).mT), -4)
         scores = band.reshape(*band.shape[:-4], BLOCK**2 // 4, -1)
         # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
         shares = scores.add_(self._log_spatial).softmax(-1)
         guidance = quartered(torch.unflatten(pixels, -2, (BLOCK, BLOCK)), -3).flatten(-3, -2)
-        hidden = linear(torch.cat([shares, guidance], dim=-1), *self.fixup_first, gelu=True)
+        hidden = F.gelu(F.linear(torch.cat([shares, guidance], dim=-1), *self.fixup_first))
         return Kernels(self, shares, hidden)
 
     @functools.cached_property
@@ -87,23 +86,17 @@ class StepWeights:
         return (-squared / (2 * self.sigma**2)).flatten()
 
     @functools.cached_property
-    def near(self) -> Near:
-        """What turns shares and hidden units of pixels into weights of near coarse pixels."""
+    def near(self) -> Tensor:
+        """The fix-up's second layer and bicubic resizing in one, for blocks well inside an image.
+
+        ``(2, 2, 2 taps², near²)``: what turns shares and hidden units of a pixel into weights of
+        near coarse pixels, for each quarter of the pixels (see `quartered`).
+        """
         bicubic = doubling(self.radius, self.sigma.device)
         joint = torch.einsum("pay,qbx->pqyxab", bicubic, bicubic).flatten(4).flatten(2, 3)
         weight, bias = self.fixup_second
-        return Near(torch.cat([joint, 0.1 * (joint @ weight)], -1), 0.1 * (joint @ bias))
-
-
-@dataclass(frozen=True, eq=False)
-class Near:
-    """The fix-up's second layer and bicubic resizing in one, for blocks well inside an image."""
-
-    weight: Tensor
-    """``(2, 2, near², 2 taps²)`` of shares and hidden units, for each quarter of the pixels (see
-    `quartered`)."""
-    constant: Tensor
-    """``(2, 2, near²)``."""
+        constant = 0.1 * (joint @ bias)  # in the weights of the shares, whose sum is one
+        return torch.cat([joint + constant[..., None], 0.1 * (joint @ weight)], -1).mT.contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,22 +119,20 @@ class Kernels:
 
     def values(self) -> Tensor:
         """Return the weights themselves, of the same shape as the shares."""
-        return self.shares.add(linear(self.hidden, *self.weights.fixup_second), alpha=0.1)
+        return self.shares.add(F.linear(self.hidden, *self.weights.fixup_second), alpha=0.1)
 
     def matrices(self, geometry: StepGeometry, rows: Tensor, cols: Tensor) -> Tensor:
         """Weights of coarse pixels, ``(..., block², span²)``; see `StepGeometry.matrices`."""
         return geometry.matrices(self.values(), rows, cols)
 
-    def inside(self, geometry: StepGeometry) -> Tensor:
-        """Weights of coarse pixels, ``(..., block², span²)``, of blocks well inside the image."""
-        near = self.weights.near
-        both = torch.cat([self.shares, self.hidden], dim=-1)
-        return geometry.spread(
-            [
-                linear(both[quarter], near.weight[quarter], near.constant[quarter])
-                for quarter in itertools.product((0, 1), repeat=2)
-            ]
-        )
+    def inside(self, geometry: StepGeometry, out: Tensor) -> None:
+        """Weights of coarse pixels of blocks well inside the image.
+
+        ``out`` is of zeros, ``(..., block², span²)``.
+        """
+        near, both = self.weights.near, torch.cat([self.shares, self.hidden], dim=-1)
+        quarters = itertools.product((0, 1), repeat=2)
+        geometry.spread([both[quarter] @ near[quarter] for quarter in quarters], out)
 
 
 class UpsamplingStep(Protocol):
@@ -151,7 +142,7 @@ class UpsamplingStep(Protocol):
     def geometry(self) -> StepGeometry:
         """From which size to which."""
 
-    def matrices(self) -> Iterator[Sequence[Tensor]]:
+    def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
 
 
@@ -159,7 +150,7 @@ class UpsamplingStep(Protocol):
 class WindowStep:
     """A step whose kernels are made for its own windows.
 
-    They are made row of blocks by row of blocks while they are used, so that they stay in the
+    They are made for some rows of blocks at a time while they are used, so that they stay in the
     cache and are never held whole.
     """
 
@@ -168,35 +159,40 @@ class WindowStep:
     guidance: Tensor
     """``(B, H, W, 3)`` at this step's resolution."""
 
-    def matrices(self) -> Iterator[Sequence[Tensor]]:
+    def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
         geometry = self.geometry
-        inside_rows, inside_cols = geometry.inside
+        inside_rows, inside = geometry.inside
         # Trained through, one way is enough; with few blocks inside, one is faster.
-        both = not torch.is_grad_enabled() and len(inside_cols) >= _MANY
-        for row, kernels in enumerate(self._kernel_rows()):
-            down, across = geometry.rows.weights[row], geometry.cols.weights
-            if not both or row not in inside_rows:
-                yield [kernels.matrices(geometry, down, across)]
+        both = not torch.is_grad_enabled() and len(inside) >= _MANY
+        left, right = slice(0, inside.start), slice(inside.stop, None)
+        for rows, kernels in self._some_kernels():
+            down, across = (
+                geometry.rows.weights[rows.start : rows.stop, None],
+                geometry.cols.weights,
+            )
+            if not both or rows.start not in inside_rows or rows[-1] not in inside_rows:
+                yield kernels.matrices(geometry, down, across)
                 continue
-            left, inside, right = _around(inside_cols)
-            yield [
-                kernels[left].matrices(geometry, down, across[left]),
-                kernels[inside].inside(geometry),
-                kernels[right].matrices(geometry, down, across[right]),
-            ]
+            matrices = geometry.empty(*kernels.shares.shape[2:-2])
+            matrices[:, :, left] = kernels[left].matrices(geometry, down, across[left])
+            middle = slice(inside.start, inside.stop)
+            kernels[middle].inside(geometry, matrices[:, :, middle])
+            matrices[:, :, right] = kernels[right].matrices(geometry, down, across[right])
+            yield matrices
 
-    def _kernel_rows(self) -> Iterator[Kernels]:
+    def _some_kernels(self) -> Iterator[tuple[range, Kernels]]:
         blocks, weights = self.geometry.blocks, self.weights
         features = weights.features(self.guidance)
         centres, pixels = blocks.centres(features), blocks.centres(self.guidance)
         around = blocks.neighbourhoods(blocks.mirrored(features))
-        for row in range(blocks.rows):
-            yield weights.kernels(blocks, centres[:, row], around[:, row], pixels[:, row])
+        for rows in blocks.some_rows():
+            some = (slice(None), slice(rows.start, rows.stop))
+            yield rows, weights.kernels(blocks, centres[some], around[some], pixels[some])
 
     def kernels(self) -> Tensor:
         """Neighbour weights of every pixel, ``(B, H, W, taps²)``: for looking at."""
-        rows = torch.stack([kernels.values() for kernels in self._kernel_rows()], dim=3)
+        rows = torch.cat([kernels.values() for _, kernels in self._some_kernels()], dim=3)
         half = BLOCK // 2  # (2, 2, B, rows, cols, block² / 4, taps²)
         ordered = torch.unflatten(rows, -2, (half, half)).permute(2, 3, 4, 5, 0, 6, 1, 7)
         return self.geometry.blocks.pixels(ordered.flatten(3, 6))
@@ -204,10 +200,6 @@ class WindowStep:
 
 _MANY = 6
 """Blocks inside from which on they are worth calls of their own."""
-
-
-def _around(inside: range) -> tuple[slice, slice, slice]:
-    return slice(0, inside.start), slice(inside.start, inside.stop), slice(inside.stop, None)
 
 
 @dataclass(frozen=True)
@@ -317,7 +309,7 @@ class LearnedJbu:
             the operator's rows do not sum to one, so ``c`` may not go through it.
         """
         weight, bias = self._conv
-        return tokens + 0.1 * linear(tokens, weight), 0.1 * bias
+        return tokens + 0.1 * F.linear(tokens, weight), 0.1 * bias
 
 
 def _read_step(state: StateDict, name: str) -> StepWeights:

@@ -1,8 +1,9 @@
-"""Which library multiplies float32 matrices on a CPU.
+"""float32 products on a CPU, at the full width of its vector units.
 
 PyTorch hands them to MKL, which leaves half of the width of AMD's AVX-512 units unused. oneDNN,
-which PyTorch carries too, uses all of it: the same products take half the time there. Everywhere
-else, and wherever gradients or autocast are on, this is PyTorch's own call.
+which PyTorch carries too, uses all of it: the same products take half the time there. PyTorch gives
+it float32 products where they may be rounded to bfloat16. On these processors oneDNN computes them
+in float32 all the same, and that is checked before it is asked for anything.
 
 The choice depends on the processor alone, never on a timing, so that one machine always gives
 the same bits.
@@ -12,66 +13,74 @@ from __future__ import annotations
 
 import functools
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """``x weightᵀ + bias``, then optionally the exact GELU.
+@contextmanager
+def full_width() -> Iterator[None]:
+    """Let PyTorch's float32 products use all of the processor's width while this is open.
 
-    Parameters
-    ----------
-    x
-        ``(..., K)``.
-    weight
-        ``(N, K)``.
-    bias
-        ``(N,)`` or None.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(..., N)`` in the dtype of ``x`` (or autocast's).
+    It may be open several times, in several threads. The setting, one of
+    ``torch.backends.mkldnn.matmul``, is the whole process's and is put back when the last one
+    closes; other threads lose no precision by it meanwhile. Where it would not help, nothing
+    happens.
     """
-    if not uses_onednn(x):
-        product = F.linear(x, weight, bias)
-        return F.gelu(product) if gelu else product
-    return _onednn(x, weight, bias, gelu=gelu)
+    global _open, _before
+    if not _onednn_is_faster():
+        yield
+        return
+    with _lock:
+        if _open == 0:
+            _before = _permit(_ROUNDED)
+        _open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if _open == 0:
+                _permit(_before)
 
 
-def uses_onednn(x: Tensor) -> bool:
-    """Whether products of such a tensor go to oneDNN."""
+def has_full_width(x: Tensor) -> bool:
+    """Whether products of such a tensor are at full width inside `full_width` alone."""
     return (
         x.dtype is torch.float32
         and x.device.type == "cpu"
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
         and _onednn_is_faster()
     )
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    # The operator that torch.compile puts in place of linear layers; there is no public name. It
-    # takes the stride of a bias for 1.
-    bias = None if bias is None else bias.contiguous()
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(
-        x.contiguous(), weight.contiguous(), bias, *_AFTER[gelu]
-    )
-    return product
+_ROUNDED = "bf16"
+_lock = threading.RLock()
+_open = 0
+_before = "none"
 
 
-_AFTER: dict[bool, tuple[str, list[float], str]] = {
-    False: ("none", [], ""),
-    True: ("gelu", [], "none"),
-}
+def _permit(precision: str) -> str:
+    """Set what PyTorch allows oneDNN to round float32 products to; returns what it was."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 - unknown to type checkers
+    before = str(matmul.fp32_precision)
+    matmul.fp32_precision = precision
+    return before
+
+
+def _onednn_is_faster() -> bool:
+    with _lock:
+        return _decided()
 
 
 @functools.cache
-def _onednn_is_faster() -> bool:
+def _decided() -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or "GenuineIntel" in _processor():
@@ -80,14 +89,25 @@ def _onednn_is_faster() -> bool:
 
 
 def _works() -> bool:
-    """Whether this build of PyTorch has the operator and it gives the right product."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.rand(2, 3, 5, generator=generator), torch.rand(4, 5, generator=generator)
-    try:
-        found = _onednn(x, weight, weight[:, 0], gelu=True)
-    except (AttributeError, RuntimeError, TypeError):
+    """Whether this PyTorch has the setting, and products keep float32's precision with it."""
+    if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
         return False
-    return torch.allclose(found, F.gelu(F.linear(x, weight, weight[:, 0])), atol=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    before = _permit(_ROUNDED)
+    try:
+        return all(
+            _is_precise(
+                torch.rand(left, generator=generator), torch.rand(right, generator=generator)
+            )
+            for left, right in (((197, 768), (768, 256)), ((3, 64, 144), (3, 144, 40)))
+        )
+    finally:
+        _permit(before)
+
+
+def _is_precise(left: Tensor, right: Tensor) -> bool:
+    exact = left.double() @ right.double()
+    return torch.allclose((left @ right).double(), exact, rtol=1e-5, atol=0)
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ so that a window gets the same bits from every scene tile it belongs to.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -128,6 +128,11 @@ def _can_share(coarse: int, fine: int, window: int, stride: int) -> bool:
 Side = int
 """-1 for a window's first row or column of blocks, 1 for its last, 0 for those between."""
 
+Sides = tuple[Side, Side]
+"""Of a row and of a column of blocks."""
+
+_WEIGHTS = {-1: 0, 0: 1, 1: -1}
+"""Blocks of a window that have the bicubic weights of a side."""
 _BLOCKS = {-1: slice(0, 1), 0: slice(None), 1: slice(-1, None)}
 """Blocks of a cell that a side is about."""
 
@@ -144,11 +149,13 @@ class _Cell:
     """``(rows, cols, block², 3)`` guidance at the step's resolution."""
     margined: Tensor | None = None
     """Features of the cell and of what lies around it."""
-    matrices: dict[tuple[Side, Side], Tensor] = field(default_factory=dict)
-    """``(rows, cols, block², span²)`` for blocks inside of windows and along each of their sides;
-    those inside are not to be used where the area ends."""
+    inside: Tensor | None = None
+    """``(rows, cols, block², span²)``: matrices of its blocks as they are inside of windows; not
+    to be used where the area ends."""
+    borders: dict[Sides, Tensor] = field(default_factory=dict)
+    """``(blocks, block², span²)``: of those along each side and in each corner of a window."""
     lock: threading.RLock = field(default_factory=threading.RLock)
-    """Held while the two above are made."""
+    """Held while the three above are made."""
 
 
 @dataclass
@@ -226,38 +233,60 @@ class _Level:
     across: int
     """Cells along a window."""
 
-    def matrices(self, place: Place, down: Side, right: Side) -> Tensor:
-        """Matrices of blocks of a cell that is in the area, ``(rows, cols, block², span²)``.
+    def inside(self, place: Place) -> Tensor:
+        """Matrices of all blocks of a cell as they are inside of windows; see `_Cell`."""
+        cell = self._cell(place)
+        with cell.lock:
+            if cell.inside is None:
+                cell.inside = self._made_inside(cell, self.cells.margined(cell, place))
+            return cell.inside
 
-        All blocks as they are inside of windows (0, 0), or those along sides of a window, with
-        their margin mirrored there.
+    def border(self, place: Place, sides: Sides) -> Tensor:
+        """Matrices of the blocks of a cell along sides of a window; see `_Cell`.
+
+        Their margin is mirrored there. Those of one row of blocks are made at once.
         """
+        cell = self._cell(place)
+        with cell.lock:
+            if sides not in cell.borders:
+                margined = self.cells.margined(cell, place)
+                cell.borders.update(self._made_borders(cell, margined, sides[0]))
+            return cell.borders[sides]
+
+    def _cell(self, place: Place) -> _Cell:
         cell = self.cells.cell(place)
         assert cell is not None
-        with cell.lock:
-            if (down, right) not in cell.matrices:
-                cell.matrices[down, right] = self._made(cell, place, down, right)
-            return cell.matrices[down, right]
+        return cell
 
-    def _made(self, cell: _Cell, place: Place, down: Side, right: Side) -> Tensor:
+    def _made_inside(self, cell: _Cell, margined: Tensor) -> Tensor:
         weights, blocks = self.cells.weights, self.cells.blocks
-        features = self.cells.margined(cell, place)
-        features = _mirrored(features, down, blocks, 0)
-        features = _mirrored(features, right, blocks, 1)
-        around = blocks.neighbourhoods(features[None])[0]
-        if (down, right) == (0, 0):
-            # All blocks of a cell do not fit the cache at once; those along a side do.
-            rows = (
-                weights.kernels(blocks, *parts).inside(self.geometry)
-                for parts in zip(cell.centres, around, cell.pixels, strict=True)
-            )
-            return torch.stack(list(rows))
-        chosen = (_BLOCKS[down], _BLOCKS[right])
-        kernels = weights.kernels(blocks, cell.centres[chosen], around, cell.pixels[chosen])
-        geometry, at = self.geometry, {-1: 0, 0: 1, 1: -1}
-        return kernels.matrices(
-            geometry, geometry.rows.weights[at[down]], geometry.cols.weights[at[right]]
+        around = blocks.neighbourhoods(margined[None])[0]
+        matrices = self.geometry.empty(blocks.rows, blocks.cols)
+        for rows in blocks.some_rows():
+            some = slice(rows.start, rows.stop)
+            kernels = weights.kernels(blocks, cell.centres[some], around[some], cell.pixels[some])
+            kernels.inside(self.geometry, matrices[some])
+        return matrices
+
+    def _made_borders(self, cell: _Cell, margined: Tensor, down: Side) -> dict[Sides, Tensor]:
+        blocks, cols = self.cells.blocks, self.geometry.cols
+        margined = _mirrored(margined, down, blocks, 0)
+        sides = (-1, 0, 1) if down else (-1, 1)
+        parts = []
+        for right in sides:
+            features = _mirrored(margined, right, blocks, 1)
+            chosen = (_BLOCKS[down], _BLOCKS[right])
+            around = blocks.neighbourhoods(features[None])[0].flatten(0, 1)
+            across = cols.weights[_WEIGHTS[right]].expand(len(around), -1, -1)
+            centres, pixels = (x[chosen].flatten(0, 1) for x in (cell.centres, cell.pixels))
+            parts.append((centres, around, pixels, across))
+        *kernels, across = (torch.cat(part) for part in zip(*parts, strict=True))
+        matrices = self.cells.weights.kernels(blocks, *kernels).matrices(
+            self.geometry, self.geometry.rows.weights[_WEIGHTS[down]], across
         )
+        counts = [len(part[0]) for part in parts]
+        split = torch.split(matrices, counts)
+        return {(down, right): some for right, some in zip(sides, split, strict=True)}
 
 
 def _mirrored(margined: Tensor, side: Side, blocks: Blocks, dim: int) -> Tensor:
@@ -284,17 +313,20 @@ class _SharedStep:
         """From which size to which."""
         return self.level.geometry
 
-    def matrices(self) -> Iterator[Sequence[Tensor]]:
+    def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
         level, blocks = self.level, self.geometry.blocks
         per_cell = blocks.rows // level.across
         for row in range(blocks.rows):
             cell_row, within = divmod(row, per_cell)
             down = -1 if row == 0 else int(row == blocks.rows - 1)
-            within = 0 if down else within
             cells = [(self.place[0] + cell_row, self.place[1] + k) for k in range(level.across)]
-            pieces = [level.matrices(cell, down, 0)[within] for cell in cells]
+            if down:
+                pieces = [level.border(cell, (down, 0)) for cell in cells]
+                ends = [level.border(cells[k], (down, side)) for k, side in ((0, -1), (-1, 1))]
+            else:
+                pieces = [level.inside(cell)[within] for cell in cells]
+                at = slice(within, within + 1)
+                ends = [level.border(cells[k], (0, side))[at] for k, side in ((0, -1), (-1, 1))]
             pieces[0], pieces[-1] = pieces[0][1:], pieces[-1][:-1]
-            first = level.matrices(cells[0], down, -1)[within]
-            last = level.matrices(cells[-1], down, 1)[within]
-            yield [piece[None] for piece in (first, *pieces, last)]
+            yield torch.cat([ends[0], *pieces, ends[1]])[None, None]

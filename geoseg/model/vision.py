@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.model.attention import AttentionVariant
-from geoseg.model.products import linear
+from geoseg.model.products import full_width
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class DenseEncoder:
         x = torch.cat([cls, x], dim=1) + self.positions(grid).to(x.dtype)
         return visual.ln_pre(x), grid
 
+    @full_width()
     @torch.no_grad()
     def __call__(self, images: Tensor) -> DenseFeatures:
         """Encode a batch of windows.
@@ -129,7 +130,7 @@ class DenseEncoder:
         x, grid = self.stem(images)
         x = self.attention.run(self.visual.transformer.resblocks, x, grid, self.residual)
         with torch.autocast(x.device.type, enabled=False):
-            tokens = linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
+            tokens = F.linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
         return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
 
 
