@@ -19,7 +19,7 @@ from geoseg.model.attention import attention_variant  # noqa: E402
 from geoseg.model.learned_jbu import LearnedJbu  # noqa: E402
 from geoseg.model.loading import load_model  # noqa: E402
 from geoseg.model.vision import DenseEncoder  # noqa: E402
-from tools import export_tiny, phrases, train_tiny, train_upsampler  # noqa: E402
+from tools import export_tiny, phrases, prune_tiny, train_tiny, train_upsampler  # noqa: E402
 from tools.crops import CropSampler, patch_shares  # noqa: E402
 from tools.evaluate_tiny import held_out_scenes, measure  # noqa: E402
 from tools.scenes import HELD_OUT_WORDS, WORDS, Cover, class_names, draw_scene  # noqa: E402
@@ -150,15 +150,45 @@ def test_a_pool_renews_its_oldest_scene_and_reads_its_cache(tmp_path: Path) -> N
     np.testing.assert_array_equal(again.labels[1], kept)
 
 
-def test_training_forward_equals_inference(small_clip) -> None:
-    encoder = DenseEncoder(small_clip.visual, attention_variant("segearth"))
+@pytest.mark.parametrize("attention", ["segearth", "naclip"])
+def test_training_forward_equals_inference(small_clip, attention: str) -> None:
+    variant = attention_variant(attention)
+    encoder = DenseEncoder(small_clip.visual, variant)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        trained, used = train_tiny.forward(encoder, images), encoder(images)
+        trained, used = train_tiny.forward(encoder, images, variant), encoder(images)
         plain = small_clip.encode_image(images)
     torch.testing.assert_close(trained.patches, used.patches, atol=1e-5, rtol=0)
     torch.testing.assert_close(trained.bias, used.cls, atol=1e-5, rtol=0)
     torch.testing.assert_close(trained.cls, plain, atol=1e-5, rtol=0)
+
+
+def test_pruning_takes_the_units_that_are_missed_least() -> None:
+    """Copies of other units, and constant ones, go first and are made up for to the last digit."""
+    random = torch.Generator().manual_seed(0)
+    own = torch.randn(500, 6, generator=random)
+    activations = torch.cat([own, own[:, :3] + own[:, 3:], torch.ones(500, 1)], 1)
+    weight, bias = torch.randn(4, 10, generator=random), torch.randn(4, generator=random)
+    expected = activations @ weight.T + bias
+    chosen, fewer, shift, lost = prune_tiny.fewer_units(activations, weight, bias, 6)
+    assert 9 not in chosen
+    assert lost < 1e-4
+    found = activations[:, chosen] @ fewer.T + shift
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    *_, lost = prune_tiny.fewer_units(activations, weight, bias, 4)
+    assert 0.01 < lost < 1
+
+
+def test_a_pruned_checkpoint_is_a_narrower_model(small_clip, tmp_path: Path) -> None:
+    config = model_config(SMALL)
+    saved = {"config": config, "state_dict": build(config).state_dict()}
+    width = config["vision_cfg"]["width"]
+    pool = ScenePool(2, size=256)
+    pool.fill(2)
+    prune_tiny.prune(saved, 2.0, pool, batches=2, seed=0)
+    narrow = build(saved["config"])
+    narrow.load_state_dict(saved["state_dict"])
+    assert narrow.visual.transformer.resblocks[0].mlp.c_fc.out_features == 2 * width
 
 
 @pytest.mark.slow
@@ -171,12 +201,13 @@ def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
     pool.fill(6)
     sampler = CropSampler(pool, 0)
     bank = train_tiny.TextBank(model, 0)
-    encoder = DenseEncoder(model.visual, attention_variant("segearth"))
+    variant = attention_variant("naclip")
+    encoder = DenseEncoder(model.visual, variant)
     optimizers = train_tiny.Optimizers(model, 3e-3)
     losses = []
     for _ in range(60):
         batch = sampler.batch(8, 32, 8)
-        out = train_tiny.forward(encoder, normalise(batch.pictures))
+        out = train_tiny.forward(encoder, normalise(batch.pictures), variant)
         scale = model.logit_scale.exp()
         loss, parts = train_tiny.dense_loss(
             out, batch, bank.draw(), scale, train_tiny.Weights(), subtract=False

@@ -17,11 +17,17 @@ from tools.export_tiny import FOLDER
 def commands(work: Path, folder: Path, minutes: float, seed: int) -> list[list[str]]:
     """Return the steps, each a module with its arguments."""
     where, named = str(work), f"local-dir:{folder}"
-    checkpoints = [str(work / "tiny_middle.pt"), str(work / "tiny.pt")]
-    export = ["tools.export_tiny", *checkpoints, "--folder", str(folder)]
+    wide, narrow, tiny = (str(work / f"{name}.pt") for name in ("wide", "narrow", "tiny"))
+    train = ["tools.train_tiny", where, "--seed", str(seed)]
+    # Trained wide, pruned, trained on at a third of the rate; what is shipped is the mean of the
+    # weights before and after that.
+    again = ["--init", narrow, "--rate", "8e-4", "--vision", '{"mlp_ratio": 2.0}']
+    export = ["tools.export_tiny", narrow, tiny, "--folder", str(folder)]
     return [
         ["tools.text_distill", where, "--seed", str(seed)],
-        ["tools.train_tiny", where, "--minutes", str(minutes), "--seed", str(seed)],
+        [*train, "--name", "wide", "--minutes", str(0.7 * minutes)],
+        ["tools.prune_tiny", wide, narrow],
+        [*train, "--name", "tiny", "--minutes", str(0.3 * minutes), *again],
         export,
         ["tools.train_upsampler", where, "--model", named, "--minutes", str(minutes / 8)],
         [*export, "--upsampler", str(work / "simfeatup.pt")],

@@ -1,9 +1,9 @@
 """Train the image tower of ``geoseg-tiny`` on drawn scenes, densely, against the locked text tower.
 
-Patches go through the same stem, blocks and ``segearth`` last block as at inference; each one's
-embedding must be nearest to the words of what it shows. With half of the batches the CLS row of
-the modified block is subtracted, as ``--cls-bias`` does, so that this row learns what to take
-away; the ordinary CLS embedding learns the scene's words, as in any CLIP.
+Patches go through the same stem, blocks and ``naclip`` or ``segearth`` last block as at inference;
+each one's embedding must be nearest to the words of what it shows. With half of the batches the CLS
+row of the modified block is subtracted, as ``--cls-bias`` does, so that this row learns what to
+take away; the ordinary CLS embedding learns the scene's words, as in any CLIP.
 
 ``python -m tools.train_tiny WORK --minutes 75`` needs ``WORK/text_tower.pt`` (tools.text_distill);
 it draws its own scenes and writes ``WORK/NAME.pt`` every few minutes, and once
@@ -31,7 +31,13 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from geoseg.model.attention import attention_variant, heads, project
+from geoseg.model.attention import (
+    VARIANTS,
+    LastBlockAttention,
+    gaussian_bias,
+    heads,
+    project,
+)  # fmt: skip
 from geoseg.model.vision import DenseEncoder
 from geoseg.text.templates import load_templates
 from tools.crops import Batch, CropSampler
@@ -73,28 +79,32 @@ class Outputs:
     """``(B, D)``: the ordinary image embedding."""
 
 
-def forward(encoder: DenseEncoder, images: Tensor) -> Outputs:
+def forward(encoder: DenseEncoder, images: Tensor, attention: LastBlockAttention) -> Outputs:
     """Dense and ordinary embeddings with gradients.
 
-    The same sums as `DenseEncoder` with ``segearth``, but with attention written out: its backward
-    pass in bfloat16 on a CPU takes half as long as that of PyTorch's fused attention.
+    The same sums as `DenseEncoder`, but with attention written out: its backward pass in bfloat16
+    on a CPU takes half as long as that of PyTorch's fused attention.
     """
     visual = encoder.visual
     blocks = visual.transformer.resblocks
-    x, _ = encoder.stem(images)
+    x, grid = encoder.stem(images)
     for block in blocks[:-1]:
         x = _ordinary(block, x, x)
     last = blocks[-1]
-    q, k, v = heads(last, last.ln_1(x))
-    dense = project(last, (_weights(q, q) + _weights(k, k) + _weights(v, v)) @ v)
+    qkv = dict(zip("qkv", heads(last, last.ln_1(x)), strict=True))
+    std = attention.gaussian_std
+    bias = None if std is None else gaussian_bias(grid, std, x.device)
+    weights = [_weights(qkv[a], qkv[b], bias) for a, b in attention.terms]
+    dense = project(last, torch.stack(weights).sum(0) @ qkv["v"])
     plain = _ordinary(last, x, x[:, :1])
     dense, plain = ((visual.ln_post(t.float()) @ visual.proj).float() for t in (dense, plain))
     return Outputs(dense[:, 1:], dense[:, 0], plain[:, 0])
 
 
-def _weights(left: Tensor, right: Tensor) -> Tensor:
+def _weights(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     scale = left.shape[-1] ** -0.5
-    return (left * scale @ right.transpose(-1, -2)).softmax(-1)
+    scores = left * scale @ right.transpose(-1, -2)
+    return (scores if bias is None else scores + bias).softmax(-1)
 
 
 def _ordinary(block: Any, x: Tensor, rows: Tensor) -> Tensor:
@@ -217,6 +227,8 @@ def _waves(grid: int, width: int) -> Tensor:
     return F.pad(waves, (0, width - waves.shape[1]))
 
 
+_ATTENTION = ("naclip", "naclip", "naclip", "segearth", "segearth")
+"""Last blocks to train through, drawn from at random."""
 _MIDDLE = 0.4
 """Share of the time after which weights are kept for averaging, while the rate is still high."""
 
@@ -235,7 +247,7 @@ class Run:
 
 def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: Path) -> None:
     """Train until the clock says stop; ``file`` always holds the newest averaged weights."""
-    encoder = DenseEncoder(model.visual, attention_variant("segearth"))
+    encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
     bank, sampler = TextBank(model, run.seed), CropSampler(pool, run.seed)
     optimizers = Optimizers(model, run.rate)
     averaged = copy.deepcopy(model.visual)
@@ -250,11 +262,12 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
     while (elapsed := time.monotonic() - start) < run.minutes * 60:
         # Other window sizes too, so that resampled positions are nothing new; 28 patches of 8
         # pixels are the window that geoseg uses by default.
-        grid = int(random.choice([side // patch, side // patch, side // patch, 11, 21, 28, 28]))
+        grid = int(random.choice([side // patch, side // patch, 11, 21, 28, 28, 28]))
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
+        attention = VARIANTS[str(random.choice(_ATTENTION))]
         with torch.autocast("cpu", torch.bfloat16):
-            out = forward(encoder, normalise(batch.pictures))
+            out = forward(encoder, normalise(batch.pictures), attention)
         scale = model.logit_scale.exp().clamp(max=50)
         loss, parts = dense_loss(
             out, batch, bank.draw(), scale, weights, bool(random.random() < 0.5)
@@ -264,8 +277,7 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         with torch.no_grad():
             for mean, value in zip(averaged.parameters(), model.visual.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
-        if step % 2 == 0:
-            pool.renew()
+        pool.renew()
         step, crops = step + 1, crops + count
         recent.append(parts)
         if step % 50 == 0:
