@@ -24,8 +24,10 @@ def _grain(canvas: Canvas, area: Area, fine: float, coarse: float) -> Float:
     return tone + coarse * noise(canvas.rng, area.shape, 1.5, canvas.u(0.4, 1.0))
 
 
-def water(canvas: Canvas, area: Area | None, colour: Colour | None = None) -> None:
-    """Still or rippled water, with shallows, algae, waves or sun glint."""
+def water(
+    canvas: Canvas, area: Area | None, colour: Colour | None = None, windy: bool = False
+) -> None:
+    """Still or rippled water, with shallows, algae, waves or sun glint; streaked if ``windy``."""
     if area is None:
         return
     u, rng = canvas.u, canvas.rng
@@ -41,8 +43,10 @@ def water(canvas: Canvas, area: Area | None, colour: Colour | None = None) -> No
         wobble = 1.6 * canvas.bank.noise(rng, area.shape, 2.0)
         texture += (u(0.005, 0.035) * np.sin(along * 2 * math.pi / period + wobble))[..., None]
         del across
-    if canvas.chance(0.2):
+    if canvas.chance(0.2) or windy:
         texture *= _wind_streaks(canvas, area)[..., None]
+    if windy:
+        texture *= (1 + u(0.0, 0.3) * _drift(canvas, area))[..., None]
     if canvas.chance(0.15):
         streaks = canvas.bank.noise(rng, area.shape, 1.5, u(0.3, 1)) > u(0.8, 1.8)
         texture[streaks] += u(0.04, 0.2)
@@ -61,6 +65,14 @@ def _wind_streaks(canvas: Canvas, area: Area) -> Float:
     profile = canvas.bank.noise(canvas.rng, (1, 512), 0.6)[0]
     lines = profile[np.round(across * canvas.u(0.3, 1.0)).astype(np.int64) % 512]
     return 1 + canvas.u(0.03, 0.12) * np.clip(lines, -0.5, 2)
+
+
+def _drift(canvas: Canvas, area: Area) -> Float:
+    """Floating algae that the wind drives to one shore: from -1 to 1 across the water."""
+    along = area.along(canvas.u(0, 2 * math.pi))[0]
+    along = along + 0.1 * canvas.size * canvas.bank.noise(canvas.rng, area.shape, 2.0)
+    low, high = float(along.min()), float(along.max())
+    return (2 * (along - low) / max(high - low, 1.0) - 1).astype(np.float32)
 
 
 def _shallows(canvas: Canvas, area: Area, texture: Float) -> None:

@@ -284,18 +284,34 @@ def _prairie(canvas: Canvas) -> None:
     _ground(canvas, "gc")
     across = canvas.size * canvas.gsd_m
     side = float(np.clip(across * canvas.u(0.2, 0.6), 150, 1600))
-    lush = canvas.chance(0.4)
-    crops = [
-        canvas.palette.lush_crop() if lush and canvas.chance(0.8) else canvas.palette.crop()
-        for _ in range(canvas.rng.integers(1, 4))
-    ]
-    _field_mosaic(canvas, side, crops=crops)
+    lush = canvas.chance(0.6)
+    _field_mosaic(canvas, side, crops=_prairie_crops(canvas, lush))
     _patches(canvas, "g", int(canvas.rng.integers(0, 2)))
     for x, y, width, height in canvas.blocks(side, canvas.grain) if canvas.chance(0.5) else ():
         corner = canvas.rectangle(x, y, width, height, canvas.grain)
         wide = max(canvas.u(5, 9), canvas.gsd_m * 1.1)
         objects.road(canvas, np.linspace(corner[0], corner[1], 4), wide, canvas.chance(0.7))
-    wet = canvas.blob(canvas.u(0.05, 0.35), canvas.u(0.7, 2.2), 0.25).astype(np.uint8)
+    _prairie_lakes(canvas, algal=canvas.u(0, 1.0) if lush else canvas.u(0, 0.3))
+    _tracks(canvas)
+    if canvas.chance(0.3):
+        _farmsteads(canvas, 1)
+
+
+def _prairie_crops(canvas: Canvas, lush: bool) -> list[Colour]:
+    """Few colours for many fields; now and then one crop everywhere, in slightly other tones."""
+    if lush and canvas.chance(0.4):
+        crop = canvas.palette.lush_crop()
+        return [crop * canvas.u(0.8, 1.2) for _ in range(3)]
+    return [
+        canvas.palette.lush_crop() if lush and canvas.chance(0.8) else canvas.palette.crop()
+        for _ in range(canvas.rng.integers(1, 4))
+    ]
+
+
+def _prairie_lakes(canvas: Canvas, algal: float) -> None:
+    """Lakes of all sizes; a share of them full of algae and streaked by the wind."""
+    size = math.exp(canvas.rng.uniform(math.log(0.3), math.log(2.2)))
+    wet = canvas.blob(canvas.u(0.05, 0.4), size, 0.25).astype(np.uint8)
     count, basins = cv2.connectedComponents(wet)
     shared = canvas.palette.water()
     alike, salt = canvas.u(0, 0.6), canvas.chance(0.4)
@@ -304,14 +320,14 @@ def _prairie(canvas: Canvas) -> None:
         if mask.sum() < 12:
             continue
         _rim(canvas, mask, salt)
+        area = canvas.of_mask(mask)
         if canvas.chance(0.12):
-            covers.wetland(canvas, canvas.of_mask(mask))
+            covers.wetland(canvas, area)
+        elif canvas.chance(algal):
+            covers.water(canvas, area, canvas.palette.algal_water(), windy=canvas.chance(0.8))
         else:
             colour = shared if canvas.chance(alike) else canvas.palette.water()
-            covers.water(canvas, canvas.of_mask(mask), colour)
-    _tracks(canvas)
-    if canvas.chance(0.3):
-        _farmsteads(canvas, 1)
+            covers.water(canvas, area, colour, windy=canvas.chance(0.2))
 
 
 def _rim(canvas: Canvas, mask: Mask, salt: bool) -> None:
@@ -840,14 +856,14 @@ def _glasshouses(canvas: Canvas, x: float, y: float, width: float, height: float
 
 LANDSCAPES: dict[str, Landscape] = {
     "town": Landscape(_town, 0.2, (0.2, 1.3)),
-    "estate": Landscape(_estate, 0.15, (0.15, 0.8)),
+    "estate": Landscape(_estate, 0.34, (0.15, 0.8)),
     "village": Landscape(_village, 0.07, (0.3, 3.0)),
     "industry": Landscape(_industry, 0.09, (0.22, 1.5)),
     "railway": Landscape(_rail_yard, 0.06, (0.2, 1.2)),
     "park": Landscape(_park, 0.06, (0.2, 1.0)),
     "farmland": Landscape(_farmland, 0.14, (0.3, 10.0)),
     "lakes": Landscape(_lakes, 0.08, (0.5, 10.0)),
-    "prairie": Landscape(_prairie, 0.11, (1.5, 10.0)),
+    "prairie": Landscape(_prairie, 0.3, (1.5, 10.0)),
     "meanders": Landscape(_meanders, 0.05, (0.5, 10.0)),
     "coast": Landscape(_coast, 0.04, (0.3, 6.0)),
     "harbour": Landscape(_harbour, 0.06, (0.25, 2.0)),

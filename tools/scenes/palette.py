@@ -181,6 +181,11 @@ class Palette:
         )[kind]
         return hsv(u(*hue), u(*saturation), u(*value), u(0.01, 0.08) + (0.06 if kind == 3 else 0))
 
+    def algal_water(self) -> Colour:
+        """Water full of algae: as green and as bright as a crop, but dark in infrared."""
+        u = self._u
+        return hsv(u(75, 140), u(0.12, 0.5), u(0.25, 0.7), u(0.03, 0.2))
+
     def tree(self) -> Colour:
         """Tree crowns, leafless where the scene is."""
         u = self._u
