@@ -3,7 +3,7 @@
 FeatUp's multi-view idea, adapted: pixel features, moved and zoomed as the picture was and averaged
 down to patches, must be what the encoder says of the moved picture. The drawn scenes have labels,
 so pixel features must also name what they show. The encoder is locked; features are the
-``segearth`` tokens, because those are what is upsampled at inference.
+the tokens of the default attention, because those are what is upsampled at inference.
 
 ``python -m tools.train_upsampler WORK --model FOLDER --minutes 8`` writes ``WORK/simfeatup.pt`` in
 the format of the original's checkpoints.
@@ -221,7 +221,7 @@ def main() -> None:
     upsampler = JbuOne()
     steps = train(
         upsampler,
-        DenseEncoder(clip.visual, attention_variant("segearth")),
+        DenseEncoder(clip.visual, attention_variant(str(DEFAULTS["attention"]))),
         TextBank(clip, options.seed),
         CropSampler(pool, options.seed),
         options.minutes,

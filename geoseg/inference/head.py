@@ -265,7 +265,8 @@ class Decision:
         """Class scores ``(..., K)`` in [0, 1]: softmax over queries, then each class's best."""
         if self.offsets is not None:
             logits = logits + self.offsets
-        probabilities = (self.logit_scale * logits).softmax(-1)
+        # Over the first dimension a softmax is several times as fast as over a short last one.
+        probabilities = (self.logit_scale * logits).movedim(-1, 0).softmax(0).movedim(0, -1)
         if len(self.query_classes) == self.classes:
             return probabilities
         index = self.query_classes.expand(probabilities.shape)

@@ -349,8 +349,8 @@ class Segmenter:
         tile = TilePlan(self.lattice(height, width), max(height, width) + self.options.stride)[0]
         strips = self._merged_rows(block, tile.windows, tile.core, share_threads=True)
         rows = [part for _, part in strips]
-        merged = torch.cat(rows).permute(2, 0, 1).cpu().numpy()
-        return np.ascontiguousarray(merged, dtype=np.float32)
+        merged: FloatArray = torch.cat(rows).permute(2, 0, 1).contiguous().cpu().numpy()
+        return merged
 
     def predict(
         self, rgb: npt.NDArray[np.uint8] | FloatArray, *, out_shape: tuple[int, int] | None = None
