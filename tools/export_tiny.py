@@ -22,14 +22,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "geoseg" / "bundled" / "geoseg-ti
 UPSAMPLER = "simfeatup.pt"
 
 DEFAULTS: dict[str, Any] = {
-    "window": 224,
-    "stride": 108,
+    "window": 320,
+    "stride": 156,
     "cls_bias": 0.3,
     "logit_scale": 40.0,
-    "attention": "segearth",
+    "attention": "naclip",
     "upsampler": "jbu",
 }
-"""What measured best (see the model card). A stride of 13.5 patches lays every second window half
+"""What measured best (see the model card). A stride of 19.5 patches lays every second window half
 a patch off the first, so that overlapping windows sharpen each other."""
 
 CARD: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 FeatUp's multi-view idea, adapted: pixel features, moved and zoomed as the picture was and averaged
 down to patches, must be what the encoder says of the moved picture. The drawn scenes have labels,
-so pixel features must also name what they show. The encoder is locked; features are the
-the tokens of the default attention, because those are what is upsampled at inference.
+so pixel features must also name what they show. The encoder is locked; features are the tokens of
+the model's default attention, because those are what is upsampled at inference.
 
 ``python -m tools.train_upsampler WORK --model FOLDER --minutes 8`` writes ``WORK/simfeatup.pt`` in
 the format of the original's checkpoints.
@@ -29,6 +29,7 @@ from geoseg.model.learned_jbu import LearnedJbu, StepWeights, WindowStep
 from geoseg.model.loading import load_model
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
+from tools.export_tiny import DEFAULTS
 from tools.scenes.pool import ScenePool
 from tools.tiny_model import EMBEDDING, normalise
 from tools.train_tiny import TextBank
