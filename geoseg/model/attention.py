@@ -157,13 +157,9 @@ class LastBlockAttention:
         attn = block.attn
         taken = {"v"}.union(*self.terms)
         layers = zip("qkv", attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
-        return {
-            name: torch.unflatten(F.linear(y, weight, bias), -1, (attn.num_heads, -1)).transpose(
-                1, 2
-            )
-            for name, weight, bias in layers
-            if name in taken
-        }
+        made = {name: F.linear(y, *layer) for name, *layer in layers if name in taken}
+        shape = (attn.num_heads, -1)
+        return {k: torch.unflatten(x, -1, shape).transpose(1, 2) for k, x in made.items()}
 
     def _attend(self, qkv: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
         value = qkv["v"]

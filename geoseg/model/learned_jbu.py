@@ -166,19 +166,17 @@ class WindowStep:
         # Trained through, one way is enough; with few blocks inside, one is faster.
         both = not torch.is_grad_enabled() and len(inside) >= _MANY
         left, right = slice(0, inside.start), slice(inside.stop, None)
+        middle = slice(inside.start, inside.stop)
+        across = geometry.cols.weights
         for rows, kernels in self._some_kernels():
-            down, across = (
-                geometry.rows.weights[rows.start : rows.stop, None],
-                geometry.cols.weights,
-            )
+            down = geometry.rows.weights[rows.start : rows.stop, None]
             if not both or rows.start not in inside_rows or rows[-1] not in inside_rows:
                 yield kernels.matrices(geometry, down, across)
                 continue
             matrices = geometry.empty(*kernels.shares.shape[2:-2])
-            matrices[:, :, left] = kernels[left].matrices(geometry, down, across[left])
-            middle = slice(inside.start, inside.stop)
             kernels[middle].inside(geometry, matrices[:, :, middle])
-            matrices[:, :, right] = kernels[right].matrices(geometry, down, across[right])
+            for side in (left, right):
+                matrices[:, :, side] = kernels[side].matrices(geometry, down, across[side])
             yield matrices
 
     def _some_kernels(self) -> Iterator[tuple[range, Kernels]]:
