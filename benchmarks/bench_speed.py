@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from geoseg import Options, Segmenter
+from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import window_logits
 from geoseg.inference.threads import in_order
 from geoseg.model.checkpoint import read_state_dict
@@ -322,8 +323,13 @@ def bundled(model: Model, runs: int) -> list[dict[str, Any]]:
     def open_clip_forward() -> Any:
         return model.clip.encode_image(one)
 
+    def beside(segmenter: Segmenter, window: torch.Tensor) -> None:
+        for _ in in_order(segmenter.encode, [window] * 8, most=8, share=False):
+            pass
+
     pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "encode": (lambda: large.encode(one), lambda: small.encode(other)),
+        "encode 8, side by side": (lambda: beside(large, one), lambda: beside(small, other)),
         "window_logits": (lambda: large.window_logits(one), lambda: small.window_logits(other)),
         "open_clip's forward": (open_clip_forward, lambda: small.encode(other)),
     }
@@ -410,6 +416,7 @@ def main() -> None:
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as every run does
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     model = random_model()
     with tempfile.TemporaryDirectory() as folder:
