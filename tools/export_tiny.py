@@ -1,9 +1,9 @@
 """Write the bundled model's folder from training checkpoints.
 
-``python -m tools.export_tiny WORK/tiny_middle.pt WORK/tiny.pt`` writes
+``python -m tools.export_tiny WORK/narrow.pt WORK/tiny_middle.pt WORK/tiny.pt`` writes
 ``geoseg/bundled/geoseg-tiny/``. Weights of several checkpoints of one training are averaged:
 towards the end the model gets better at drawn scenes and worse at real ones, and the average of
-the middle and the end keeps most of both.
+earlier and later states keeps most of both.
 """
 
 from __future__ import annotations

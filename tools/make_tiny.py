@@ -17,12 +17,13 @@ from tools.export_tiny import FOLDER
 def commands(work: Path, folder: Path, minutes: float, seed: int) -> list[list[str]]:
     """Return the steps, each a module with its arguments."""
     where, named = str(work), f"local-dir:{folder}"
-    wide, narrow, tiny = (str(work / f"{name}.pt") for name in ("wide", "narrow", "tiny"))
+    names = ("wide", "narrow", "tiny_middle", "tiny")
+    wide, narrow, *trained_on = (str(work / f"{name}.pt") for name in names)
     train = ["tools.train_tiny", where, "--seed", str(seed)]
     # Trained wide, pruned, trained on at a third of the rate; what is shipped is the mean of the
-    # weights before and after that.
+    # weights before, in the middle of and after that.
     again = ["--init", narrow, "--rate", "8e-4", "--vision", '{"mlp_ratio": 2.0}']
-    export = ["tools.export_tiny", narrow, tiny, "--folder", str(folder)]
+    export = ["tools.export_tiny", narrow, *trained_on, "--folder", str(folder)]
     return [
         ["tools.text_distill", where, "--seed", str(seed)],
         [*train, "--name", "wide", "--minutes", str(0.7 * minutes)],
