@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
+from geoseg.model.blocks import BLOCK
 from geoseg.model.learned_jbu import Kernels, LearnedJbu, StepWeights
 from geoseg.model.loading import load_model
 from geoseg.model.shared_kernels import SharedKernels
@@ -112,7 +113,15 @@ def test_kernels_are_made_once(upsampler: LearnedJbu, monkeypatch: pytest.Monkey
     shared = sharing(upsampler, pixels, window=128, stride=64, grid=8)
     for row, col in places:
         shared.operator(row, col)(tokens)  # type: ignore[misc]
-    assert sum(blocks) < 0.8 * alone
+    # 4 x 4 cells, of n x n blocks at each step: all as inside of windows and along their left and
+    # right, 12 along their top and 12 along their bottom, corners included. The coarsest step has
+    # borders only.
+    expected = sum(16 * (n * n + 2 * n) + 24 * (n + 2) for n in (8, 4, 2)) + 24 * 3
+    assert sum(blocks) == expected * BLOCK**2
+    assert sum(blocks) < alone
+    for row, col in places:
+        shared.operator(row, col)(tokens)  # type: ignore[misc]
+    assert sum(blocks) == expected * BLOCK**2
 
 
 @settings(max_examples=3, deadline=None)

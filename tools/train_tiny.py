@@ -31,13 +31,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from geoseg.model.attention import (
-    VARIANTS,
-    LastBlockAttention,
-    gaussian_bias,
-    heads,
-    project,
-)  # fmt: skip
+from geoseg.model.attention import VARIANTS, LastBlockAttention, gaussian_bias, heads, project
 from geoseg.model.vision import DenseEncoder
 from geoseg.text.templates import load_templates
 from tools.crops import Batch, CropSampler
@@ -260,8 +254,8 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
     middle = file.with_stem(f"{file.stem}_middle")
     middle.unlink(missing_ok=True)
     while (elapsed := time.monotonic() - start) < run.minutes * 60:
-        # Other window sizes too, so that resampled positions are nothing new; 28 patches of 8
-        # pixels are the window that geoseg uses by default.
+        # Other window sizes too, so that resampled positions are nothing new. Windows of 40
+        # patches, the default, see more than training can afford and gain by it.
         grid = int(random.choice([side // patch, side // patch, 11, 21, 28, 28, 28]))
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
