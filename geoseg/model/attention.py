@@ -92,7 +92,9 @@ def attend(
         scores = (a[some][:, rows] @ b[some].mT for a, b in pairs)
         if bias is not None:
             scores = (s.add_(bias[rows]) for s in scores)
-        weights = functools.reduce(Tensor.add_, (s.softmax(-1) for s in scores))
+        # In place, which a softmax may be: it reads a value before it writes it.
+        shares = (torch.softmax(s, -1, out=s) for s in scores)
+        weights = functools.reduce(Tensor.add_, shares)
         out[some][:, rows] = weights @ value[some]
     return out
 

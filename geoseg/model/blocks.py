@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 
 BLOCK = 8
 """Side of the blocks: large enough for full matrix products, and 37 % of an 11 x 11 band useful."""
-_TOGETHER = 28
+_TOGETHER = 56
 """Blocks at a time: enough for few calls, few enough for the cache."""
 
 
@@ -227,27 +227,24 @@ class StepGeometry:
         both = torch.unflatten(rows.mT @ across.flatten(-2), -1, (BLOCK**2, -1))
         return both.transpose(-3, -2).flatten(-2)
 
-    def spread(self, near: Sequence[Tensor], matrices: Tensor) -> None:
+    def spread(self, near: Tensor, matrices: Tensor) -> None:
         """Put weights of near coarse pixels into the matrices of blocks well inside.
 
         Parameters
         ----------
         near
-            For each quarter of the pixels (see `quartered`) ``(..., block² / 4, near²)``.
+            ``(2, 2, ..., block² / 4, near²)``, as `quartered` orders pixels.
         matrices
-            Where they go: zeros ``(..., block², span²)``.
+            Where they go, ``(..., block², span²)``; all else in it stays, zeros say.
         """
-        lead, half = near[0].shape[:-2], BLOCK // 2
-        side = math.isqrt(near[0].shape[-1])
+        lead, half = near.shape[2:-2], BLOCK // 2
+        side = math.isqrt(near.shape[-1])
         span = side + half - 1
-        strides = (2 * BLOCK * span**2 + span, 2 * span**2 + 1, span, 1)
-        for quarter, weights in enumerate(near):
-            down, right = divmod(quarter, 2)
-            matrices.as_strided(
-                (*lead, half, half, side, side),
-                (*matrices.stride()[:-2], *strides),
-                matrices.storage_offset() + (BLOCK * down + right) * span**2,
-            ).copy_(weights.view(*lead, half, half, side, side))
+        row, col = BLOCK * span**2, span**2  # to the next row and column of pixels
+        matrices.as_strided(
+            (2, 2, *lead, half, half, side, side),
+            (row, col, *matrices.stride()[:-2], 2 * row + span, 2 * col + 1, span, 1),
+        ).copy_(near.view(2, 2, *lead, half, half, side, side))
 
     def empty(self, *lead: int) -> Tensor:
         """Matrices of so many blocks, ``(..., block², span²)``, all zeros."""

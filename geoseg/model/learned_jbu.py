@@ -8,7 +8,6 @@ the logits need (see `geoseg.inference.head`).
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -125,14 +124,11 @@ class Kernels:
         """Weights of coarse pixels, ``(..., block², span²)``; see `StepGeometry.matrices`."""
         return geometry.matrices(self.values(), rows, cols)
 
-    def inside(self, geometry: StepGeometry, out: Tensor) -> None:
-        """Weights of coarse pixels of blocks well inside the image.
-
-        ``out`` is of zeros, ``(..., block², span²)``.
-        """
-        near, both = self.weights.near, torch.cat([self.shares, self.hidden], dim=-1)
-        quarters = itertools.product((0, 1), repeat=2)
-        geometry.spread([both[quarter] @ near[quarter] for quarter in quarters], out)
+    def near(self) -> Tensor:
+        """Weights of near coarse pixels for blocks well inside; see `StepGeometry.spread`."""
+        both = torch.cat([self.shares, self.hidden], dim=-1)
+        flat = both.flatten(2, -2) @ self.weights.near
+        return flat.view(*both.shape[:-1], flat.shape[-1])
 
 
 class UpsamplingStep(Protocol):
@@ -174,7 +170,7 @@ class WindowStep:
                 yield kernels.matrices(geometry, down, across)
                 continue
             matrices = geometry.empty(*kernels.shares.shape[2:-2])
-            kernels[middle].inside(geometry, matrices[:, :, middle])
+            geometry.spread(kernels[middle].near(), matrices[:, :, middle])
             for side in (left, right):
                 matrices[:, :, side] = kernels[side].matrices(geometry, down, across[side])
             yield matrices

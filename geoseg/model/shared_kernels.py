@@ -149,9 +149,9 @@ class _Cell:
     """``(rows, cols, block², 3)`` guidance at the step's resolution."""
     margined: Tensor | None = None
     """Features of the cell and of what lies around it."""
-    inside: Tensor | None = None
-    """``(rows, cols, block², span²)``: matrices of its blocks as they are inside of windows; not
-    to be used where the area ends."""
+    inside: dict[int, Tensor] = field(default_factory=dict)
+    """``(2, 2, rows, cols, block² / 4, near²)`` for some rows of blocks, by the first: weights of
+    near coarse pixels as they are inside of windows; not to be used where the area ends."""
     borders: dict[Sides, Tensor] = field(default_factory=dict)
     """``(blocks, block², span²)``: of those along each side and in each corner of a window."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -233,13 +233,17 @@ class _Level:
     across: int
     """Cells along a window."""
 
-    def inside(self, place: Place) -> Tensor:
-        """Matrices of all blocks of a cell as they are inside of windows; see `_Cell`."""
+    def inside(self, place: Place, rows: range) -> Tensor:
+        """Weights for some rows of blocks of a cell as they are inside of windows; see `_Cell`.
+
+        They are made a few rows at a time, so that windows side by side can take turns.
+        """
         cell = self._cell(place)
         with cell.lock:
-            if cell.inside is None:
-                cell.inside = self._made_inside(cell, self.cells.margined(cell, place))
-            return cell.inside
+            if rows.start not in cell.inside:
+                margined = self.cells.margined(cell, place)
+                cell.inside[rows.start] = self._made_inside(cell, margined, rows)
+            return cell.inside[rows.start]
 
     def border(self, place: Place, sides: Sides) -> Tensor:
         """Matrices of the blocks of a cell along sides of a window; see `_Cell`.
@@ -258,15 +262,11 @@ class _Level:
         assert cell is not None
         return cell
 
-    def _made_inside(self, cell: _Cell, margined: Tensor) -> Tensor:
+    def _made_inside(self, cell: _Cell, margined: Tensor, rows: range) -> Tensor:
         weights, blocks = self.cells.weights, self.cells.blocks
-        around = blocks.neighbourhoods(margined[None])[0]
-        matrices = self.geometry.empty(blocks.rows, blocks.cols)
-        for rows in blocks.some_rows():
-            some = slice(rows.start, rows.stop)
-            kernels = weights.kernels(blocks, cell.centres[some], around[some], cell.pixels[some])
-            kernels.inside(self.geometry, matrices[some])
-        return matrices
+        some = slice(rows.start, rows.stop)
+        around = blocks.neighbourhoods(margined[None])[0, some]
+        return weights.kernels(blocks, cell.centres[some], around, cell.pixels[some]).near()
 
     def _made_borders(self, cell: _Cell, margined: Tensor, down: Side) -> dict[Sides, Tensor]:
         blocks, cols = self.cells.blocks, self.geometry.cols
@@ -315,18 +315,35 @@ class _SharedStep:
 
     def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
-        level, blocks = self.level, self.geometry.blocks
-        per_cell = blocks.rows // level.across
-        for row in range(blocks.rows):
-            cell_row, within = divmod(row, per_cell)
-            down = -1 if row == 0 else int(row == blocks.rows - 1)
+        level, last = self.level, self.geometry.blocks.rows - 1
+        blocks = level.cells.blocks
+        for cell_row in range(level.across):
             cells = [(self.place[0] + cell_row, self.place[1] + k) for k in range(level.across)]
-            if down:
-                pieces = [level.border(cell, (down, 0)) for cell in cells]
-                ends = [level.border(cells[k], (down, side)) for k, side in ((0, -1), (-1, 1))]
-            else:
-                pieces = [level.inside(cell)[within] for cell in cells]
-                at = slice(within, within + 1)
-                ends = [level.border(cells[k], (0, side))[at] for k, side in ((0, -1), (-1, 1))]
-            pieces[0], pieces[-1] = pieces[0][1:], pieces[-1][:-1]
-            yield torch.cat([ends[0], *pieces, ends[1]])[None, None]
+            for rows in blocks.some_rows():
+                first = cell_row * blocks.rows + rows.start
+                inner = range(max(first, 1), min(first + len(rows), last))
+                if first == 0:
+                    yield self._border(cells, -1)
+                if inner:
+                    inside = self._inside(cells, rows)
+                    yield inside[:, inner.start - first : inner.stop - first]
+                if first + len(rows) > last:
+                    yield self._border(cells, 1)
+
+    def _inside(self, cells: list[Place], rows: range) -> Tensor:
+        level, blocks = self.level, self.level.cells.blocks
+        some, cols = slice(rows.start, rows.stop), blocks.cols
+        matrices = self.geometry.empty(1, len(rows), len(cells) * cols)
+        # From the right: the cells on the left are being made for the window before this one.
+        for k, cell in reversed(list(enumerate(cells))):
+            near = level.inside(cell, rows)
+            self.geometry.spread(near, matrices[0, :, k * cols : (k + 1) * cols])
+        for col, side in ((0, -1), (-1, 1)):
+            matrices[0, :, col] = level.border(cells[col], (0, side))[some]
+        return matrices
+
+    def _border(self, cells: list[Place], down: Side) -> Tensor:
+        pieces = [self.level.border(cell, (down, 0)) for cell in cells]
+        first, last = (self.level.border(cells[k], (down, side)) for k, side in ((0, -1), (-1, 1)))
+        pieces[0], pieces[-1] = pieces[0][1:], pieces[-1][:-1]
+        return torch.cat([first, *pieces, last])[None, None]
