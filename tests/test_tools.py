@@ -191,6 +191,29 @@ def test_a_pruned_checkpoint_is_a_narrower_model(small_clip, tmp_path: Path) -> 
     assert narrow.visual.transformer.resblocks[0].mlp.c_fc.out_features == 2 * width
 
 
+def test_the_block_that_does_nothing_is_the_one_dropped() -> None:
+    torch.manual_seed(0)
+    config = model_config({**SMALL, "layers": 4})
+    model = build(config)
+    idle = model.visual.transformer.resblocks[1]
+    with torch.no_grad():
+        for layer in (idle.attn.out_proj, idle.mlp.c_proj):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    saved = {"config": config, "state_dict": model.state_dict()}
+    pool = ScenePool(2, size=256)
+    pool.fill(2)
+    prune_tiny.drop_block(saved, pool, batches=1, seed=0)
+    smaller = build(saved["config"])
+    smaller.load_state_dict(saved["state_dict"])
+    images = torch.randn(1, 3, 64, 64)
+    before, after = (
+        DenseEncoder(one.visual, attention_variant("naclip"))(images) for one in (model, smaller)
+    )
+    torch.testing.assert_close(after.patches, before.patches, atol=1e-5, rtol=0)
+    assert len(smaller.visual.transformer.resblocks) == 3
+
+
 @pytest.mark.slow
 def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
