@@ -1,6 +1,6 @@
 """How much time does geoseg add to the encoder, and how does it compare with a plain port?
 
-Six questions, each with both sides timed in this process, in turns, and given as a ratio:
+Seven questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
   another with all threads on each, once side by side with a thread each, as the whole run does it;
@@ -10,6 +10,7 @@ Six questions, each with both sides timed in this process, in turns, and given a
 - bundled: a window of geoseg-tiny against one of ViT-B/16;
 - libraries: the encoder with the library that geoseg takes for float32 products here against the
   one that PyTorch takes;
+- compiled: the encoder through torch.compile against the encoder as it is (needs a C++ compiler);
 - upsamplers: time a window and largest logit error of the exact and the default path.
 
 Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
@@ -36,11 +37,14 @@ from geoseg import Options, Segmenter
 from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import window_logits
 from geoseg.inference.threads import in_order
+from geoseg.model.attention import attention_variant
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import ModelDefaults
 from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
+from geoseg.model.products import full_width
 from geoseg.model.spec import bundled_folder
+from geoseg.model.vision import DenseEncoder
 from geoseg.types import PixelBlock, Window
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -382,6 +386,47 @@ def libraries(model: Model, runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def compiled(model: Model, runs: int) -> list[dict[str, Any]]:
+    """Does torch.compile pay? It fuses what lies between the products of a block."""
+    block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
+    options = Options(upsampler="none", templates="none", attention="segearth")
+    rows = []
+    for one in (model, load_model("geoseg-tiny", device="cpu")):
+        segmenter = Segmenter(one, WORDS, options)
+        pixels = segmenter.normalise(block)[None]
+        encoder = DenseEncoder(one.clip.visual, attention_variant("segearth"))
+
+        def tokens(images: torch.Tensor, encoder: DenseEncoder = encoder) -> torch.Tensor:
+            visual = encoder.visual
+            x, grid = encoder.stem(images)
+            x = encoder.attention.run(visual.transformer.resblocks, x, grid, False)
+            return F.linear(visual.ln_post(x), visual.proj.T)
+
+        fused: Any = torch.compile(tokens)
+
+        @full_width()
+        @torch.no_grad()
+        def encode(fused: Any = fused, pixels: torch.Tensor = pixels) -> Any:
+            return fused(pixels)
+
+        def plain(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> Any:
+            return segmenter.encode(pixels)
+
+        seconds, found = timed(encode)
+        best = best_of(10 * runs, {"plain": plain, "compiled": encode})
+        rows.append(
+            {
+                "model": "ViT-B/16" if one is model else one.spec,
+                "to compile s": seconds,
+                "as it is s": best["plain"],
+                "compiled s": best["compiled"],
+                "ratio": best["plain"] / best["compiled"],
+                "largest difference": float((found[:, 1:] - plain().patches).abs().max()),
+            }
+        )
+    return rows
+
+
 def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     image = sample_image(224)
     segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
@@ -426,6 +471,7 @@ def main() -> None:
             "bundled": lambda: bundled(model, runs),
             "libraries": lambda: libraries(model, runs),
             "precisions": lambda: precisions(model, size),
+            "compiled": lambda: compiled(model, runs),
             "pipeline": lambda: pipeline(model, weights, scene, runs),
             "original": lambda: original(model, weights, size),
         }

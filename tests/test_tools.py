@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,23 @@ def test_the_block_that_does_nothing_is_the_one_dropped() -> None:
     )
     torch.testing.assert_close(after.patches, before.patches, atol=1e-5, rtol=0)
     assert len(smaller.visual.transformer.resblocks) == 3
+
+
+def test_a_teacher_is_followed_only_where_it_is_right(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = model_config(SMALL)
+    file = tmp_path / "wide.pt"
+    torch.save({"config": config, "state_dict": build(config).state_dict()}, file)
+    teacher = train_tiny.Teacher(file)
+    images, naclip = torch.randn(2, 3, 32, 32), attention_variant("naclip")
+    taught = teacher.outputs(images, naclip)
+    text = torch.nn.functional.normalize(torch.randn(3, taught.patches.shape[-1]), dim=-1)
+    named = (taught.patches @ text.T).argmax(-1)
+    right = torch.nn.functional.one_hot(named, 3).float()
+    assert teacher.loss(taught, taught, right, text) < 1e-5
+    elsewhere = replace(taught, patches=taught.patches + 1)
+    assert teacher.loss(elsewhere, taught, right, text) > 0.1
+    assert teacher.loss(elsewhere, taught, right.roll(1, -1), text) < 1e-5
 
 
 @pytest.mark.slow
