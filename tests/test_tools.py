@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,46 +189,6 @@ def test_a_pruned_checkpoint_is_a_narrower_model(small_clip, tmp_path: Path) -> 
     narrow = build(saved["config"])
     narrow.load_state_dict(saved["state_dict"])
     assert narrow.visual.transformer.resblocks[0].mlp.c_fc.out_features == 2 * width
-
-
-def test_the_block_that_does_nothing_is_the_one_dropped() -> None:
-    torch.manual_seed(0)
-    config = model_config({**SMALL, "layers": 4})
-    model = build(config)
-    idle = model.visual.transformer.resblocks[1]
-    with torch.no_grad():
-        for layer in (idle.attn.out_proj, idle.mlp.c_proj):
-            layer.weight.zero_()
-            layer.bias.zero_()
-    saved = {"config": config, "state_dict": model.state_dict()}
-    pool = ScenePool(2, size=256)
-    pool.fill(2)
-    prune_tiny.drop_block(saved, pool, batches=1, seed=0)
-    smaller = build(saved["config"])
-    smaller.load_state_dict(saved["state_dict"])
-    images = torch.randn(1, 3, 64, 64)
-    before, after = (
-        DenseEncoder(one.visual, attention_variant("naclip"))(images) for one in (model, smaller)
-    )
-    torch.testing.assert_close(after.patches, before.patches, atol=1e-5, rtol=0)
-    assert len(smaller.visual.transformer.resblocks) == 3
-
-
-def test_a_teacher_is_followed_only_where_it_is_right(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = model_config(SMALL)
-    file = tmp_path / "wide.pt"
-    torch.save({"config": config, "state_dict": build(config).state_dict()}, file)
-    teacher = train_tiny.Teacher(file)
-    images, naclip = torch.randn(2, 3, 32, 32), attention_variant("naclip")
-    taught = teacher.outputs(images, naclip)
-    text = torch.nn.functional.normalize(torch.randn(3, taught.patches.shape[-1]), dim=-1)
-    named = (taught.patches @ text.T).argmax(-1)
-    right = torch.nn.functional.one_hot(named, 3).float()
-    assert teacher.loss(taught, taught, right, text) < 1e-5
-    elsewhere = replace(taught, patches=taught.patches + 1)
-    assert teacher.loss(elsewhere, taught, right, text) > 0.1
-    assert teacher.loss(elsewhere, taught, right.roll(1, -1), text) < 1e-5
 
 
 @pytest.mark.slow

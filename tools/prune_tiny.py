@@ -1,11 +1,9 @@
-"""Make the image tower smaller without training: narrower MLPs, and a block less.
+"""Make the MLPs of the image tower narrower without training.
 
-``python -m tools.prune_tiny WORK/wide.pt WORK/narrow.pt`` takes hidden units away one by one, each
+``python -m tools.prune_tiny WORK/tiny.pt WORK/narrow.pt`` takes hidden units away one by one, each
 time the one whose loss can best be made up for by the weights of those that stay (Hassibi and
 Stork, "Optimal Brain Surgeon", 1993, here layer by layer), on the activations of drawn crops. Half
-of the units of ``geoseg-tiny`` go with 0.4 to 4 % of a layer's variance. Then the block goes
-without which the embeddings of patches change least (after Men et al., "ShortGPT", 2024); that
-does change them, and training on makes up for it.
+of the units of ``geoseg-tiny`` go with 0.4 to 4 % of a layer's variance.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.model.attention import VARIANTS
@@ -126,45 +123,6 @@ def prune(saved: dict[str, Any], ratio: float, pool: ScenePool, batches: int, se
     saved["config"]["vision_cfg"]["mlp_ratio"] = ratio
 
 
-@torch.no_grad()
-def drop_block(saved: dict[str, Any], pool: ScenePool, batches: int, seed: int) -> None:
-    """Take the block out of a training checkpoint that matters least; never the last. In place."""
-    sampler, change = CropSampler(pool, seed), None
-    model = build(saved["config"])
-    model.load_state_dict(saved["state_dict"])
-    encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
-    blocks = model.visual.transformer.resblocks
-    for _ in range(batches):
-        side = 28 * encoder.patch_size
-        pictures = normalise(sampler.batch(8, side, encoder.patch_size).pictures)
-        whole = F.normalize(encoder(pictures).patches, dim=-1)
-        changes = []
-        for index in range(len(blocks) - 1):
-            model.visual.transformer.resblocks = blocks[:index] + blocks[index + 1 :]
-            without = F.normalize(encoder(pictures).patches, dim=-1)
-            changes.append(1 - (whole * without).sum(-1).mean())
-        model.visual.transformer.resblocks = blocks
-        change = torch.stack(changes) + (0 if change is None else change)
-    assert change is not None
-    least = int(change.argmin())
-    told = ", ".join(f"{value:.2f}" for value in change / batches)
-    log.info("without each block embeddings change by %s: block %d goes", told, least)
-    saved["config"]["vision_cfg"]["layers"] -= 1
-    saved["state_dict"] = _without_block(saved["state_dict"], least)
-
-
-def _without_block(state: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    prefix, kept = "visual.transformer.resblocks.", {}
-    for name, value in state.items():
-        if name.startswith(prefix):
-            number, _, rest = name.removeprefix(prefix).partition(".")
-            if int(number) == index:
-                continue
-            name = f"{prefix}{int(number) - (int(number) > index)}.{rest}"
-        kept[name] = value
-    return kept
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -182,7 +140,6 @@ def main() -> None:
     pool.fill(options.scenes)
     saved = torch.load(options.checkpoint, weights_only=True)
     prune(saved, options.ratio, pool, options.batches, options.seed)
-    drop_block(saved, pool, options.batches, options.seed)
     torch.save(saved, options.result)
 
 

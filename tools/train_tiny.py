@@ -159,37 +159,6 @@ def dense_loss(
     return patch + weights.region * region + weights.scene * scene, parts
 
 
-class Teacher:
-    """A larger model whose embeddings a pruned one learns beside the labels, where they are right.
-
-    Labels alone bring a pruned model back on drawn scenes, but not on real ones, which it has
-    never seen: what the larger one has learned of them is in its embeddings.
-    """
-
-    def __init__(self, checkpoint: Path, weight: float = 3.0) -> None:
-        saved = torch.load(checkpoint, weights_only=True)
-        model = build(saved["config"]).requires_grad_(False)
-        model.load_state_dict(saved["state_dict"])
-        self._encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
-        self._weight = weight
-
-    @torch.no_grad()
-    def outputs(self, images: Tensor, attention: LastBlockAttention) -> Outputs:
-        """What the teacher makes of the same crops."""
-        return forward(self._encoder, images, attention)
-
-    def loss(self, out: Outputs, taught: Outputs, shares: Tensor, text: Tensor) -> Tensor:
-        """Distance of the directions of patches and, a tenth as much, of both CLS rows."""
-        right = ((taught.patches @ text.T).argmax(-1) == shares.argmax(-1)).float()
-        patches = (right * _distance(out.patches, taught.patches)).sum() / right.sum().clamp_min(1)
-        rows = _distance(out.bias, taught.bias) + _distance(out.cls, taught.cls)
-        return self._weight * (patches + 0.1 * rows.mean())
-
-
-def _distance(mine: Tensor, theirs: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(mine, theirs, dim=-1)
-
-
 class Optimizers:
     """Muon on the blocks' matrices, AdamW on everything else."""
 
@@ -270,14 +239,7 @@ class Run:
     average: float = 0.997
 
 
-def train(
-    model: CLIP,
-    config: dict[str, Any],
-    pool: ScenePool,
-    run: Run,
-    file: Path,
-    teacher: Teacher | None = None,
-) -> None:
+def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: Path) -> None:
     """Train until the clock says stop; ``file`` always holds the newest averaged weights."""
     encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
     bank, sampler = TextBank(model, run.seed), CropSampler(pool, run.seed)
@@ -298,16 +260,12 @@ def train(
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
         attention = VARIANTS[str(random.choice(_ATTENTION))]
-        images = normalise(batch.pictures)
         with torch.autocast("cpu", torch.bfloat16):
-            out = forward(encoder, images, attention)
-            taught = teacher.outputs(images, attention) if teacher else None
+            out = forward(encoder, normalise(batch.pictures), attention)
         scale = model.logit_scale.exp().clamp(max=50)
-        text = bank.draw()
-        loss, parts = dense_loss(out, batch, text, scale, weights, bool(random.random() < 0.5))
-        if teacher and taught:
-            distance = teacher.loss(out, taught, batch.shares, text)
-            loss, parts["teacher"] = loss + distance, distance.item()
+        loss, parts = dense_loss(
+            out, batch, bank.draw(), scale, weights, bool(random.random() < 0.5)
+        )
         optimizers.step(loss, rate_at(elapsed / (run.minutes * 60), step))
         keep = min(run.average, (step + 1) / (step + 20))
         with torch.no_grad():
@@ -391,7 +349,6 @@ def main() -> None:
         "--vision", type=json.loads, default={}, help="JSON that overrides vision_cfg"
     )
     parser.add_argument("--init", type=Path, help="continue from this checkpoint's weights")
-    parser.add_argument("--teacher", type=Path, help="checkpoint of a larger model to learn from")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
@@ -409,8 +366,7 @@ def main() -> None:
     pool = ScenePool(options.scenes, first_seed=options.seed * 10_000_000)
     pool.fill(options.scenes, options.work / f"scenes_{options.seed}_{options.scenes}.npz")
     run = Run(options.minutes, options.batch, options.rate, options.seed, options.save_every)
-    teacher = Teacher(options.teacher) if options.teacher else None
-    train(model, config, pool, run, options.work / f"{options.name}.pt", teacher)
+    train(model, config, pool, run, options.work / f"{options.name}.pt")
 
 
 if __name__ == "__main__":

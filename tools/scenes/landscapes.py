@@ -319,13 +319,11 @@ def _prairie_lakes(canvas: Canvas, algal: float) -> None:
         mask = basins == basin
         if mask.sum() < 12:
             continue
-        green = canvas.chance(algal)
-        _rim(canvas, mask, salt or (green and canvas.chance(0.4)))
+        _rim(canvas, mask, salt)
         area = canvas.of_mask(mask)
         if canvas.chance(0.12):
             covers.wetland(canvas, area)
-        elif green:
-            # Salt lakes are the ones that bloom: bright green within a pale shore.
+        elif canvas.chance(algal):
             covers.water(canvas, area, canvas.palette.algal_water(), windy=canvas.chance(0.8))
         else:
             colour = shared if canvas.chance(alike) else canvas.palette.water()
@@ -339,7 +337,7 @@ def _rim(canvas: Canvas, mask: Mask, salt: bool) -> None:
         return
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     shore = canvas.of_mask(cv2.dilate(mask.astype(np.uint8), disc).astype(np.bool_) & ~mask)
-    if salt and canvas.chance(0.7):
+    if salt and canvas.chance(0.6):
         covers.bare(canvas, shore, sand=True)
     else:
         rims = [covers.wetland, covers.wetland, covers.bare, covers.grass]
