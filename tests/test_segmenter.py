@@ -351,8 +351,9 @@ def test_windows_that_do_not_fit_the_device_run_in_halves(
 
     monkeypatch.setattr(one, "encode", small_device)
     assert np.abs(one.logits(block) - expected).max() < 1e-5
-    assert sizes[:3] == [8, 4, 2]
-    assert max(sizes[3:]) == 2
+    several = [size for size in sizes if size > 1]  # the ninth window may come at any time
+    assert several[:3] == [8, 4, 2]
+    assert max(several[3:]) == 2
     assert one.batch_size == 2
     monkeypatch.setattr(one, "encode", lambda images: small_device(torch.cat([images] * 4)))
     with pytest.raises(torch.OutOfMemoryError):

@@ -65,7 +65,7 @@ def window_logits(
         logits = _upsample_cosines(features, text, upsampler, guidance)
     if cls_bias:
         bias = F.normalize(features.cls, dim=-1) @ text.T
-        logits = logits - cls_bias * bias[:, None, None, :]
+        logits.sub_(cls_bias * bias[:, None, None, :])
     return logits
 
 
@@ -77,12 +77,29 @@ def _as_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def _upsample_cosines(
     features: DenseFeatures, text: Tensor, upsampler: Upsampler | None, guidance: Tensor
 ) -> Tensor:
-    cosines = _as_grid(F.normalize(features.patches, dim=-1) @ text.T, features.grid)
+    cosines = F.normalize(features.patches, dim=-1) @ text.T
     if upsampler is None:
-        size = (guidance.shape[2], guidance.shape[3])
-        resized = F.interpolate(cosines, size=size, mode="bilinear", align_corners=False)
-        return resized.permute(0, 2, 3, 1)
-    return upsampler.operator(guidance, features.grid)(cosines)
+        return _bilinear(cosines, features.grid, (guidance.shape[2], guidance.shape[3]))
+    return upsampler.operator(guidance, features.grid)(_as_grid(cosines, features.grid))
+
+
+def _bilinear(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Resize ``(B, N, C)`` to pixels ``(B, H, W, C)``, half-pixel centres.
+
+    As two matrix products, columns first: several times as fast as ``interpolate``, and what comes
+    out is in the order wanted.
+    """
+    batch, _, channels = tokens.shape
+    down, across = (_bilinear_weights(n, m, tokens.device) for n, m in zip(grid, size, strict=True))
+    wide = across @ tokens.view(batch, *grid, channels)
+    return (down @ wide.view(batch, grid[0], -1)).view(batch, *size, channels)
+
+
+@functools.lru_cache(maxsize=8)
+def _bilinear_weights(coarse: int, fine: int, device: torch.device) -> Tensor:
+    """``(fine, coarse)``: what resizing one axis makes of each pixel alone."""
+    pixels = torch.eye(coarse, device=device)[None]
+    return F.interpolate(pixels, size=fine, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def _upsample_features(

@@ -78,25 +78,29 @@ def attend(
         bias = None if bias is None else bias.to(value.dtype)
         return _total(F.scaled_dot_product_attention(a, b, value, bias) for a, b in pairs)
     scale, tokens = value.shape[-1] ** -0.5, value.shape[2]
-    pairs = [((a * scale).contiguous(), b.contiguous()) for a, b in pairs]
-    out, value = torch.empty_like(value), value.contiguous()
-    # Weights of few tokens are one product for all heads; those of many are made by the row.
-    heads_at_once, rows_at_once = (value.shape[1], tokens) if tokens < _MANY else (1, _ROWS)
-    for item, head, row in itertools.product(
-        range(len(value)),
-        range(0, value.shape[1], heads_at_once),
-        range(0, tokens, rows_at_once),
-    ):
-        some = (item, slice(head, head + heads_at_once))
-        rows = slice(row, row + rows_at_once)
-        scores = (a[some][:, rows] @ b[some].mT for a, b in pairs)
-        if bias is not None:
-            scores = (s.add_(bias[rows]) for s in scores)
-        # In place, which a softmax may be: it reads a value before it writes it.
-        shares = (torch.softmax(s, -1, out=s) for s in scores)
-        weights = functools.reduce(Tensor.add_, shares)
-        out[some][:, rows] = weights @ value[some]
+    pairs = [(a * scale, b.contiguous()) for a, b in pairs]
+    out, value = torch.empty_like(value, memory_format=torch.contiguous_format), value.contiguous()
+    for item in range(len(value)):
+        here = [(a[item], b[item]) for a, b in pairs]
+        if tokens < _MANY:
+            # Weights of few tokens are one product for all heads.
+            torch.bmm(_weights(here, bias), value[item], out=out[item])
+            continue
+        for head, row in itertools.product(range(value.shape[1]), range(0, tokens, _ROWS)):
+            rows = slice(row, row + _ROWS)
+            some = [(a[head, rows], b[head]) for a, b in here]
+            weights = _weights(some, None if bias is None else bias[rows])
+            torch.mm(weights, value[item, head], out=out[item, head, rows])
     return out
+
+
+def _weights(pairs: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
+    """Sum of row softmaxes of ``left rightᵀ + bias``."""
+    scores = [a @ b.mT for a, b in pairs]
+    if bias is not None:
+        scores = [s.add_(bias) for s in scores]
+    # In place, which a softmax may be: it reads a value before it writes it.
+    return functools.reduce(Tensor.add_, [torch.softmax(s, -1, out=s) for s in scores])
 
 
 _ROWS = 400
