@@ -96,11 +96,11 @@ def attend(
 
 def _weights(pairs: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
     """Sum of row softmaxes of ``left rightᵀ + bias``."""
-    scores = [a @ b.mT for a, b in pairs]
+    scores = (a @ b.mT for a, b in pairs)
     if bias is not None:
-        scores = [s.add_(bias) for s in scores]
+        scores = (s.add_(bias) for s in scores)
     # In place, which a softmax may be: it reads a value before it writes it.
-    return functools.reduce(Tensor.add_, [torch.softmax(s, -1, out=s) for s in scores])
+    return functools.reduce(Tensor.add_, (torch.softmax(s, -1, out=s) for s in scores))
 
 
 _ROWS = 400
