@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -27,7 +28,13 @@ from tools.scenes.landscapes import LANDSCAPES  # noqa: E402
 from tools.scenes.palette import HELD_OUT_REGIONS, TRAINING_REGIONS  # noqa: E402
 from tools.scenes.pool import ScenePool  # noqa: E402
 from tools.text_distill import encode_short  # noqa: E402
-from tools.tiny_model import build, model_config, normalise  # noqa: E402
+from tools.tiny_model import (  # noqa: E402
+    build,
+    model_config,
+    normalise,
+    read_checkpoint,
+    restore,
+)
 
 SMALL = {"image_size": 32, "width": 32, "layers": 2, "head_width": 16}
 BUNDLED = export_tiny.FOLDER
@@ -228,6 +235,47 @@ def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
             again.clip.visual(images), model.visual.eval()(images), atol=2e-2, rtol=0
         )
     assert json.loads((tmp_path / "model" / "geoseg.json").read_text())["card"]["trained_with"]
+
+
+@pytest.mark.slow
+def test_a_pruned_tower_learns_to_see_as_its_teacher() -> None:
+    torch.manual_seed(0)
+    config = model_config(SMALL)
+    teacher = build(config)
+    train_tiny.prepare(teacher)
+    pool = ScenePool(4, size=96)
+    pool.fill(4)
+    saved = {"config": copy.deepcopy(config), "state_dict": copy.deepcopy(teacher.state_dict())}
+    prune_tiny.prune(saved, 0.5, pool, batches=2, seed=0)
+    student = restore(saved)
+    train_tiny.prepare(student)
+    student.load_state_dict(saved["state_dict"])
+    variant = attention_variant("naclip")
+    towers = [DenseEncoder(model.visual, variant) for model in (student, teacher)]
+    sampler, optimizers = CropSampler(pool, 0), train_tiny.Optimizers(student, 2e-3)
+    unlike = []
+    for _ in range(40):
+        pictures = normalise(sampler.batch(6, 32, 8).pictures)
+        out = train_tiny.forward(towers[0], pictures, variant)
+        with torch.no_grad():
+            wanted = train_tiny.forward(towers[1], pictures, variant)
+        loss, parts = train_tiny.likeness_loss(out, wanted)
+        optimizers.step(loss, 1.0)
+        unlike.append(parts["patches"])
+    assert np.mean(unlike[-5:]) < 0.7 * np.mean(unlike[:2])
+    same, parts = train_tiny.likeness_loss(wanted, wanted)
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    assert set(parts) == {"patches", "bias", "cls"}
+
+
+def test_several_checkpoints_are_read_as_the_mean_of_their_weights(tmp_path: Path) -> None:
+    files = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for steps, file in zip((1, 2), files, strict=True):
+        state = {"w": torch.full((2,), float(steps))}
+        torch.save({"config": {}, "state_dict": state, "facts": {"steps": steps}}, file)
+    mean = read_checkpoint(files)
+    assert mean["state_dict"]["w"].tolist() == [1.5, 1.5]
+    assert mean["facts"] == {"steps": 2}
 
 
 # -- upsampler

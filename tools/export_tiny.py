@@ -1,9 +1,7 @@
 """Write the bundled model's folder from training checkpoints.
 
-``python -m tools.export_tiny WORK/narrow.pt WORK/tiny_middle.pt WORK/tiny.pt`` writes
-``geoseg/bundled/geoseg-tiny/``. Weights of several checkpoints of one training are averaged:
-towards the end the model gets better at drawn scenes and worse at real ones, and the average of
-earlier and later states keeps most of both.
+``python -m tools.export_tiny WORK/thin.pt`` writes ``geoseg/bundled/geoseg-tiny/``. Weights of
+several checkpoints of one training are averaged.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tools.tiny_model import build, write_folder
+from tools.tiny_model import read_checkpoint, restore, write_folder
 
 FOLDER = Path(__file__).resolve().parents[1] / "geoseg" / "bundled" / "geoseg-tiny"
 UPSAMPLER = "simfeatup.pt"
@@ -41,23 +37,15 @@ CARD: dict[str, Any] = {
 
 def export(checkpoints: Sequence[Path], folder: Path, upsampler: Path | None = None) -> None:
     """Write config, weights and defaults; take the upsampler's weights along if given."""
-    saved = [torch.load(file, weights_only=True, map_location="cpu") for file in checkpoints]
-    last = saved[-1]
-    model = build(last["config"])
-    model.load_state_dict(
-        {
-            name: sum(one["state_dict"][name].float() for one in saved) / len(saved)
-            for name in last["state_dict"]
-        }
-    )
+    saved = read_checkpoint(checkpoints)
     defaults = dict(DEFAULTS)
     if upsampler is not None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(upsampler, folder / UPSAMPLER)
     if (folder / UPSAMPLER).is_file():
         defaults["upsampler_weights"] = UPSAMPLER
-    defaults["card"] = {**CARD, "trained_with": last["facts"]}
-    write_folder(folder, model, last["config"], defaults)
+    defaults["card"] = {**CARD, "trained_with": saved["facts"]}
+    write_folder(folder, restore(saved), saved["config"], defaults)
 
 
 def main() -> None:

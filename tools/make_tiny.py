@@ -17,18 +17,22 @@ from tools.export_tiny import FOLDER
 def commands(work: Path, folder: Path, minutes: float, seed: int) -> list[list[str]]:
     """Return the steps, each a module with its arguments."""
     where, named = str(work), f"local-dir:{folder}"
-    names = ("wide", "narrow", "tiny_middle", "tiny")
-    wide, narrow, *trained_on = (str(work / f"{name}.pt") for name in names)
+    names = ("wide", "narrow", "tiny_middle", "tiny", "cut", "thin")
+    wide, narrow, middle, tiny, cut, thin = (str(work / f"{name}.pt") for name in names)
     train = ["tools.train_tiny", where, "--seed", str(seed)]
-    # Trained wide, pruned, trained on at a third of the rate; what is shipped is the mean of the
-    # weights before, in the middle of and after that.
+    # Trained wide, pruned, trained on at a third of the rate. The mean of the weights before, in
+    # the middle of and after that is pruned once more, and teaches what is left of it.
     again = ["--init", narrow, "--rate", "8e-4", "--vision", '{"mlp_ratio": 2.0}']
-    export = ["tools.export_tiny", narrow, *trained_on, "--folder", str(folder)]
+    mean = (narrow, middle, tiny)
+    taught = ["--init", cut, "--rate", "1.2e-3", "--vision", '{"mlp_ratio": 1.0}']
+    export = ["tools.export_tiny", thin, "--folder", str(folder)]
     return [
         ["tools.text_distill", where, "--seed", str(seed)],
-        [*train, "--name", "wide", "--minutes", str(0.7 * minutes)],
+        [*train, "--name", "wide", "--minutes", str(0.55 * minutes)],
         ["tools.prune_tiny", wide, narrow],
-        [*train, "--name", "tiny", "--minutes", str(0.3 * minutes), *again],
+        [*train, "--name", "tiny", "--minutes", str(0.25 * minutes), *again],
+        ["tools.prune_tiny", *mean, cut, "--ratio", "1.0"],
+        [*train, "--name", "thin", "--minutes", str(0.2 * minutes), *taught, "--teacher", *mean],
         export,
         ["tools.train_upsampler", where, "--model", named, "--minutes", str(minutes / 8)],
         [*export, "--upsampler", str(work / "simfeatup.pt")],

@@ -6,6 +6,7 @@ A plain open_clip CLIP, so that it takes every code path that the large models t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def model_config(vision: dict[str, Any] | None = None) -> dict[str, Any]:
 def build(config: dict[str, Any]) -> CLIP:
     """Make a freshly initialised model."""
     return CLIP(**config)
+
+
+def read_checkpoint(files: Sequence[Path]) -> dict[str, Any]:
+    """A training checkpoint; of several the mean of their weights and the last one's facts."""
+    saved = [torch.load(file, weights_only=True, map_location="cpu") for file in files]
+    mean: dict[str, Any] = saved[-1]
+    mean["state_dict"] = {
+        name: sum(one["state_dict"][name].float() for one in saved) / len(saved)
+        for name in mean["state_dict"]
+    }
+    return mean
+
+
+def restore(checkpoint: dict[str, Any]) -> CLIP:
+    """Model of a checkpoint."""
+    model = build(checkpoint["config"])
+    model.load_state_dict(checkpoint["state_dict"])
+    return model
 
 
 def normalise(pictures: Tensor) -> Tensor:

@@ -7,7 +7,11 @@ take away; the ordinary CLS embedding learns the scene's words, as in any CLIP.
 
 ``python -m tools.train_tiny WORK --minutes 75`` needs ``WORK/text_tower.pt`` (tools.text_distill);
 it draws its own scenes and writes ``WORK/NAME.pt`` every few minutes, and once
-``WORK/NAME_middle.pt``, which `tools.export_tiny` averages with it.
+``WORK/NAME_middle.pt``. Towards the end the model gets better at drawn scenes and worse at real
+ones; the mean of the weights of earlier and later states keeps most of both.
+
+With ``--teacher WORK/LARGER.pt`` labels are left alone: the tower learns to embed patches as the
+larger one does, right or wrong. That is how a pruned tower gets back what it lost.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ from tools.crops import Batch, CropSampler
 from tools.scenes import WORDS
 from tools.scenes.pool import ScenePool
 from tools.text_distill import encode_short
-from tools.tiny_model import build, model_config, normalise
+from tools.tiny_model import build, model_config, normalise, read_checkpoint, restore
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +163,16 @@ def dense_loss(
     return patch + weights.region * region + weights.scene * scene, parts
 
 
+def likeness_loss(out: Outputs, wanted: Outputs) -> tuple[Tensor, dict[str, float]]:
+    """One minus the cosine of patches to the teacher's; the two CLS rows count a third each."""
+    parts = {
+        name: 1 - F.cosine_similarity(getattr(out, name), getattr(wanted, name), dim=-1).mean()
+        for name in ("patches", "bias", "cls")
+    }
+    loss = parts["patches"] + (parts["bias"] + parts["cls"]) / 3
+    return loss, {name: part.item() for name, part in parts.items()}
+
+
 class Optimizers:
     """Muon on the blocks' matrices, AdamW on everything else."""
 
@@ -239,9 +253,17 @@ class Run:
     average: float = 0.997
 
 
-def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: Path) -> None:
+def train(
+    model: CLIP,
+    config: dict[str, Any],
+    pool: ScenePool,
+    run: Run,
+    file: Path,
+    teacher: CLIP | None = None,
+) -> None:
     """Train until the clock says stop; ``file`` always holds the newest averaged weights."""
     encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
+    larger = None if teacher is None else DenseEncoder(teacher.visual, VARIANTS["naclip"])
     bank, sampler = TextBank(model, run.seed), CropSampler(pool, run.seed)
     optimizers = Optimizers(model, run.rate)
     averaged = copy.deepcopy(model.visual)
@@ -260,12 +282,17 @@ def train(model: CLIP, config: dict[str, Any], pool: ScenePool, run: Run, file: 
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
         attention = VARIANTS[str(random.choice(_ATTENTION))]
+        pictures = normalise(batch.pictures)
         with torch.autocast("cpu", torch.bfloat16):
-            out = forward(encoder, normalise(batch.pictures), attention)
+            out = forward(encoder, pictures, attention)
         scale = model.logit_scale.exp().clamp(max=50)
-        loss, parts = dense_loss(
-            out, batch, bank.draw(), scale, weights, bool(random.random() < 0.5)
-        )
+        if larger is None:
+            subtract = bool(random.random() < 0.5)
+            loss, parts = dense_loss(out, batch, bank.draw(), scale, weights, subtract)
+        else:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                wanted = forward(larger, pictures, attention)
+            loss, parts = likeness_loss(out, wanted)
         optimizers.step(loss, rate_at(elapsed / (run.minutes * 60), step))
         keep = min(run.average, (step + 1) / (step + 20))
         with torch.no_grad():
@@ -349,6 +376,9 @@ def main() -> None:
         "--vision", type=json.loads, default={}, help="JSON that overrides vision_cfg"
     )
     parser.add_argument("--init", type=Path, help="continue from this checkpoint's weights")
+    parser.add_argument(
+        "--teacher", type=Path, nargs="+", help="checkpoint to learn from, of several the mean"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
@@ -366,7 +396,8 @@ def main() -> None:
     pool = ScenePool(options.scenes, first_seed=options.seed * 10_000_000)
     pool.fill(options.scenes, options.work / f"scenes_{options.seed}_{options.scenes}.npz")
     run = Run(options.minutes, options.batch, options.rate, options.seed, options.save_every)
-    train(model, config, pool, run, options.work / f"{options.name}.pt")
+    teacher = restore(read_checkpoint(options.teacher)) if options.teacher else None
+    train(model, config, pool, run, options.work / f"{options.name}.pt", teacher)
 
 
 if __name__ == "__main__":
