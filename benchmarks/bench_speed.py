@@ -3,7 +3,8 @@
 Seven questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
-  another with all threads on each, once side by side with a thread each, as the whole run does it;
+  another with all threads on each, once side by side with a thread each, as the whole run does
+  it, and once (with ``simfeatup``) in open_clip's own forward;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
@@ -236,10 +237,17 @@ def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str
             for _ in in_order(segmenter.encode, batches, most=len(batches), share=False):
                 pass
 
+        @torch.no_grad()
+        def open_clip_forward(batches: Any = batches) -> None:
+            for batch in batches:
+                model.clip.encode_image(batch)
+
         def whole(segmenter: Segmenter = segmenter) -> None:
             segmenter.decide(segmenter.logits(block))
 
         sides = {"encoder": encode, "side by side": beside, "whole": whole}
+        if name == "simfeatup":
+            sides["open_clip"] = open_clip_forward
         best = best_of(runs, sides)
         rows.append(
             {
@@ -250,6 +258,9 @@ def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str
                 "whole s": best["whole"],
                 "whole / encoder": best["whole"] / best["encoder"],
                 "whole / encoder side by side": best["whole"] / best["side by side"],
+                "whole / open_clip's forward": (
+                    best["whole"] / best["open_clip"] if "open_clip" in best else None
+                ),
             }
         )
     return rows

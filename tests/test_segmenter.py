@@ -163,6 +163,37 @@ def test_norms_are_exact_where_the_estimate_could_be_wrong(monkeypatch: pytest.M
     assert torch.equal(window_logits(features, text, **common, exact=False), exact)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("none", 8), ("jbu", 8), ("learned", 8), ("learned", 160)]
+)
+def test_windows_of_a_batch_do_not_meet(name: str, channels: int, exact: bool) -> None:
+    """Several windows at once, as a GPU takes them, have the logits that each has alone."""
+    torch.manual_seed(6)
+    grid, count = (12, 10), 3
+    guidance = torch.randn(count, 3, 96, 80)
+    tokens = torch.randn(count, 120, 4) @ torch.randn(count, 4, channels)
+    tokens = tokens + torch.randn(count, 1, channels) + 0.02 * torch.randn(count, 120, channels)
+    cls = torch.randn(count, channels)
+    text = torch.nn.functional.normalize(torch.randn(4, channels), dim=-1)
+    upsampler = {
+        "none": None,
+        "jbu": Jbu((0.27, 0.26, 0.28)),
+        "learned": LearnedJbu(smooth_jbu_state(channels), source="random"),
+    }[name]
+
+    def logits(some: slice) -> torch.Tensor:
+        features = DenseFeatures(cls[some], tokens[some], grid)
+        return window_logits(
+            features, text, upsampler=upsampler, guidance=guidance[some], cls_bias=0.3, exact=exact
+        )
+
+    together = logits(slice(None))
+    assert together.shape == (count, 96, 80, 4)
+    alone = torch.cat([logits(slice(k, k + 1)) for k in range(count)])
+    assert (together - alone).abs().max() < (1e-5 if exact else 5e-4)
+
+
 @pytest.mark.parametrize("stack", [False, True])
 @pytest.mark.parametrize(("patch", "grid"), [(8, (4, 5)), (14, (3, 4)), (32, (3, 3))])
 def test_learned_upsamplers_reach_any_patch_size(

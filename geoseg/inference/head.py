@@ -140,12 +140,16 @@ def _with_exact_norms(
     ``‖u C‖² + 2 (u C)(Vᵀ c) + ‖c‖²``; r is at most the number of patches.
     """
     coordinates, basis = _coordinates(folded)
-    queries = (text @ basis).transpose(1, 2)[:, None]
-    shift = 2 * (constant @ basis)[:, None, None]  # (B, 1, 1, r)
+    queries = (text @ basis).transpose(1, 2)  # (B, r, Q)
+    shift = 2 * (constant @ basis)[:, None]  # (B, 1, r)
 
     def cosines(pixels: Tensor) -> Tensor:
-        squared = (pixels * (pixels + shift)).sum(-1, keepdim=True) + constant @ constant
-        return (pixels @ queries + text @ constant) * squared.clamp_min(_EPS).rsqrt()
+        # (B, ..., r): each window of a batch has queries and a shift of its own.
+        own = (len(pixels), *(1,) * (pixels.ndim - 3))
+        shifted = pixels + shift.view(*own, *shift.shape[1:])
+        squared = (pixels * shifted).sum(-1, keepdim=True) + constant @ constant
+        numerators = pixels @ queries.view(*own, *queries.shape[1:]) + text @ constant
+        return numerators * squared.clamp_min(_EPS).rsqrt()
 
     return operator(_as_grid(coordinates, grid), cosines)
 

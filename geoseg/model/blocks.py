@@ -121,6 +121,16 @@ class Axis:
         """Coarse pixels of a block."""
         return int(self.weights.shape[-1])
 
+    @functools.cached_property
+    def inside(self) -> range:
+        """Blocks that see no end of the image, if it doubles along this axis."""
+        radius = (self.weights.shape[1] - BLOCK) // 2
+        pattern = axis(8 * BLOCK, 4 * BLOCK, radius, self.weights.device).weights[4]
+        if self.weights.shape[1:] != pattern.shape:
+            return range(0)
+        found = (self.weights == pattern).all(2).all(1).nonzero().flatten().tolist()
+        return range(found[0], found[-1] + 1) if found else range(0)
+
     def margins(self, coarse: int) -> tuple[int, int]:
         """Coarse pixels that blocks reach beyond the image, before and after."""
         return max(-self.first[0], 0), max(self.first[-1] + self.span - coarse, 0)
@@ -197,11 +207,6 @@ class StepGeometry:
             axis(fine[0], coarse[0], radius, device),
             axis(fine[1], coarse[1], radius, device),
         )
-
-    @functools.cached_property
-    def inside(self) -> tuple[range, range]:
-        """Rows and columns of blocks that see no end of the image, if the step doubles."""
-        return _inside(self.rows, self.blocks.radius), _inside(self.cols, self.blocks.radius)
 
     def matrices(self, kernels: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Turn weights of fine neighbours into weights of coarse pixels.
@@ -292,11 +297,3 @@ def quartered(x: Tensor, rows: int) -> Tensor:
     rows %= x.ndim
     split = torch.unflatten(torch.unflatten(x, rows + 1, (half, 2)), rows, (half, 2))
     return split.movedim((rows + 1, rows + 3), (0, 1))
-
-
-def _inside(axis_: Axis, radius: int) -> range:
-    pattern = axis(8 * BLOCK, 4 * BLOCK, radius, axis_.weights.device).weights[4]
-    if axis_.weights.shape[1:] != pattern.shape:
-        return range(0)
-    found = (axis_.weights == pattern).all(2).all(1).nonzero().flatten().tolist()
-    return range(found[0], found[-1] + 1) if found else range(0)

@@ -158,7 +158,7 @@ class WindowStep:
     def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
         geometry = self.geometry
-        inside_rows, inside = geometry.inside
+        inside_rows, inside = geometry.rows.inside, geometry.cols.inside
         # Trained through, one way is enough; with few blocks inside, one is faster.
         both = not torch.is_grad_enabled() and len(inside) >= _MANY
         left, right = slice(0, inside.start), slice(inside.stop, None)

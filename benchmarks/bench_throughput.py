@@ -1,0 +1,138 @@
+"""How much of what the device can do does geoseg use?
+
+One row for each upsampler: the rate of large matrix products in the encoder's precision, the
+share of it that the encoder reaches, and pixels a second of the whole run from file to labels,
+with the share of its time in which the device was computing.
+
+Weights are random in ViT-B/16's shape, windows of 224 lie every 112 pixels. It runs on a GPU if
+there is one; figures of a CPU are those of its cores together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _common
+import torch
+from bench_speed import WORDS, random_model, upsampler_file
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+import geoseg
+from geoseg.model.loading import Model
+from geoseg.model.products import full_width
+from geoseg.testing import write_scene
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main() -> None:
+    options = _common.parser(__doc__)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--side", type=int, help="pixels of the scene's side [GPU 8192, CPU 1120]")
+    options.add_argument("--batch", type=int, help="windows at once [as geoseg chooses]")
+    options.add_argument("--upsampler", nargs="+", default=["none", "jbu", "simfeatup"])
+    given = options.parse_args()
+    device = torch.device(given.device)
+    side = given.side or (448 if given.quick else 8192 if device.type == "cuda" else 1120)
+    model = random_model()
+    model = dataclasses.replace(model, clip=model.clip.to(device), device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(model, Path(folder), side, name, given.batch) for name in given.upsampler]
+    _common.table(rows)
+    if not given.no_save:
+        _common.save(f"throughput_{device.type}", rows, side=side)
+
+
+def measure(
+    model: Model, folder: Path, side: int, upsampler: str, batch: int | None
+) -> dict[str, Any]:
+    weights = upsampler_file(folder, model.embedding_size) if upsampler == "simfeatup" else None
+    options = geoseg.Options(
+        upsampler=upsampler,
+        upsampler_weights=None if weights is None else str(weights),
+        templates="none",
+        batch_size=batch,
+    )
+    segmenter = geoseg.Segmenter(model, WORDS, options)
+    matrices = matrix_rate(_DTYPES[segmenter.precision], model.device)
+    encoder, windows_per_second = encoder_rate(segmenter)
+    seconds, busy = whole_run(model, options, folder, side, upsampler)
+    return {
+        "upsampler": upsampler,
+        "precision": segmenter.precision,
+        "batch": segmenter.batch_size,
+        "matrices Tflop/s": matrices / 1e12,
+        "encoder / matrices": encoder / matrices,
+        "windows/s": windows_per_second,
+        "whole run Mpx/s": side * side / seconds / 1e6,
+        "device busy": busy,
+    }
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a product large enough for the device."""
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    with full_width():
+        return 2 * side**3 / _best(lambda: left @ right, device, runs=10)
+
+
+def encoder_rate(segmenter: geoseg.Segmenter) -> tuple[float, float]:
+    """Operations a second of the encoder at its batch size, and windows a second."""
+    device, batch = segmenter.device, segmenter.batch_size
+    windows = torch.randn(batch, 3, segmenter.options.window, segmenter.options.window)
+    windows = windows.to(device)
+    with FlopCounterMode(display=False) as counter:
+        segmenter.encode(windows)
+    seconds = _best(lambda: segmenter.encode(windows), device, runs=20)
+    return counter.get_total_flops() / seconds, batch / seconds
+
+
+def whole_run(
+    model: Model, options: geoseg.Options, folder: Path, side: int, name: str
+) -> tuple[float, float]:
+    """Seconds of inference, reading and writing, and the share in which the device computed."""
+    scene = write_scene(folder / f"{side}.tif", side, side)
+
+    def run(out: str) -> float:
+        done = geoseg.segment_to_files(
+            scene,
+            WORDS,
+            folder / out,
+            model=model,
+            options=options,
+            products=geoseg.Products(polygons="none", preview=False),
+        )
+        return float(done.report["seconds"]["segment"])
+
+    if model.device.type == "cuda":
+        run(f"{name} warm")
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            profiled = run(f"{name} profiled")
+        computing = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
+        return run(name), computing / profiled
+    start, before = time.perf_counter(), time.process_time()
+    seconds = run(name)
+    computing, wall = time.process_time() - before, time.perf_counter() - start
+    return seconds, computing / (wall * torch.get_num_threads())
+
+
+def _best(work: Callable[[], Any], device: torch.device, runs: int) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(runs))
+
+
+if __name__ == "__main__":
+    main()
