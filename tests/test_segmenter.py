@@ -18,6 +18,7 @@ from geoseg.inference import head
 from geoseg.inference.head import Decision, window_logits
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
+from geoseg.inference.transfer import Arriving, one_behind
 from geoseg.model.defaults import ModelDefaults
 from geoseg.model.jbu import Jbu
 from geoseg.model.learned_jbu import LearnedJbu
@@ -400,6 +401,38 @@ def test_borders_are_covered_once_and_counted_right(model: Model) -> None:
     logits = one.logits(noise(150, 101))
     assert logits.shape == (6, 150, 101)
     assert np.allclose(logits, 0.25, atol=1e-6)
+
+
+def test_pixels_sent_ahead_change_nothing(model: Model) -> None:
+    """What a GPU gets for a whole tile is what a CPU makes window by window."""
+    block = noise(150, 170)
+    block.valid[:40, 30:] = False
+    one = segmenter(model, batch_size=3)
+    assert one.send(block) is None  # a CPU has nothing to wait for
+    tile = TilePlan(one.lattice(150, 170), 512)[0]
+    alone = one.segment_tile(block, tile, probabilities=True)
+    ahead = one.segment_tile(block, tile, probabilities=True, sent=one.normalise(block))
+    for name in ("labels", "confidence", "margin", "probabilities"):
+        assert np.array_equal(getattr(alone, name), getattr(ahead, name)), name
+
+
+def test_results_are_taken_one_behind() -> None:
+    """While a strip travels to the host, the device has the next one to work on."""
+    made, taken = [], []
+
+    def strips():
+        for k in range(3):
+            made.append(k)
+            yield k
+
+    for k in one_behind(strips()):
+        taken.append((k, len(made)))
+    assert taken == [(0, 2), (1, 3), (2, 3)]
+    assert list(one_behind([])) == []
+    assert [a.tolist() for a in Arriving([torch.tensor([1]), torch.tensor([2.5])]).arrays()] == [
+        [1],
+        [2.5],
+    ]
 
 
 def test_inputs_are_never_changed(model: Model) -> None:

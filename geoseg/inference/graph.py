@@ -120,9 +120,14 @@ class TileJob:
         if not needed:
             return None
         segmenter = self._segmenter()
+        sent = segmenter.send(block)
         with _device_lock:
             result = segmenter.segment_tile(
-                block, replace(tile, windows=needed), probabilities=self.probabilities, stop=stop
+                block,
+                replace(tile, windows=needed),
+                probabilities=self.probabilities,
+                stop=stop,
+                sent=sent,
             )
         return result if inside is None or inside.all() else _keep(result, inside)
 

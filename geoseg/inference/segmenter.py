@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
 from geoseg.inference.threads import in_order
+from geoseg.inference.transfer import Arriving, one_behind, to_device
 from geoseg.model.attention import attention_variant
 from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
@@ -202,10 +203,18 @@ class Segmenter:
 
     def normalise(self, block: PixelBlock) -> Tensor:
         """Pixels as the encoder wants them, ``(3, H, W)`` on the device; 0 where not valid."""
-        pixels = (torch.from_numpy(block.rgb).to(self.device) - self._mean) / self._std
+        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
         if not block.valid.all():
-            pixels = pixels * torch.from_numpy(block.valid).to(self.device)
+            pixels = pixels * to_device(block.valid, self.device)
         return pixels
+
+    def send(self, block: PixelBlock) -> Tensor | None:
+        """Normalised pixels of a tile on their way to a GPU; None on a CPU.
+
+        Call it ahead of `segment_tile`, from another thread, while the GPU has other work. A CPU
+        rather makes the pixels of each window when it is that window's turn.
+        """
+        return None if self.device.type == "cpu" else self.normalise(block)
 
     @torch.no_grad()
     def window_logits(
@@ -296,6 +305,7 @@ class Segmenter:
         *,
         probabilities: bool = False,
         stop: threading.Event | None = None,
+        sent: Tensor | None = None,
     ) -> TileResult:
         """Label the core of one tile.
 
@@ -309,6 +319,8 @@ class Segmenter:
             Also return per-cent probabilities of every class.
         stop
             Set it from another thread to give the tile up between two batches.
+        sent
+            What `send` made of the block, if it was called.
 
         Raises
         ------
@@ -330,24 +342,38 @@ class Segmenter:
             windows = [w for w in windows if block.valid[w.slices()].any()]
             runs = len(windows)
             origin = (-tile.read.row, -tile.read.col)
-            for first, logits in self._merged_rows(block, windows, core, stop, origin):
-                scores = self._decision.scores(logits)
-                index, best = self._decision.labels(scores)
-                rows = slice(first, first + len(logits))
+            if sent is None:
+                sent = self.send(block)
+            strips = self._merged_rows(block, windows, core, stop, origin, sent=sent)
+            results = ((first, self._strip(logits, probabilities)) for first, logits in strips)
+            for first, arriving in one_behind(results):
+                index, best, lead, *each = arriving.arrays()
+                rows = slice(first, first + len(index))
                 keep = valid[rows]
-                labels[rows][keep] = index.cpu().numpy().astype(dtype)[keep]
-                confidence[rows][keep] = _per_cent(best)[keep]
-                first_two = scores.topk(2, dim=-1).values
-                margin[rows][keep] = _per_cent(first_two[..., 0] - first_two[..., 1])[keep]
+                labels[rows][keep] = index.astype(dtype)[keep]
+                confidence[rows][keep] = best[keep]
+                margin[rows][keep] = lead[keep]
                 if shares is not None:
-                    shares[:, rows][:, keep] = _per_cent(scores).transpose(2, 0, 1)[:, keep]
+                    shares[:, rows][:, keep] = each[0].transpose(2, 0, 1)[:, keep]
         return TileResult(tile.core, labels, confidence, margin, shares, runs)
+
+    def _strip(self, logits: Tensor, probabilities: bool) -> Arriving:
+        """Index, per cent and lead of the winning class, and if wanted per cent of every class."""
+        scores = self._decision.scores(logits)
+        index, best = self._decision.labels(scores)
+        first_two = scores.topk(2, dim=-1).values
+        per_cents = [best, first_two[..., 0] - first_two[..., 1]]
+        if probabilities:
+            per_cents.append(scores)
+        return Arriving([index, *map(_per_cent, per_cents)])
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
         height, width = block.valid.shape
         tile = TilePlan(self.lattice(height, width), max(height, width) + self.options.stride)[0]
-        strips = self._merged_rows(block, tile.windows, tile.core, share_threads=True)
+        strips = self._merged_rows(
+            block, tile.windows, tile.core, sent=self.send(block), share_threads=True
+        )
         rows = [part for _, part in strips]
         merged: FloatArray = torch.cat(rows).permute(2, 0, 1).contiguous().cpu().numpy()
         return merged
@@ -394,6 +420,7 @@ class Segmenter:
         stop: threading.Event | None = None,
         origin: tuple[int, int] = (0, 0),
         *,
+        sent: Tensor | None = None,
         share_threads: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
@@ -404,6 +431,7 @@ class Segmenter:
         several threads each, and may have other last bits for it.
         """
         keep_freed_memory()
+        cut = functools.partial(self._window, block, sent)
         weight = self._blend_weight(windows[0].shape)
         shared = self._shared_kernels(block, origin)
         merger = _StripMerger(core, len(self._text), self.device)
@@ -411,7 +439,7 @@ class Segmenter:
         def logits(batch: Sequence[Window]) -> Tensor:
             if stop is not None and stop.is_set():
                 raise CancelledError
-            return self._batch_logits(block, batch, shared)
+            return self._batch_logits(cut, batch, shared)
 
         batches = list(_batches(windows, self.batch_size))
         if self.device.type == "cpu":
@@ -430,7 +458,10 @@ class Segmenter:
         yield from merger.finish_above(core.row_stop)
 
     def _batch_logits(
-        self, block: PixelBlock, batch: Sequence[Window], shared: SharedKernels | None
+        self,
+        cut: Callable[[Window], Tensor],
+        batch: Sequence[Window],
+        shared: SharedKernels | None,
     ) -> Tensor:
         """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
         done: list[Tensor] = []
@@ -439,7 +470,8 @@ class Segmenter:
             part = waiting[: self.batch_size]
             operators = (shared.operator(w.row, w.col) for w in part) if shared else None
             try:
-                done.append(self.window_logits(self._gather(block, part), operators))
+                pixels = torch.stack([cut(window) for window in part])
+                done.append(self.window_logits(pixels, operators))
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -475,14 +507,12 @@ class Segmenter:
             grid=window // patch,
         )
 
-    def _gather(self, block: PixelBlock, windows: Iterable[Window]) -> Tensor:
-        parts = [
-            self.normalise(
-                PixelBlock(block.rgb[(slice(None), *w.slices())], block.valid[w.slices()])
-            )
-            for w in windows
-        ]
-        return torch.stack(parts)
+    def _window(self, block: PixelBlock, sent: Tensor | None, window: Window) -> Tensor:
+        """Normalised pixels of a window of a block."""
+        here = window.slices()
+        if sent is not None:
+            return sent[(slice(None), *here)]
+        return self.normalise(PixelBlock(block.rgb[(slice(None), *here)], block.valid[here]))
 
     def _blend_weight(self, shape: tuple[int, int]) -> Tensor:
         if self.options.blend == "uniform":
@@ -555,8 +585,8 @@ def _segmenter_here(spec: str, device: str, vocabulary: Vocabulary, options: Opt
     return Segmenter(load_model(spec, device=device), vocabulary, options)
 
 
-def _per_cent(scores: Tensor) -> UInt8Array:
-    return (scores * 100).round().to(torch.uint8).cpu().numpy()
+def _per_cent(scores: Tensor) -> Tensor:
+    return (scores * 100).round().to(torch.uint8)
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:
