@@ -12,6 +12,7 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
+from geoseg.errors import OptionError, SceneError
 from geoseg.inference.graph import TileJob, tile_task
 from geoseg.inference.options import Options
 from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter
@@ -96,7 +97,17 @@ def _class_tags(names: Sequence[str]) -> dict[str, str]:
 
 def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArrayScene:
     if isinstance(scene, xr.DataArray):
+        if reading.gsd is not None:
+            raise OptionError(
+                "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
+                "rio.reproject), or give the path of a file"
+            )
         return ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch)
+    if not isinstance(scene, (str, Path)):
+        raise SceneError(
+            f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "
+            "pixels alone go to Segmenter.predict"
+        )
     return open_scene(absolute(scene), reading)
 
 

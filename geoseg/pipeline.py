@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
@@ -28,6 +29,7 @@ from geoseg.inference.options import Options, Resolved
 from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
+from geoseg.io.labels import LabelRaster
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.scene import Scene
@@ -375,6 +377,7 @@ class _SceneRun:
     def __post_init__(self) -> None:
         assert self.segmenter is not None
         grid = self.scene.grid
+        self._check_products(grid)
         self.area = Aoi.open(self.reading.aoi, grid) if self.reading.aoi is not None else None
         region = self.area.window if self.area is not None else None
         self.plan = TilePlan(self.segmenter.lattice(*grid.shape), self.tile, region)
@@ -383,6 +386,20 @@ class _SceneRun:
         self.method = _Method.of(self.segmenter)
         self.classes = self.method.vocabulary.label_classes
         self.seconds: dict[str, float] = {}
+
+    def _check_products(self, grid: Grid) -> None:
+        """Refuse, before any work, polygons that a scene without a place cannot have."""
+        products = self.products
+        if grid.placed or products.polygons == "none":
+            return
+        where = f"{self.scene.path}: has no place on the ground (no CRS or no transform), so"
+        if products.polygons == "geojson":
+            raise OptionError(
+                f"{where} there is no GeoJSON, which needs longitude and latitude; take "
+                "--polygons gpkg, fgb or parquet"
+            )
+        if products.min_area_m2 or products.simplify_m:
+            raise OptionError(f"{where} --min-area and --simplify have no metres; leave them out")
 
     def execute(self, *, resume: bool) -> Run:
         if resume and (done := self._already_done()):
@@ -564,9 +581,17 @@ class _SceneRun:
         """Bring the work files to the grid of the outputs; return folder, grid, class counts."""
         if self.reading.gsd is None or self.products.output_grid == "working":
             tally = _Tally(self.grid, len(self.classes))
-            for record in journal.finished.values():
-                core = self.plan.core(record.tile).relative_to(self.plan.region)
-                tally.add(core, record.counts)
+            cores = {
+                record.tile: self.plan.core(record.tile).relative_to(self.plan.region)
+                for record in journal.finished.values()
+            }
+            if tally.even:
+                for index, core in cores.items():
+                    tally.add(core, journal.finished[index].counts)
+            else:
+                labels = LabelRaster.open(_work_file(self.work, "labels"))
+                for core in cores.values():
+                    tally.add_labels(core, labels.read(core))
             return self.work, self.grid, tally
         native = self._native_region()
         folder = self.work / "native"
@@ -578,7 +603,7 @@ class _SceneRun:
                 with self._writer(folder, name, native, resume=False) as writer:
                     for window, block in regrid_nearest(_work_file(self.work, name), writer):
                         if name == "labels":
-                            tally.add(window, self._count(block))
+                            tally.add_labels(window, block)
         return folder, native, tally
 
     def _native_region(self) -> Grid:
@@ -722,23 +747,49 @@ class _SceneRun:
             self.progress(progress)
 
 
+_EVEN = 1e-4
+"""Share by which areas of pixels may differ and still be taken for one."""
+_SAMPLE = 64
+"""Pixels a side whose area is looked at here and there."""
+
+
 class _OccupiedError(OutputError):
     """Another process is at work in the same output folder."""
 
 
 class _Tally:
-    """Pixels and area of every class, added up window by window.
-
-    The area of a pixel is taken where the window lies: it changes over a tall geographic scene.
-    """
+    """Pixels and area of every class, added up window by window."""
 
     def __init__(self, grid: Grid, classes: int) -> None:
         self._grid = grid
+        # Some hundred strips a scene: over each a pixel's area hardly changes.
+        self._strip = max(1, grid.height // 512)
         self.counts = np.zeros(classes, dtype=np.int64)
         self.areas_m2: npt.NDArray[np.float64] | None = np.zeros(classes)
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether pixels have the same area all over the grid, or none is known."""
+        height, width = self._grid.shape
+        rows, cols = (max(1, min(side // 8, _SAMPLE)) for side in (height, width))
+        areas = [
+            self._grid.pixel_area_m2(Window(row, col, rows, cols))
+            for row in (0, (height - rows) // 2, height - rows)
+            for col in (0, (width - cols) // 2, width - cols)
+        ]
+        known = [area for area in areas if area is not None]
+        return len(known) < len(areas) or max(known) <= min(known) * (1 + _EVEN)
+
+    def add_labels(self, window: Window, labels: npt.NDArray[Any]) -> None:
+        """Count the labels of one window of the grid."""
+        step = len(labels) if self.even else self._strip
+        for first in range(0, len(labels), step):
+            part = labels[first : first + step]
+            where = Window(window.row + first, window.col, len(part), window.width)
+            self.add(where, _class_counts(part, len(self.counts)))
+
     def add(self, window: Window, counts: Sequence[int]) -> None:
-        """Add the class counts of one window of the grid."""
+        """Add the class counts of one window of the grid; its pixels have one area."""
         found = np.array(counts, dtype=np.int64)
         self.counts += found
         if self.areas_m2 is None or not found.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def _compose(
     page = Image.new("RGB", (layout.width, layout.legend_top + legend.height + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(page)
     if title is not None:
-        font = _font(_TITLE)
+        font = _font(_TITLE, title)
         text = _shorten(title, font, layout.width - 2 * _MARGIN)
         draw.text((_MARGIN, _MARGIN), text, _INK, font)
     for panel, (x, y) in zip(panels, layout.positions, strict=True):
@@ -341,7 +342,7 @@ def _legend_entries(
 def _draw_legend(
     entries: Sequence[tuple[LabelClass, float]], total: int, width: int
 ) -> Image.Image:
-    font, small = _font(_TEXT), _font(_SMALL)
+    font, small = _font(_TEXT, *(entry.name for entry, _ in entries)), _font(_SMALL)
     columns = max(1, min(len(entries), width // _LEGEND_COLUMN))
     rows = math.ceil(len(entries) / columns) if entries else 0
     pitch = min(width // columns, _LEGEND_COLUMN + 60)
@@ -384,8 +385,24 @@ def _per_cent(share: float) -> str:
 # -- text and file --------------------------------------------------------------------------------
 
 
-def _font(size: int) -> _Font:
+def _font(size: int, *texts: str) -> _Font:
+    """Pillow's own font, or one of the system's for letters that it does not have."""
+    if not all(text.isascii() for text in texts):
+        for name in _WIDER_FONTS:
+            with suppress(OSError):
+                return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
+
+
+_WIDER_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+    "Arial.ttf",
+)
 
 
 def _text_size(text: str, font: _Font) -> tuple[int, int]:

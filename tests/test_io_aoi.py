@@ -120,8 +120,8 @@ def test_window_holds_every_pixel_of_the_area(
         ("0,0,10,10", "does not cover any pixel of the scene .500000.00,4999"),
         ("500010,4999900,500000,4999950", "min below max"),
         ("500000,4999900,nan,4999950", "min below max"),
-        ("1,2,3", "neither minx,miny,maxx,maxy nor a vector file"),
-        ("missing.gpkg", "neither minx,miny,maxx,maxy nor a vector file"),
+        ("1,2,3", "no such file; give a vector file or minx,miny,maxx,maxy"),
+        ("missing.gpkg", "no such file; give a vector file or minx,miny,maxx,maxy"),
         ("500000.1,4999900.1,500000.2,4999900.2", "does not cover any pixel"),
     ],
 )
@@ -148,3 +148,16 @@ def test_files_without_polygons_or_crs_are_refused(tmp_path: Path) -> None:
 def test_a_scene_without_crs_takes_a_box_in_its_own_units() -> None:
     grid = Grid(None, Affine.identity(), 50, 60)
     assert Aoi.open("10,20,30,40", grid).window == Window(20, 10, 20, 20)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:4326"])
+def test_an_outline_that_crosses_itself_keeps_both_parts(tmp_path: Path, crs: str) -> None:
+    grid = GRIDS[0]
+    corners = [(500020, 4999960), (500150, 4999820), (500150, 4999960), (500020, 4999820)]
+    table = geopandas.GeoDataFrame(geometry=[shapely.Polygon(corners)], crs="EPSG:32631")
+    path = tmp_path / "bow.gpkg"
+    table.to_crs(crs).to_file(path)
+    whole = shapely.make_valid(shapely.Polygon(corners))
+    got, expected = Aoi.open(path, grid).mask(grid.window), centres_inside(whole, grid)
+    assert expected.sum() > 2000
+    assert (got != expected).mean() < 0.005

@@ -123,3 +123,19 @@ def test_bands_can_be_chosen() -> None:
 def test_arrays_that_are_no_scene_are_refused(array: xarray.DataArray, message: str) -> None:
     with pytest.raises(SceneError, match=message):
         ArrayScene.open(array)
+
+
+def test_masked_whole_numbers_are_what_they_were(tmp_path: Path) -> None:
+    """rioxarray's ``masked=True`` makes floats of them; their stretch stays that of the file."""
+    path = make(tmp_path / "scene.tif", rgb(60, 80), nodata=0)
+    plain = ArrayScene.open(rioxarray.open_rasterio(path))
+    masked = ArrayScene.open(rioxarray.open_rasterio(path, masked=True))
+    assert masked.array.dtype == np.float32
+    one, other = (scene.read(Window(0, 0, 60, 80)) for scene in (plain, masked))
+    both = one.valid & other.valid
+    assert both.mean() > 0.9
+    np.testing.assert_allclose(one.rgb[:, both], other.rgb[:, both], atol=1e-7)
+    # Floats that somebody has scaled since are measured like any others.
+    scaled = rioxarray.open_rasterio(path, masked=True)
+    scaled = scaled.copy(data=scaled.data / 255)
+    assert ArrayScene.open(scaled).stretch != masked.stretch

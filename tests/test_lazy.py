@@ -14,6 +14,7 @@ import rioxarray
 import xarray as xr
 
 import geoseg
+from geoseg.errors import OptionError, SceneError
 from geoseg.inference.graph import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
@@ -177,3 +178,12 @@ def test_a_lazy_map_computes_on_a_cluster(
         assert client.status == "running"
     for name in ("labels", "confidence", "probabilities"):
         np.testing.assert_array_equal(computed[name].to_numpy(), files[name])
+
+
+def test_scenes_that_cannot_be_taken_are_refused(scene: Path, loaded: geoseg.Model) -> None:
+    with pytest.raises(OptionError, match="another gsd"):
+        lazy(as_array(scene, None), loaded, reading=geoseg.Reading(gsd=1.0))
+    with pytest.raises(SceneError, match="not ndarray; arrays of pixels alone go to"):
+        lazy(np.zeros((3, 40, 40), np.uint8), loaded)
+    with pytest.raises(SceneError, match="not Dataset"):
+        lazy(as_array(scene, None).to_dataset(name="scene"), loaded)

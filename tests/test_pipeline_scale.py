@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasters import make
 from typer.testing import CliRunner
 
 import geoseg
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter
+from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
 from geoseg.testing import assert_same_raster, drawn_rgb, tiny_random_model, write_scene
@@ -377,6 +381,42 @@ def test_a_gsd_needs_a_place_on_the_ground(segment: Any, tmp_path: Path) -> None
     scene = write_scene(tmp_path / "scene.tif", 100, 100, crs=None)
     with pytest.raises(OptionError, match=r"gsd 1 m cannot be reached"):
         segment(scene, reading=geoseg.Reading(gsd=1.0))
+
+
+@pytest.mark.filterwarnings("ignore::geoseg.errors.GeosegWarning")
+@pytest.mark.parametrize(
+    "products",
+    [
+        geoseg.Products(polygons="geojson"),
+        geoseg.Products(min_area_m2=10),
+        geoseg.Products(simplify_m=1),
+    ],
+)
+def test_polygons_that_need_a_place_are_refused_before_any_work(
+    segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, products: geoseg.Products
+) -> None:
+    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: pytest.fail("inference"))
+    scene = write_scene(tmp_path / "scene.tif", 100, 100, crs=None)
+    with pytest.raises(OptionError, match=r"scene\.tif: has no place on the ground"):
+        segment(scene, products=products)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::geoseg.errors.GeosegWarning")
+@pytest.mark.parametrize("gsd", [None, 9000.0])
+def test_class_areas_follow_the_pixels_of_a_tall_scene(
+    segment: Any, tmp_path: Path, gsd: float | None
+) -> None:
+    """Towards the pole degrees shrink: every row of pixels has an area of its own."""
+    path, place = tmp_path / "tall.tif", Affine(0.1, 0, 5, 0, -0.1, 68)
+    make(path, drawn_rgb(Window(0, 0, 300, 120)), crs="EPSG:4326", transform=place)
+    run = segment(path, reading=geoseg.Reading(gsd=gsd))
+    labels = labels_of(run)
+    grid = Grid(CRS.from_epsg(4326), place, *labels.shape)
+    rows = [grid.pixel_area_m2(Window(row, 0, 1, labels.shape[1])) for row in range(len(labels))]
+    for entry in run.report["classes"]:
+        expected = ((labels == entry["index"]).sum(1) * np.array(rows)).sum()
+        assert entry["area_m2"] == pytest.approx(expected, rel=1e-5)
 
 
 def shares(run: geoseg.pipeline.Run) -> np.ndarray:

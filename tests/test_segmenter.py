@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.errors import OptionError, TilingError, VocabularyError, WeightsError
+from geoseg.errors import OptionError, SceneError, TilingError, VocabularyError, WeightsError
 from geoseg.inference import head
 from geoseg.inference.head import Decision, window_logits
 from geoseg.inference.options import Options
@@ -414,6 +414,25 @@ def test_pixels_sent_ahead_change_nothing(model: Model) -> None:
     ahead = one.segment_tile(block, tile, probabilities=True, sent=one.normalise(block))
     for name in ("labels", "confidence", "margin", "probabilities"):
         assert np.array_equal(getattr(alone, name), getattr(ahead, name)), name
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((40, 50), np.uint8), r"\(height, width, 3\), not \(40, 50\)"),
+        (np.zeros((3, 40, 50), np.uint8), r"not \(3, 40, 50\)"),
+        (np.zeros((40, 50, 4), np.uint8), r"not \(40, 50, 4\)"),
+        (np.zeros((0, 50, 3), np.uint8), r"not \(0, 50, 3\)"),
+        (np.full((40, 50, 3), 255, np.float32), "float32 from 255.0 to 255.0; give"),
+        (np.full((40, 50, 3), 9, np.int64), "int64 from 9 to 9; give"),
+        (np.full((40, 50, 3), np.nan), "give"),
+    ],
+)
+def test_images_that_cannot_be_taken_are_refused(
+    model: Model, image: np.ndarray, message: str
+) -> None:
+    with pytest.raises(SceneError, match=message):
+        segmenter(model).predict(image)
 
 
 def test_results_are_taken_one_behind() -> None:

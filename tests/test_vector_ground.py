@@ -154,3 +154,7 @@ def test_off_the_earth_there_is_no_area(tmp_path: Path) -> None:
     lines = Ground(grid).measure(np.concatenate([corner, centre]), np.array([0, 5, 10]))
     assert np.isnan(lines.area[0])
     assert lines.area[1] == pytest.approx(20_000**2, rel=0.01)
+
+
+def test_a_crs_without_a_transform_measures_nothing() -> None:
+    assert not Ground(Grid(CRS.from_epsg(32631), Affine.identity(), 20, 20)).measures

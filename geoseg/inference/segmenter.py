@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError, TilingError
+from geoseg.errors import OptionError, SceneError, TilingError
 from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import Decision, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
@@ -390,9 +390,23 @@ class Segmenter:
         out_shape
             Size ``(height, width)`` to which averaged logits are resized bilinearly before the
             softmax; the image's own by default.
+
+        Raises
+        ------
+        SceneError
+            If the image has another shape or other values.
         """
         pixels = np.asarray(rgb)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise SceneError(f"an image is (height, width, 3), not {pixels.shape}")
         scaled = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+        if not (
+            np.issubdtype(scaled.dtype, np.floating) and 0 <= scaled.min() <= scaled.max() <= 1
+        ):
+            raise SceneError(
+                f"the image holds {pixels.dtype} from {pixels.min()} to {pixels.max()}; give "
+                "uint8, or floats from 0 to 1"
+            )
         block = PixelBlock(
             np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32),
             np.ones(pixels.shape[:2], dtype=bool),

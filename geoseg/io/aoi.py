@@ -89,7 +89,7 @@ def _box(numbers: tuple[float, float, float, float]) -> BaseGeometry:
 
 def _read_polygons(path: str, grid: Grid) -> BaseGeometry:
     if not Path(path).exists() and "://" not in path and not path.startswith("/vsi"):
-        raise OptionError(f"aoi {path}: is neither minx,miny,maxx,maxy nor a vector file")
+        raise OptionError(f"aoi {path}: no such file; give a vector file or minx,miny,maxx,maxy")
     try:
         table = geopandas.read_file(path, engine="pyogrio", columns=[])
     except (DataSourceError, ValueError) as error:
@@ -104,10 +104,11 @@ def _read_polygons(path: str, grid: Grid) -> BaseGeometry:
         raise SceneError(f"{path}: cannot be laid on the scene, {which} has no CRS")
     if shapes.crs is not None and grid.crs is not None:
         minx, miny, maxx, maxy = shapes.total_bounds
-        # A straight edge in one CRS is a curve in another.
+        # A straight edge in one CRS is a curve in another. Outlines that cross themselves are
+        # mended first: with more points on them, parts would be lost.
         step = max(maxx - minx, maxy - miny) / _EDGE_PARTS
         try:
-            shapes = shapes.segmentize(step).to_crs(grid.crs.to_wkt())
+            shapes = shapes.make_valid().segmentize(step).to_crs(grid.crs.to_wkt())
         except ProjError as error:
             raise SceneError(f"{path}: cannot be brought into the scene's CRS") from error
     return shapely.union_all(shapely.make_valid(shapes.to_numpy()))

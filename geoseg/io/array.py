@@ -67,10 +67,16 @@ class ArrayScene:
         nodata = array.rio.nodata
         grid = Grid(array.rio.crs, _transform(used), used.sizes["y"], used.sizes["x"])
         scene = cls(used, grid, None, None if nodata is None else float(nodata))
-        rule = parse_stretch(stretch).for_dtype(used.dtype)
-        if rule.kind == "none" and np.issubdtype(used.dtype, np.integer):
+        if parse_stretch(stretch).for_dtype(used.dtype).kind == "none" and np.issubdtype(
+            used.dtype, np.integer
+        ):
             return scene
         sample, valid = scene._decimated(_STATISTICS_SIZE)
+        whole = _whole_numbers(array, sample[:, valid])
+        rule = parse_stretch(stretch).for_dtype(whole or used.dtype)
+        if rule.kind == "none" and whole is not None:
+            full = ((0.0, float(np.iinfo(whole).max)),) * len(chosen)
+            return cls(used, grid, full, scene.nodata)
         limits = measure_limits(rule, sample, valid, path=_NAME)
         return cls(used, grid, limits, scene.nodata)
 
@@ -117,6 +123,17 @@ class ArrayScene:
         step = max(1, math.ceil(max(self.shape) / max_size))
         data = np.asarray(self.array[:, ::step, ::step].data)
         return data, _valid(data, self.nodata)
+
+
+def _whole_numbers(
+    array: xarray.DataArray, values: npt.NDArray[Any]
+) -> np.dtype[np.integer[Any]] | None:
+    """Type of the whole numbers that rioxarray has turned into floats to mark nodata, if it has."""
+    stored = np.dtype(array.encoding.get("rasterio_dtype", array.dtype))
+    if not np.issubdtype(stored, np.integer) or stored == array.dtype or not values.size:
+        return None
+    as_they_were = values.max() > 1 and bool((values == np.rint(values)).all())
+    return stored if as_they_were else None
 
 
 def as_block(data: npt.NDArray[Any], stretch: Limits | None, nodata: float | None) -> PixelBlock:

@@ -28,8 +28,8 @@ class Ground:
     Parameters
     ----------
     grid
-        Placement of the raster. Without a coordinate system there are no metres: lengths and
-        areas become NaN.
+        Placement of the raster. Without a coordinate system and a transform there are no metres:
+        lengths and areas become NaN.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -39,7 +39,7 @@ class Ground:
         # transform mirrors, as the usual north-up one does.
         self.mirrors = t.a * t.e - t.b * t.d < 0
         self._ellipsoid: Ellipsoid | None = None
-        crs = None if grid.crs is None else pyproj.CRS.from_user_input(grid.crs)
+        crs = pyproj.CRS.from_user_input(grid.crs) if grid.placed else None
         geod = None if crs is None else crs.get_geod()
         if crs is None or geod is None:
             return
