@@ -185,7 +185,8 @@ def segment(
         typer.Option(
             metavar="P",
             rich_help_panel=METHOD,
-            help="Below this probability a pixel becomes background.",
+            help="Below this confidence a pixel becomes background. Confidence is that of a "
+            "class's best name: many synonyms share it.",
         ),
     ] = None,
     background: Annotated[

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from geoseg.errors import GeosegWarning, OptionError, OutputError
-from geoseg.inference.allocator import give_back_memory
+from geoseg.inference.allocator import give_back_memory, settle_memory
 from geoseg.inference.graph import TileJob, run_tiles
 from geoseg.inference.options import Options, Resolved
 from geoseg.inference.segmenter import Segmenter, TileResult
@@ -416,6 +416,7 @@ class _SceneRun:
                 return self._publish(made)
         finally:
             self._tidy(journal, remove_out=made_out)
+            settle_memory()
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:

@@ -377,6 +377,21 @@ def test_a_mosaic_on_the_command_line(geoseg_cli: Any, tmp_path: Path) -> None:
 # -- working GSD ----------------------------------------------------------------------------------
 
 
+def test_the_process_is_left_as_it_would_be_without_a_run(
+    segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings for a run's memory would slow down whatever else uses PyTorch afterwards."""
+    settled = []
+    monkeypatch.setattr(geoseg.pipeline, "settle_memory", lambda: settled.append(True))
+    scene = write_scene(tmp_path / "scene.tif", 100, 100)
+    segment(scene)
+    assert settled == [True]
+    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        segment(scene, "other")
+    assert settled == [True, True]
+
+
 def test_a_gsd_needs_a_place_on_the_ground(segment: Any, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", 100, 100, crs=None)
     with pytest.raises(OptionError, match=r"gsd 1 m cannot be reached"):

@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from vectors import blobs, label_file
 
 from geoseg.io.grid import Grid
+from geoseg.types import Window
 from geoseg.vector import vectorize
 from geoseg.vector.ground import Ground
 from geoseg.vector.measure import Ellipsoid
@@ -158,3 +159,14 @@ def test_off_the_earth_there_is_no_area(tmp_path: Path) -> None:
 
 def test_a_crs_without_a_transform_measures_nothing() -> None:
     assert not Ground(Grid(CRS.from_epsg(32631), Affine.identity(), 20, 20)).measures
+
+
+def test_a_ring_around_the_earth_has_the_area_of_its_pixels() -> None:
+    grid = Grid(CRS.from_epsg(4326), Affine(1, 0, -180, 0, -1, 90), 180, 360)
+    band = np.array([(0, 30), (0, 70), (360, 70), (360, 30), (0, 30)], np.float64)
+    small = np.array([(3, 30), (3, 31), (4, 31), (4, 30), (3, 30)], np.float64)
+    measured = Ground(grid).measure(np.concatenate([band, small]), np.array([0, 5, 10]))
+    rows = [grid.pixel_area_m2(Window(row, 0, 1, 1)) for row in range(30, 70)]
+    assert abs(measured.area[0]) == pytest.approx(360 * sum(rows), rel=1e-4)
+    assert abs(measured.area[1]) == pytest.approx(rows[0], rel=1e-4)
+    assert measured.length[0] > 2 * 2e7

@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 _AREA_NODES = (129, 17)
 _NO_AREA = 1e30
+_FAR_DEGREES = 90
+_ROUND_STEPS = 361
 
 
 class Ground:
@@ -63,10 +65,25 @@ class Ground:
             unknown = np.full(len(offsets) - 1, np.nan)
             return Measures(unknown, unknown.copy())
         x, y = self.grid.to_ground(points[:, 0], points[:, 1])
-        lengths, areas = self._ellipsoid.edges(*self._to_degrees(x, y))
+        lon, lat = self._to_degrees(x, y)
+        lengths, areas = self._ellipsoid.edges(lon, lat)
+        for edge in self._far_round(lon, offsets):
+            # Its ends alone do not tell on which side of the Earth it runs.
+            steps = np.linspace(points[edge], points[edge + 1], _ROUND_STEPS)
+            x, y = self.grid.to_ground(steps[:, 0], steps[:, 1])
+            length, area = self._ellipsoid.edges(*self._to_degrees(x, y))
+            lengths[edge], areas[edge] = length.sum(), area.sum()
         if not self.mirrors:
             areas = -areas
         return Measures(_sum_along(lengths, offsets), _sum_along(areas, offsets))
+
+    def _far_round(self, lon: FloatArray, offsets: IntArray) -> list[int]:
+        """Edges that run a quarter of the way around the Earth or more."""
+        if self.grid.crs is None or not self.grid.crs.is_geographic:
+            return []
+        far = np.abs(np.diff(lon)) >= _FAR_DEGREES
+        far[offsets[1:-1] - 1] = False  # from one line to the next
+        return [int(edge) for edge in np.flatnonzero(far)]
 
     def pixel_area(self, row: FloatArray, col: FloatArray) -> FloatArray:
         """Area in m² of pixels around these positions, interpolated between some of them."""
