@@ -62,11 +62,15 @@ def preview_files(
 
     Raises
     ------
+    OptionError
+        If ``out`` has the name of another format.
     SceneError
         If a raster cannot be read, or the labels do not lie on the scene.
     OutputError
         If the PNG exists or cannot be written.
     """
+    if out.suffix.lower() != ".png":
+        raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
     labels = LabelRaster.open(labels_path)
     if not isinstance(scene, Scene):
         scene = Scene.open(scene, bands=bands, stretch=stretch)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
-from PIL import Image
+from PIL import Image, ImageFont
 from rasterio.crs import CRS
 from rasters import make, rgb
 
@@ -134,3 +134,30 @@ def test_nothing_is_overwritten_unasked_nor_left_half(tmp_path: Path) -> None:
 def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, float]) -> None:
     with pytest.raises(OptionError):
         draw(tmp_path / "p.png", np.zeros((9, 9), np.uint8), **options)
+
+
+def test_other_formats_than_png_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "s.tif", rgb())
+    with pytest.raises(OptionError, match=r"p\.jpg: a preview is a PNG"):
+        preview_files(tmp_path / "s.tif", tmp_path / "s.tif", tmp_path / "p.jpg")
+
+
+@pytest.mark.parametrize("name", ["Gebäude", "вода"])
+def test_letters_beyond_ascii_are_drawn_where_the_system_has_them(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, own = [], ImageFont.truetype
+
+    def truetype(font: object, *size: float, **settings: object) -> object:
+        if not isinstance(font, str):  # Pillow's own
+            return own(font, *size, **settings)
+        asked.append(font)
+        raise OSError
+
+    monkeypatch.setattr("geoseg.preview.ImageFont.truetype", truetype)
+    labels = np.zeros((9, 9), np.uint8)
+    draw(tmp_path / "plain.png", labels)
+    assert not asked  # Pillow's own font has these letters
+    draw(tmp_path / "p.png", labels, title=name)
+    assert "DejaVuSans.ttf" in asked
+    assert (tmp_path / "p.png").is_file()  # without any such font, with Pillow's
