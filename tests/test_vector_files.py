@@ -270,7 +270,7 @@ def test_without_a_coordinate_system_there_are_no_metres(tmp_path: Path) -> None
     assert shapely.area(frame.geometry.values).tolist() == [1, 3]
     with pytest.raises(OptionError, match="no coordinate system"):
         vectorize(labels, tmp_path / "more.gpkg", options=VectorOptions(min_area_m2=1))
-    with pytest.raises(OptionError, match="GeoJSON needs longitude and latitude"):
+    with pytest.raises(OptionError, match=r"/out\.geojson: GeoJSON needs longitude and latitude"):
         vectorize(labels, tmp_path / "out.geojson")
 
 

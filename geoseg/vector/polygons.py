@@ -136,6 +136,11 @@ def vectorize(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     job = _Job.prepare(labels, confidence, options or VectorOptions())
+    if target.suffix.lower() == ".geojson" and not job.raster.grid.placed:
+        raise OptionError(
+            f"{target}: GeoJSON needs longitude and latitude, and {labels} has no place on the "
+            "ground (no coordinate system or no transform); write .gpkg, .fgb or .parquet"
+        )
     multi = job.options.connectivity == 8
     description = Layer(
         layer,

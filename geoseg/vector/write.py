@@ -155,9 +155,6 @@ def _flatgeobuf(path: Path, layer: Layer) -> Target:
 
 
 def _geojson(path: Path, layer: Layer) -> Target:
-    if layer.crs is None:
-        raise OptionError(f"{path.name}: GeoJSON needs longitude and latitude, the labels have no "
-                          f"coordinate system; write .gpkg, .fgb or .parquet")  # fmt: skip
     return Translated(path, layer, "GeoJSON", {"RFC7946": "YES"})
 
 
