@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,14 +199,19 @@ def test_a_pruned_checkpoint_is_a_narrower_model(small_clip, tmp_path: Path) -> 
     assert narrow.visual.transformer.resblocks[0].mlp.c_fc.out_features == 2 * width
 
 
-@pytest.mark.slow
-def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
+def ready_to_train(scenes: int) -> tuple[dict[str, Any], open_clip.CLIP, ScenePool]:
     torch.manual_seed(0)
     config = model_config(SMALL)
     model = build(config)
     train_tiny.prepare(model)
-    pool = ScenePool(6, size=96)
-    pool.fill(6)
+    pool = ScenePool(scenes, size=96)
+    pool.fill(scenes)
+    return config, model, pool
+
+
+@pytest.mark.slow
+def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
+    config, model, pool = ready_to_train(scenes=6)
     sampler = CropSampler(pool, 0)
     bank = train_tiny.TextBank(model, 0)
     variant = attention_variant("naclip")
@@ -239,12 +245,7 @@ def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pruned_tower_learns_to_see_as_its_teacher() -> None:
-    torch.manual_seed(0)
-    config = model_config(SMALL)
-    teacher = build(config)
-    train_tiny.prepare(teacher)
-    pool = ScenePool(4, size=96)
-    pool.fill(4)
+    config, teacher, pool = ready_to_train(scenes=4)
     saved = {"config": copy.deepcopy(config), "state_dict": copy.deepcopy(teacher.state_dict())}
     prune_tiny.prune(saved, 0.5, pool, batches=2, seed=0)
     student = restore(saved)

@@ -67,13 +67,12 @@ class ArrayScene:
         nodata = array.rio.nodata
         grid = Grid(array.rio.crs, _transform(used), used.sizes["y"], used.sizes["x"])
         scene = cls(used, grid, None, None if nodata is None else float(nodata))
-        if parse_stretch(stretch).for_dtype(used.dtype).kind == "none" and np.issubdtype(
-            used.dtype, np.integer
-        ):
+        wanted, integers = parse_stretch(stretch), np.issubdtype(used.dtype, np.integer)
+        if integers and wanted.for_dtype(used.dtype).kind == "none":
             return scene
         sample, valid = scene._decimated(_STATISTICS_SIZE)
         whole = _whole_numbers(array, sample[:, valid])
-        rule = parse_stretch(stretch).for_dtype(whole or used.dtype)
+        rule = wanted.for_dtype(whole or used.dtype)
         if rule.kind == "none" and whole is not None:
             full = ((0.0, float(np.iinfo(whole).max)),) * len(chosen)
             return cls(used, grid, full, scene.nodata)
