@@ -4,7 +4,8 @@ Seven questions, each with both sides timed in this process, in turns, and given
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
   another with all threads on each, once side by side with a thread each, as the whole run does
-  it, and once (with ``simfeatup``) in open_clip's own forward;
+  it, and once (with ``simfeatup``) in open_clip's own forward; of an image alone, and of a tile
+  inside a larger scene, where windows overlap on all sides;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.products import full_width
 from geoseg.model.spec import bundled_folder
 from geoseg.model.vision import DenseEncoder
+from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock, Window
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,53 +219,88 @@ _GATHERS = {"unfold": _unfold, "tap loop": _tap_loop}
 
 
 def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str, Any]]:
-    image = sample_image(size)
-    block = PixelBlock(image, np.ones((size, size), dtype=bool))
     rows = []
     for name in ("none", "jbu", "simfeatup"):
         file = str(weights) if name == "simfeatup" else None
         options = Options(upsampler=name, upsampler_weights=file, templates="none")
         segmenter = Segmenter(model, WORDS, options)
-        lattice = segmenter.lattice(size, size)
-        windows = lattice.touching(Window(0, 0, size, size))
-        pixels = segmenter.normalise(block)
-        batches = [pixels[(slice(None), *w.slices())][None] for w in windows]
-
-        def encode(segmenter: Segmenter = segmenter, batches: Any = batches) -> None:
-            for batch in batches:
-                segmenter.encode(batch)
-
-        def beside(segmenter: Segmenter = segmenter, batches: Any = batches) -> None:
-            for _ in in_order(segmenter.encode, batches, most=len(batches), share=False):
-                pass
-
-        @torch.no_grad()
-        def open_clip_forward(batches: Any = batches) -> None:
-            for batch in batches:
-                model.clip.encode_image(batch)
-
-        def whole(segmenter: Segmenter = segmenter) -> None:
-            segmenter.decide(segmenter.logits(block))
-
-        sides = {"encoder": encode, "side by side": beside, "whole": whole}
-        if name == "simfeatup":
-            sides["open_clip"] = open_clip_forward
-        best = best_of(runs, sides)
-        rows.append(
-            {
-                "upsampler": name,
-                "windows": len(windows),
-                "encoder s": best["encoder"],
-                "encoder side by side s": best["side by side"],
-                "whole s": best["whole"],
-                "whole / encoder": best["whole"] / best["encoder"],
-                "whole / encoder side by side": best["whole"] / best["side by side"],
-                "whole / open_clip's forward": (
-                    best["whole"] / best["open_clip"] if "open_clip" in best else None
-                ),
-            }
-        )
+        rows += [_of_image(segmenter, size, runs), _of_tile(segmenter, size, runs)]
     return rows
+
+
+def _of_image(segmenter: Segmenter, size: int, runs: int) -> dict[str, Any]:
+    block = PixelBlock(sample_image(size), np.ones((size, size), dtype=bool))
+    windows = segmenter.lattice(size, size).touching(Window(0, 0, size, size))
+    batches = _batches(segmenter, block, windows)
+
+    @torch.no_grad()
+    def open_clip_forward() -> None:
+        for batch in batches:
+            segmenter.model.clip.encode_image(batch)
+
+    others = {}
+    if segmenter.options.upsampler == "simfeatup":
+        others["open_clip"] = open_clip_forward
+    return _against_encoder(
+        segmenter,
+        "an image",
+        batches,
+        lambda: segmenter.decide(segmenter.logits(block)),
+        runs,
+        others,
+    )
+
+
+def _of_tile(segmenter: Segmenter, size: int, runs: int) -> dict[str, Any]:
+    stride = segmenter.options.stride
+    side = size + 2 * stride
+    block = PixelBlock(sample_image(side), np.ones((side, side), dtype=bool))
+    plan = TilePlan(segmenter.lattice(side, side), size, Window(stride, stride, size, size))
+    (tile,) = plan
+    assert tile.read == Window(0, 0, side, side)
+    batches = _batches(segmenter, block, tile.windows)
+    return _against_encoder(
+        segmenter, "a tile", batches, lambda: segmenter.segment_tile(block, tile), runs, {}
+    )
+
+
+def _batches(
+    segmenter: Segmenter, block: PixelBlock, windows: Sequence[Window]
+) -> list[torch.Tensor]:
+    pixels = segmenter.normalise(block)
+    return [pixels[(slice(None), *window.slices())][None] for window in windows]
+
+
+def _against_encoder(
+    segmenter: Segmenter,
+    of: str,
+    batches: list[torch.Tensor],
+    whole: Callable[[], Any],
+    runs: int,
+    others: dict[str, Callable[[], Any]],
+) -> dict[str, Any]:
+    def encode() -> None:
+        for batch in batches:
+            segmenter.encode(batch)
+
+    def beside() -> None:
+        for _ in in_order(segmenter.encode, batches, most=len(batches), share=False):
+            pass
+
+    best = best_of(runs, {"encoder": encode, "side by side": beside, "whole": whole, **others})
+    return {
+        "upsampler": segmenter.options.upsampler,
+        "of": of,
+        "windows": len(batches),
+        "encoder s": best["encoder"],
+        "encoder side by side s": best["side by side"],
+        "whole s": best["whole"],
+        "whole / encoder": best["whole"] / best["encoder"],
+        "whole / encoder side by side": best["whole"] / best["side by side"],
+        "whole / open_clip's forward": (
+            best["whole"] / best["open_clip"] if "open_clip" in best else None
+        ),
+    }
 
 
 def original(model: Model, weights: Path, size: int) -> list[dict[str, Any]]:

@@ -395,7 +395,7 @@ def test_windows_that_do_not_fit_the_device_run_in_halves(
 def test_borders_are_covered_once_and_counted_right(model: Model) -> None:
     """With a model that answers a constant, every pixel has exactly that constant."""
     one = segmenter(model, blend="hann")
-    one.window_logits = lambda windows, operators=None: torch.full(
+    one.window_logits = lambda windows: torch.full(
         (*windows.shape[:1], *windows.shape[2:], 6), 0.25
     )
     logits = one.logits(noise(150, 101))

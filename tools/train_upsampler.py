@@ -119,7 +119,7 @@ class JbuOne(nn.Module):
         for coarse, fine in pairwise(sizes):
             geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
             pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1)
-            x = geometry.apply(WindowStep(geometry, weights, pooled).matrices(), x)
+            x = WindowStep(geometry, weights, pooled).apply(x)
         return x.permute(0, 3, 1, 2) + 0.1 * (conv.bias @ basis)[:, None, None]
 
 

@@ -7,7 +7,7 @@ the softmax run along that axis.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,6 @@ def window_logits(
     guidance: Tensor,
     cls_bias: float,
     exact: bool = True,
-    operator: FeatureUpsampling | None = None,
 ) -> Tensor:
     """Cosine logits of a batch of windows, minus the CLS bias (SegEarth-OV; Li et al., CVPR 2025).
 
@@ -49,8 +48,6 @@ def window_logits(
     exact
         Whether learned upsamplers normalise exactly; otherwise norms may be nearly exact where
         that is certain to change no logit by more than 5e-4 and is faster.
-    operator
-        Of a learned upsampler for these windows, if it is there already.
 
     Returns
     -------
@@ -58,8 +55,7 @@ def window_logits(
         ``(B, H, W, Q)`` float32.
     """
     if isinstance(upsampler, FeatureUpsampler):
-        if operator is None:
-            operator = upsampler.operator(guidance, features.grid)
+        operator = upsampler.operator(guidance, features.grid)
         logits = _upsample_features(features, text, upsampler, operator, exact=exact)
     else:
         logits = _upsample_cosines(features, text, upsampler, guidance)
@@ -134,24 +130,42 @@ def _with_exact_norms(
     constant: Tensor,
     text: Tensor,
 ) -> Tensor:
-    """Cosines ``(B, H, W, Q)`` with the norms of all of ``A = C Vᵀ`` (V orthonormal).
+    """Cosines ``(B, H, W, Q)`` with the norms of all of ``A = C Vᵀ`` (V orthonormal)."""
+    coordinates, basis = _coordinates(folded)
+    return operator(_as_grid(coordinates, grid), _Exactly.of(basis, constant, text))
+
+
+@dataclass(frozen=True, eq=False)
+class _Exactly:
+    """Cosines of pixels from the coordinates of their features in an orthonormal basis.
 
     Upsampling the r columns of ``C`` gives numerators ``(u C)(T V)ᵀ + T c`` and norms
     ``‖u C‖² + 2 (u C)(Vᵀ c) + ‖c‖²``; r is at most the number of patches.
     """
-    coordinates, basis = _coordinates(folded)
-    queries = (text @ basis).transpose(1, 2)  # (B, r, Q)
-    shift = 2 * (constant @ basis)[:, None]  # (B, 1, r)
 
-    def cosines(pixels: Tensor) -> Tensor:
-        # (B, ..., r): each window of a batch has queries and a shift of its own.
+    queries: Tensor
+    """``(B, r, Q)``; each window of a batch has queries and a shift of its own."""
+    shift: Tensor
+    """``(B, r)``."""
+    numerator: Tensor
+    """``(Q,)`` that the constant adds."""
+    square: Tensor
+    """Squared norm of the constant."""
+
+    @classmethod
+    def of(cls, basis: Tensor, constant: Tensor, text: Tensor) -> _Exactly:
+        """From the basis ``(B, D, r)``."""
+        queries = (text @ basis).transpose(1, 2)
+        return cls(queries, 2 * (constant @ basis), text @ constant, constant @ constant)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """``(B, ..., r)`` to ``(B, ..., Q)``."""
         own = (len(pixels), *(1,) * (pixels.ndim - 3))
-        shifted = pixels + shift.view(*own, *shift.shape[1:])
-        squared = (pixels * shifted).sum(-1, keepdim=True) + constant @ constant
-        numerators = pixels @ queries.view(*own, *queries.shape[1:]) + text @ constant
-        return numerators * squared.clamp_min(_EPS).rsqrt()
-
-    return operator(_as_grid(coordinates, grid), cosines)
+        shifted = pixels + self.shift.view(*own, 1, -1)
+        squared = (pixels * shifted).sum(-1, keepdim=True) + self.square
+        numerators = pixels @ self.queries.view(*own, *self.queries.shape[1:]) + self.numerator
+        cosines: Tensor = numerators * squared.clamp_min(_EPS).rsqrt()
+        return cosines
 
 
 def _coordinates(folded: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,37 +227,203 @@ def _with_leading_norms(
     text: Tensor,
     basis: Tensor,
 ) -> Tensor | None:
-    """Cosines with exact numerators and norms from the leading directions plus random probes.
-
-    With ``E`` the tokens' remainder outside the basis, ``‖z‖² = ‖u C + Vᵀ c‖² + ‖u E‖²``. The last
-    term is estimated without bias by a few random projections of ``E``. It is small, so a
-    cosine's error is a fraction of ``|cos| ‖u E‖² / 2 ‖z‖²``; None is returned if, with a margin
-    for chance, that could exceed the tolerance anywhere in a window.
-    """
-    coordinates = folded @ basis
-    remainder = folded - coordinates @ basis.transpose(1, 2)
-    probes = remainder @ _probes(folded.shape[-1], folded.device)
-    shift = 2 * coordinates @ (constant @ basis)[..., None]
-    columns = torch.cat([folded @ text.T, shift, coordinates, probes], dim=-1)
-    queries, first_probe = len(text), columns.shape[-1] - _PROBES
-    # Sums of squares: of everything after the shift, and of the probes alone.
-    sums = torch.zeros(2, columns.shape[-1], device=folded.device)
-    sums[0, queries + 1 :] = 1
-    sums[1, first_probe:] = 1
+    """Cosines from the leading directions; None if that is not certain to be near enough."""
+    columns = _leading_columns(folded, constant, text, basis)
+    nearly = _Nearly.of(columns.shape[-1], constant, text)
     doubts = []
 
     def cosines(pixels: Tensor) -> Tensor:
-        squares = F.linear(pixels.square(), sums)
-        squared = squares[..., :1] + pixels[..., queries : queries + 1] + constant @ constant
-        squared = squared.clamp_min(_EPS)
-        cosines: Tensor = (pixels[..., :queries] + text @ constant) * squared.rsqrt()
-        largest = cosines.abs().amax(-1, keepdim=True)
-        doubts.append((largest * squares[..., 1:] / squared).max())
-        return cosines
+        found, doubt = nearly(pixels)
+        doubts.append(doubt.max())
+        return found
 
     found = operator(_as_grid(columns, grid), cosines)
-    worst = 0.5 * _CHANCE * float(torch.stack(doubts).max())
-    return found if worst <= _TOLERANCE else None
+    return found if float(torch.stack(doubts).max()) <= _TOLERANCE else None
+
+
+def _leading_columns(folded: Tensor, constant: Tensor, text: Tensor, basis: Tensor) -> Tensor:
+    """What of the tokens goes through the operator, ``(B, N, Q + 1 + probes + k)``.
+
+    Products with the queries and with the constant, random projections of what is outside of the
+    basis, and coordinates in it. Zeros may follow.
+    """
+    directions = _probes(folded.shape[-1], folded.device)
+    coordinates = folded @ basis
+    probes = folded @ directions - coordinates @ (basis.transpose(1, 2) @ directions)
+    shift = 2 * coordinates @ (constant @ basis)[..., None]
+    return torch.cat([folded @ text.T, shift, probes, coordinates], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearly:
+    """Cosines of pixels with norms from the leading directions plus random probes.
+
+    With ``E`` the tokens' remainder outside the basis, ``‖z‖² = ‖u C + Vᵀ c‖² + ‖u E‖²``. The last
+    term is estimated without bias by a few random projections of ``E``. It is small, so a
+    cosine's error is a fraction of ``|cos| ‖u E‖² / 2 ‖z‖²``.
+    """
+
+    sums: Tensor
+    """``(2, C)``: of all squares that make a norm, and of those of the probes alone."""
+    numerator: Tensor
+    """``(Q,)`` that the constant adds."""
+    square: Tensor
+    """Squared norm of the constant."""
+
+    @classmethod
+    def of(cls, channels: int, constant: Tensor, text: Tensor) -> _Nearly:
+        """For pixels of so many channels; see `_leading_columns`."""
+        sums, first = torch.zeros(2, channels, device=text.device), len(text) + 1
+        sums[0, first:] = 1
+        sums[1, first : first + _PROBES] = 1
+        return cls(sums, text @ constant, constant @ constant)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """``(..., C)`` to cosines ``(..., Q)`` and to what they may be wrong by, ``(..., 1)``.
+
+        The latter is an estimate, with a margin for chance.
+        """
+        queries = len(self.numerator)
+        squares = F.linear(pixels.square(), self.sums)
+        squared = squares[..., :1] + pixels[..., queries : queries + 1] + self.square
+        squared = squared.clamp_min(_EPS)
+        cosines: Tensor = (pixels[..., :queries] + self.numerator) * squared.rsqrt()
+        largest = cosines.abs().amax(-1, keepdim=True)
+        return cosines, (0.5 * _CHANCE) * largest * squares[..., 1:] / squared
+
+
+@dataclass(frozen=True, eq=False)
+class BegunWindow:
+    """A window before the last step of its upsampling; see `begin_window`."""
+
+    nearly: Tensor | None
+    """``(h, w, C)``: channels that give nearly exact norms, if there are few enough."""
+    exactly: Callable[[], tuple[Tensor, Tensor]]
+    """Coordinates ``(h, w, r)`` of all features, and their basis ``(1, D, r)``."""
+    constant: Tensor
+    """``(D,)``: what is added to every pixel's features."""
+    bias: Tensor
+    """``(Q,)``: subtracted from its cosines."""
+
+
+@full_width()
+def begin_window(
+    features: DenseFeatures,
+    text: Tensor,
+    *,
+    upsampler: FeatureUpsampler,
+    upsample: Callable[[Tensor], Tensor],
+    cls_bias: float,
+    exact: bool,
+) -> BegunWindow:
+    """Upsample one window up to the last step, which `finish_cell` does for several at once.
+
+    Parameters
+    ----------
+    features
+        Tokens of one window.
+    text, cls_bias, exact
+        See `window_logits`.
+    upsample
+        All steps but the last, ``(1, C, *grid)`` to ``(h, w, C)``.
+    """
+    folded, constant = upsampler.fold(features.patches)
+
+    @functools.cache
+    def exactly() -> tuple[Tensor, Tensor]:
+        coordinates, basis = _coordinates(folded)
+        return upsample(_as_grid(coordinates, features.grid)), basis
+
+    leading = None if exact else _leading_basis(folded, constant, text)
+    nearly = None
+    if leading is not None:
+        columns = _leading_columns(folded, constant, text, leading)
+        nearly = upsample(_as_grid(columns, features.grid))
+    bias = cls_bias * (F.normalize(features.cls[0], dim=-1) @ text.T)
+    return BegunWindow(nearly, exactly, constant, bias)
+
+
+CellUpsampling = Callable[[Sequence[int], Sequence[Tensor]], Iterator[Tensor]]
+"""The last step of some of a cell's windows: from their numbers and their channels ``(h, w, C)`` to
+a few rows of blocks at a time, ``(rows, cols, block², windows, C)``."""
+
+
+@full_width()
+def finish_cell(
+    windows: Sequence[BegunWindow],
+    text: Tensor,
+    upsample: CellUpsampling,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Sum the logits of all windows that cover a cell.
+
+    Where norms from the leading directions are not certain to be near enough for a window, it gets
+    exact ones in this cell.
+
+    Parameters
+    ----------
+    windows
+        From `begin_window`.
+    text
+        ``(Q, D)`` unit text embeddings.
+    upsample
+        The last step.
+    weights
+        ``(rows, cols, block², windows)``: of each window's pixels; one by default.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(rows, cols, block², Q)`` float32.
+    """
+    constant = windows[0].constant
+    sums = []
+    nearly = [k for k, window in enumerate(windows) if window.nearly is not None]
+    while nearly:
+        found, doubts = _nearly_summed(windows, nearly, text, constant, upsample, weights)
+        if max(doubts) <= _TOLERANCE:
+            sums.append(found)
+            break
+        nearly = [k for k, doubt in zip(nearly, doubts, strict=True) if doubt <= _TOLERANCE]
+    exactly = [k for k in range(len(windows)) if k not in nearly]
+    if exactly:
+        coarse, bases = zip(*(windows[k].exactly() for k in exactly), strict=True)
+        cosines = _Exactly.of(torch.cat(bases), constant, text)
+        parts = [
+            cosines(pixels.movedim(-2, 0)).movedim(0, -2) for pixels in upsample(exactly, coarse)
+        ]
+        sums.append(_summed(torch.cat(parts), None if weights is None else weights[..., exactly]))
+    bias = torch.stack([window.bias for window in windows])
+    shift = bias.sum(0) if weights is None else weights @ bias
+    return sum(sums[1:], sums[0]).sub_(shift)
+
+
+def _nearly_summed(
+    windows: Sequence[BegunWindow],
+    chosen: Sequence[int],
+    text: Tensor,
+    constant: Tensor,
+    upsample: CellUpsampling,
+    weights: Tensor | None,
+) -> tuple[Tensor, list[float]]:
+    """Sum of some windows' cosines over a cell, and what each may be wrong by."""
+    coarse = [x for k in chosen if (x := windows[k].nearly) is not None]
+    channels = max(x.shape[-1] for x in coarse)
+    coarse = [F.pad(x, (0, channels - x.shape[-1])) for x in coarse]
+    cosines = _Nearly.of(channels, constant, text)
+    parts, doubts, first = [], [], 0
+    for pixels in upsample(chosen, coarse):
+        found, doubt = cosines(pixels)
+        doubts.append(doubt.amax((0, 1, 2, 4)))
+        some = None if weights is None else weights[first : first + len(found), ..., chosen]
+        parts.append(_summed(found, some))
+        first += len(found)
+    return torch.cat(parts), torch.stack(doubts).amax(0).tolist()
+
+
+def _summed(cosines: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum ``(..., windows, Q)`` over windows."""
+    return (cosines if weights is None else cosines * weights[..., None]).sum(-2)
 
 
 _CHANNELS = 8

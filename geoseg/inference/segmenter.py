@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,17 @@ from torch import Tensor
 
 from geoseg.errors import OptionError, SceneError, TilingError
 from geoseg.inference.allocator import keep_freed_memory
-from geoseg.inference.head import Decision, resize_logits, window_logits
+from geoseg.inference.cells import CellByCell, Part
+from geoseg.inference.head import BegunWindow, Decision, begin_window, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
 from geoseg.inference.threads import in_order
 from geoseg.inference.transfer import Arriving, one_behind, to_device
 from geoseg.model.attention import attention_variant
 from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
-from geoseg.model.shared_kernels import SharedKernels
+from geoseg.model.shared_kernels import Place, SharedKernels
 from geoseg.model.spec import portable
-from geoseg.model.upsampling import FeatureUpsampling, build_upsampler
+from geoseg.model.upsampling import build_upsampler
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch
 from geoseg.text.embedding import embed_queries
 from geoseg.text.templates import load_templates
@@ -217,17 +218,13 @@ class Segmenter:
         return None if self.device.type == "cpu" else self.normalise(block)
 
     @torch.no_grad()
-    def window_logits(
-        self, windows: Tensor, operators: Iterable[FeatureUpsampling | None] | None = None
-    ) -> Tensor:
+    def window_logits(self, windows: Tensor) -> Tensor:
         """Logits of windows of one size.
 
         Parameters
         ----------
         windows
             ``(B, 3, H, W)`` from `normalise`; any size.
-        operators
-            The upsampler's operator of each window that has one already; taken one by one.
 
         Returns
         -------
@@ -241,7 +238,7 @@ class Segmenter:
             height, width, self.model.patch_size, self._min_grid
         )
         padded = F.pad(windows, (left, right, top, bottom))
-        logits = self._encode(padded, operators)
+        logits = self._encode(padded)
         return logits[:, top : top + height, left : left + width]
 
     @property
@@ -272,28 +269,22 @@ class Segmenter:
         ):
             return self._encoder(images)
 
-    def _encode(
-        self, images: Tensor, operators: Iterable[FeatureUpsampling | None] | None = None
-    ) -> Tensor:
-        features = self.encode(images)
-        given = iter(operators) if operators is not None else repeat(None)
+    def _encode(self, images: Tensor) -> Tensor:
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.device.type == "cuda" else 1
-        parts = [
-            window_logits(
-                replace(
-                    features, cls=features.cls[i : i + step], patches=features.patches[i : i + step]
-                ),
-                self._text,
-                upsampler=self._upsampler,
-                guidance=images[i : i + step],
-                cls_bias=self.options.cls_bias,
-                exact=self.options.exact,
-                operator=next(given),
-            )
-            for i in range(0, len(images), step)
-        ]
-        return torch.cat(parts)
+        parts = zip(_split(self.encode(images), step), torch.split(images, step), strict=True)
+        return torch.cat([self._head(features, guidance) for features, guidance in parts])
+
+    def _head(self, features: DenseFeatures, guidance: Tensor) -> Tensor:
+        """Logits of the windows that some features are of."""
+        return window_logits(
+            features,
+            self._text,
+            upsampler=self._upsampler,
+            guidance=guidance,
+            cls_bias=self.options.cls_bias,
+            exact=self.options.exact,
+        )
 
     # ---------------------------------------------------------------------------------------
     # Tiles and images
@@ -374,8 +365,9 @@ class Segmenter:
         strips = self._merged_rows(
             block, tile.windows, tile.core, sent=self.send(block), share_threads=True
         )
-        rows = [part for _, part in strips]
-        merged: FloatArray = torch.cat(rows).permute(2, 0, 1).contiguous().cpu().numpy()
+        merged = np.empty((len(self._text), height, width), dtype=np.float32)
+        for first, strip in strips:
+            merged[:, first : first + len(strip)] = strip.permute(2, 0, 1).cpu().numpy()
         return merged
 
     def predict(
@@ -448,44 +440,45 @@ class Segmenter:
         cut = functools.partial(self._window, block, sent)
         weight = self._blend_weight(windows[0].shape)
         shared = self._shared_kernels(block, origin)
+        cells = None
+        if shared is not None:
+            cells = CellByCell(shared, windows, core, self._text, weight)
         merger = _StripMerger(core, len(self._text), self.device)
 
-        def logits(batch: Sequence[Window]) -> Tensor:
+        def parts(task: _Task) -> list[Part]:
             if stop is not None and stop.is_set():
                 raise CancelledError
-            return self._batch_logits(cut, batch, shared)
+            if cells is None:
+                logits = self._batch_logits(cut, task.windows) * weight[..., None]
+                return [Part(w, one, weight) for w, one in zip(task.windows, logits, strict=True)]
+            found = self._begin_batch(cut, task.windows, cells, weight) if task.windows else []
+            return found + [cells.finish(cell) for cell in task.cells]
 
-        batches = list(_batches(windows, self.batch_size))
+        tasks = _tasks(list(_batches(windows, self.batch_size)), cells)
         if self.device.type == "cpu":
             size = self.batch_size * windows[0].height * windows[0].width * len(self._text)
             most = _SIDE_BY_SIDE // (_COPIES * 4 * size)
-            done = in_order(logits, batches, most=most, share=share_threads)
+            done = in_order(parts, tasks, most=most, share=share_threads)
         else:  # a GPU takes one batch after another; its own queue keeps it busy
-            done = (logits(batch) for batch in batches)
+            done = (parts(task) for task in tasks)
         with closing(done):
-            for batch, parts in zip(batches, done, strict=True):
-                yield from merger.finish_above(batch[0].row)
-                for window, part in zip(batch, parts, strict=True):
-                    merger.add(window, part, weight)
-                if shared is not None:
-                    shared.forget_before(batch[-1].row, batch[-1].col)
+            for task, found in zip(tasks, done, strict=True):
+                yield from merger.finish_above(task.first_row)
+                for part in found:
+                    merger.add(part)
+                if cells is not None and task.windows:
+                    cells.forget_before(task.windows[-1])
         yield from merger.finish_above(core.row_stop)
 
-    def _batch_logits(
-        self,
-        cut: Callable[[Window], Tensor],
-        batch: Sequence[Window],
-        shared: SharedKernels | None,
-    ) -> Tensor:
+    def _batch_logits(self, cut: Callable[[Window], Tensor], batch: Sequence[Window]) -> Tensor:
         """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
         done: list[Tensor] = []
         waiting = list(batch)
         while waiting:
             part = waiting[: self.batch_size]
-            operators = (shared.operator(w.row, w.col) for w in part) if shared else None
             try:
                 pixels = torch.stack([cut(window) for window in part])
-                done.append(self.window_logits(pixels, operators))
+                done.append(self.window_logits(pixels))
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -498,6 +491,36 @@ class Segmenter:
             else:
                 del waiting[: len(part)]
         return torch.cat(done)
+
+    @torch.no_grad()
+    def _begin_batch(
+        self,
+        cut: Callable[[Window], Tensor],
+        batch: Sequence[Window],
+        cells: CellByCell,
+        weight: Tensor,
+    ) -> list[Part]:
+        """Begin the windows of a batch; those off the lattice are done at once, by themselves."""
+        pixels = torch.stack([cut(window) for window in batch])
+        found = []
+        for k, features in enumerate(_split(self.encode(pixels), 1)):
+            if batch[k] in cells:
+                cells.begin(batch[k], functools.partial(self._begin, features))
+            else:
+                logits = self._head(features, pixels[k : k + 1])[0]
+                found.append(Part(batch[k], logits * weight[..., None], weight))
+        return found
+
+    def _begin(self, features: DenseFeatures, upsample: Callable[[Tensor], Tensor]) -> BegunWindow:
+        assert isinstance(self._upsampler, LearnedJbu)
+        return begin_window(
+            features,
+            self._text,
+            upsampler=self._upsampler,
+            upsample=upsample,
+            cls_bias=self.options.cls_bias,
+            exact=self.options.exact,
+        )
 
     def _shared_kernels(self, block: PixelBlock, origin: tuple[int, int]) -> SharedKernels | None:
         """Kernels for all windows of a block, where the upsampler and the lattice allow it.
@@ -544,6 +567,43 @@ _COPIES = 4
 """How many times a window's logits are in memory while they are made."""
 
 
+def _split(features: DenseFeatures, size: int) -> Iterator[DenseFeatures]:
+    """Features of so many windows at a time."""
+    for first in range(0, len(features.cls), size):
+        some = slice(first, first + size)
+        yield replace(features, cls=features.cls[some], patches=features.patches[some])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A batch of windows, and cells to be put together from windows before."""
+
+    windows: Sequence[Window]
+    cells: Sequence[Place]
+    first_row: int
+    """No later task adds anything above this row."""
+
+
+def _tasks(batches: Sequence[Sequence[Window]], cells: CellByCell | None) -> list[_Task]:
+    """Order the work.
+
+    A cell comes some batches after its last window, so that it need not wait for windows that are
+    still being worked on. The last cells, when there are no windows left, come one by one.
+    """
+    if cells is None:
+        return [_Task(batch, (), batch[0].row) for batch in batches]
+    completed = [[c for w in batch for c in cells.completed_by(w)] for batch in batches]
+    late = min(torch.get_num_threads(), len(batches))
+    work = list(zip(batches, [[]] * late + completed[:-late], strict=True))
+    work += [([], [cell]) for cell in itertools.chain(*completed[-late:])]
+    rows = [
+        min([w.row for w in batch] + [cells.piece(cell).row for cell in done])
+        for batch, done in work
+    ]
+    first = list(itertools.accumulate(reversed(rows), min))[::-1]
+    return [_Task(*each, row) for each, row in zip(work, first, strict=True)]
+
+
 def _batches(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
     for first in range(0, len(windows), size):
         yield windows[first : first + size]
@@ -560,18 +620,17 @@ class _StripMerger:
         self._sum = torch.zeros(0, core.width, queries, device=device)
         self._weight = torch.zeros(0, core.width, device=device)
 
-    def add(self, window: Window, logits: Tensor, weight: Tensor) -> None:
-        """Add one window's ``(H, W, Q)`` logits."""
-        shared = window.intersection(self._core)
+    def add(self, part: Part) -> None:
+        """Add what of a part lies in the core."""
+        shared = part.window.intersection(self._core)
         assert shared is not None
         self._grow(shared.row_stop - self._core.row)
-        source = shared.relative_to(window).slices()
+        source = shared.relative_to(part.window).slices()
         target = shared.relative_to(
             Window(self._core.row + self._first, self._core.col, 0, 0)
         ).slices()
-        part = weight[source]
-        self._sum[target] += logits[source] * part[..., None]
-        self._weight[target] += part
+        self._sum[target] += part.logits[source]
+        self._weight[target] += part.weight[source]
 
     def _grow(self, stop: int) -> None:
         missing = stop - self._first - len(self._sum)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 BLOCK = 8
 """Side of the blocks: large enough for full matrix products, and 37 % of an 11 x 11 band useful."""
-_TOGETHER = 56
+TOGETHER = 56
 """Blocks at a time: enough for few calls, few enough for the cache."""
 
 
@@ -60,7 +60,7 @@ class Blocks:
 
     def some_rows(self) -> Iterator[range]:
         """Rows of blocks a few at a time: as many blocks as work together in the cache."""
-        step = max(1, _TOGETHER // self.cols)
+        step = max(1, TOGETHER // self.cols)
         return (range(row, min(row + step, self.rows)) for row in range(0, self.rows, step))
 
     def centres(self, x: Tensor) -> Tensor:
@@ -69,6 +69,17 @@ class Blocks:
         batch, channels = x.shape[0], x.shape[-1]
         x = x.view(batch, self.rows, BLOCK, self.cols, BLOCK, channels).transpose(2, 3)
         return x.reshape(batch, self.rows, self.cols, BLOCK * BLOCK, channels)
+
+    def quartered(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to ``(B, rows, cols, 2, 2, block² / 4, C)``; zeros as in `centres`.
+
+        Pixels of a block by whether their row and their column are even or odd. Those of a quarter
+        have the same bicubic weights, each two pixels on moved by a coarse pixel.
+        """
+        half = BLOCK // 2
+        x = F.pad(x, (0, 0, 0, self.cols * BLOCK - self.width, 0, self.rows * BLOCK - self.height))
+        x = x.view(len(x), self.rows, half, 2, self.cols, half, 2, -1)
+        return x.permute(0, 1, 4, 3, 6, 2, 5, 7).flatten(5, 6)
 
     def pixels(self, x: Tensor) -> Tensor:
         """Inverse of `centres`."""
@@ -92,19 +103,32 @@ class Blocks:
         """Entries of ``(..., block², reach²)`` that pair a pixel with its own neighbours.
 
         Pixel ``(y, x)`` of a block and tap ``(dy, dx)`` meet at neighbour ``(y + dy, x + dx)``,
-        so the band is a strided view ``(..., block, block, taps, taps)`` of the same memory.
+        so the band is a strided view ``(2, 2, ..., block / 2, block / 2, taps, taps)`` of the same
+        memory. Pixels are as in `quartered`.
         """
-        reach = self.reach
-        return self._band(products, 2, (BLOCK * reach**2 + reach, reach**2 + 1, reach, 1))
+        half, reach = BLOCK // 2, self.reach
+        *lead, pixel, _ = products.stride()
+        quarter = half**2 * pixel
+        return products.as_strided(
+            (2, 2, *products.shape[:-2], half, half, self.taps, self.taps),
+            (
+                *(2 * quarter + reach, quarter + 1, *lead),
+                *(half * pixel + 2 * reach, pixel + 2, reach, 1),
+            ),
+        )
 
     def band_by_row(self, products: Tensor) -> Tensor:
-        """The same of ``(..., reach, block², reach)``, rows of neighbours first."""
-        reach, row = self.reach, BLOCK**2 * self.reach
-        return self._band(products, 3, (row + BLOCK * reach, reach + 1, row, 1))
+        """The same of ``(..., reach, block², reach)``, rows of neighbours first.
 
-    def _band(self, products: Tensor, dims: int, strides: tuple[int, ...]) -> Tensor:
-        shape = (*products.shape[:-dims], BLOCK, BLOCK, self.taps, self.taps)
-        return products.as_strided(shape, (*products.stride()[:-dims], *strides))
+        Pixels of the block are row by row there.
+        """
+        half = BLOCK // 2
+        *lead, row, pixel, _ = products.stride()
+        down = BLOCK * pixel + row  # to the next row of pixels and of neighbours
+        return products.as_strided(
+            (2, 2, *products.shape[:-3], half, half, self.taps, self.taps),
+            (down, pixel + 1, *lead, 2 * down, 2 * (pixel + 1), row, 1),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +238,7 @@ class StepGeometry:
         Parameters
         ----------
         kernels
-            ``(2, 2, ..., block² / 4, taps²)``, as `quartered` orders pixels.
+            ``(2, 2, ..., block² / 4, taps²)``, pixels as in `Blocks.quartered`.
         rows, cols
             Bicubic weights of the same blocks, ``(..., reach, span)``, or ones that broadcast.
 
@@ -227,7 +251,7 @@ class StepGeometry:
         reach, half = blocks.reach, BLOCK // 2
         banded = kernels.new_zeros(*lead, reach, BLOCK**2, reach)
         by_tap = kernels.view(*kernels.shape[:-2], half, half, blocks.taps, blocks.taps)
-        quartered(blocks.band_by_row(banded), -4).copy_(by_tap)
+        blocks.band_by_row(banded).copy_(by_tap)
         across = torch.unflatten(banded.flatten(-3, -2) @ cols, -2, (reach, -1))
         both = torch.unflatten(rows.mT @ across.flatten(-2), -1, (BLOCK**2, -1))
         return both.transpose(-3, -2).flatten(-2)
@@ -238,7 +262,7 @@ class StepGeometry:
         Parameters
         ----------
         near
-            ``(2, 2, ..., block² / 4, near²)``, as `quartered` orders pixels.
+            ``(2, 2, ..., block² / 4, near²)``, pixels as in `Blocks.quartered`.
         matrices
             Where they go, ``(..., block², span²)``; all else in it stays, zeros say.
         """
@@ -285,15 +309,3 @@ class StepGeometry:
             done.append(pixels if finish is None else finish(pixels))
             row += rows
         return blocks.pixels(torch.cat(done, dim=1))
-
-
-def quartered(x: Tensor, rows: int) -> Tensor:
-    """Order a block's pixels by whether their row and their column are even or odd.
-
-    Dimensions ``rows`` and the one after it, a block's, become ``(2, 2, ..., 4, 4, ...)``. Pixels
-    of a quarter have the same bicubic weights, each two pixels on moved by a coarse pixel.
-    """
-    half = BLOCK // 2
-    rows %= x.ndim
-    split = torch.unflatten(torch.unflatten(x, rows + 1, (half, 2)), rows, (half, 2))
-    return split.movedim((rows + 1, rows + 3), (0, 1))

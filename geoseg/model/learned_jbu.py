@@ -11,15 +11,15 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import WeightsError
-from geoseg.model.blocks import BLOCK, Blocks, StepGeometry, doubling, quartered
+from geoseg.model.blocks import BLOCK, Blocks, StepGeometry, doubling
 from geoseg.model.checkpoint import StateDict
+from geoseg.model.edges import EdgeWeights
 
 
 @dataclass(frozen=True)
@@ -57,39 +57,56 @@ class StepWeights:
         """Range features ``(..., 32)`` of guidance ``(..., 3)``."""
         return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
 
-    def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, pixels: Tensor) -> Kernels:
+    def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, guidance: Tensor) -> Kernels:
         """Weights of the neighbours of each pixel of some blocks.
 
         Parameters
         ----------
         centres
-            Range features of the blocks, ``(..., block², 32)``.
+            Range features of the blocks times the scale, ``(..., 2, 2, block² / 4, 32)`` as from
+            `Blocks.quartered`.
         around
             Range features with margins, ``(..., reach, reach, 32)``.
-        pixels
-            Guidance, ``(..., block², 3)``.
+        guidance
+            ``(..., 2, 2, block² / 4, 4)`` from `with_one`.
         """
-        scale = self.temperature.exp().clamp(1e-4, 1e4)
-        band = quartered(blocks.band((scale * centres) @ around.flatten(-3, -2).mT), -4)
+        band = blocks.band(centres.flatten(-4, -2) @ around.flatten(-3, -2).mT)
         scores = band.reshape(*band.shape[:-4], BLOCK**2 // 4, -1)
         # Softmax, times the spatial Gaussian, renormalised: one softmax with its logarithm added.
-        shares = scores.add_(self._log_spatial).softmax(-1)
-        guidance = quartered(torch.unflatten(pixels, -2, (BLOCK, BLOCK)), -3).flatten(-3, -2)
-        hidden = F.gelu(F.linear(torch.cat([shares, guidance], dim=-1), *self.fixup_first))
+        shares = scores.add_(self.log_spatial).softmax(-1)
+        both = torch.cat([shares, guidance.movedim((-4, -3), (0, 1))], dim=-1)
+        hidden = F.gelu(both @ self.fixup_joint.mT)
         return Kernels(self, shares, hidden)
 
     @functools.cached_property
-    def _log_spatial(self) -> Tensor:
+    def fixup_joint(self) -> Tensor:
+        """The fix-up's first layer with its bias as weights of a one, ``(taps², taps² + 4)``."""
+        weight, bias = self.fixup_first
+        return torch.cat([weight, bias[:, None]], dim=1)
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor of the products of range features, before the softmax."""
+        return self.temperature.exp().clamp(1e-4, 1e4)
+
+    @functools.cached_property
+    def log_spatial(self) -> Tensor:
+        """``(taps²,)``: logarithm of the spatial Gaussian, up to a constant."""
         axis = torch.linspace(-1, 1, 2 * self.radius + 1, device=self.sigma.device)
         squared = axis[:, None] ** 2 + axis**2
         return (-squared / (2 * self.sigma**2)).flatten()
+
+    @functools.cached_property
+    def edges(self) -> EdgeWeights:
+        """The same weights, for pixels along the border of a window."""
+        return EdgeWeights(self)
 
     @functools.cached_property
     def near(self) -> Tensor:
         """The fix-up's second layer and bicubic resizing in one, for blocks well inside an image.
 
         ``(2, 2, 2 taps², near²)``: what turns shares and hidden units of a pixel into weights of
-        near coarse pixels, for each quarter of the pixels (see `quartered`).
+        near coarse pixels, for each quarter of the pixels (see `Blocks.quartered`).
         """
         bicubic = doubling(self.radius, self.sigma.device)
         joint = torch.einsum("pay,qbx->pqyxab", bicubic, bicubic).flatten(4).flatten(2, 3)
@@ -98,11 +115,16 @@ class StepWeights:
         return torch.cat([joint + constant[..., None], 0.1 * (joint @ weight)], -1).mT.contiguous()
 
 
+def with_one(guidance: Tensor) -> Tensor:
+    """Guidance ``(..., 3)`` with a fourth channel of ones, for the bias of the fix-up."""
+    return F.pad(guidance, (0, 1), value=1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Kernels:
     """Neighbour weights of some blocks, before the fix-up's second layer.
 
-    Pixels are in quarters, see `quartered`.
+    Pixels are in quarters, see `Blocks.quartered`.
     """
 
     weights: StepWeights
@@ -131,17 +153,6 @@ class Kernels:
         return flat.view(*both.shape[:-1], flat.shape[-1])
 
 
-class UpsamplingStep(Protocol):
-    """One ×2 step of one batch of windows."""
-
-    @property
-    def geometry(self) -> StepGeometry:
-        """From which size to which."""
-
-    def matrices(self) -> Iterator[Tensor]:
-        """Weights of coarse pixels; see `StepGeometry.apply`."""
-
-
 @dataclass(frozen=True, eq=False)
 class WindowStep:
     """A step whose kernels are made for its own windows.
@@ -154,6 +165,10 @@ class WindowStep:
     weights: StepWeights
     guidance: Tensor
     """``(B, H, W, 3)`` at this step's resolution."""
+
+    def apply(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Upsample ``(B, h, w, C)`` to ``(B, H, W, C)``; see `StepGeometry.apply`."""
+        return self.geometry.apply(self.matrices(), x, finish)
 
     def matrices(self) -> Iterator[Tensor]:
         """Weights of coarse pixels; see `StepGeometry.apply`."""
@@ -178,11 +193,12 @@ class WindowStep:
     def _some_kernels(self) -> Iterator[tuple[range, Kernels]]:
         blocks, weights = self.geometry.blocks, self.weights
         features = weights.features(self.guidance)
-        centres, pixels = blocks.centres(features), blocks.centres(self.guidance)
+        centres = blocks.quartered(weights.scale * features)
+        guidance = blocks.quartered(with_one(self.guidance))
         around = blocks.neighbourhoods(blocks.mirrored(features))
         for rows in blocks.some_rows():
             some = (slice(None), slice(rows.start, rows.stop))
-            yield rows, weights.kernels(blocks, centres[some], around[some], pixels[some])
+            yield rows, weights.kernels(blocks, centres[some], around[some], guidance[some])
 
     def kernels(self) -> Tensor:
         """Neighbour weights of every pixel, ``(B, H, W, taps²)``: for looking at."""
@@ -200,7 +216,7 @@ _MANY = 6
 class LearnedUpsampling:
     """The operator of one batch of windows; linear, the same for every channel."""
 
-    steps: tuple[UpsamplingStep, ...]
+    steps: tuple[WindowStep, ...]
 
     def __call__(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Upsample ``(B, C, h, w)`` to channels-last pixels ``(B, H, W, C)``.
@@ -209,9 +225,8 @@ class LearnedUpsampling:
         """
         x = x.permute(0, 2, 3, 1)
         for step in self.steps[:-1]:
-            x = step.geometry.apply(step.matrices(), x)
-        last = self.steps[-1]
-        return last.geometry.apply(last.matrices(), x, finish)
+            x = step.apply(x)
+        return self.steps[-1].apply(x, finish)
 
 
 class LearnedJbu:
