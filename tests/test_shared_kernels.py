@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,3 +265,19 @@ def test_labels_do_not_depend_on_tiles(
             found[(1, *one.core.slices())] = result.confidence
         maps.append(found)
     assert np.array_equal(*maps)
+
+
+def test_a_window_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells that other threads put together do not wait for it for ever."""
+    segmenter = made(tmp_path)
+    encode, calls = segmenter.encode, itertools.count()
+
+    def failing(images: torch.Tensor) -> Any:
+        if next(calls) == 5:
+            raise RuntimeError("the encoder broke")
+        return encode(images)
+
+    monkeypatch.setattr(segmenter, "encode", failing)
+    rgb = np.random.default_rng(0).random((3, 224, 224), dtype=np.float32)
+    with pytest.raises(RuntimeError, match="the encoder broke"):
+        segmenter.logits(PixelBlock(rgb, np.ones((224, 224), dtype=bool)))

@@ -381,10 +381,11 @@ def finish_cell(
     nearly = [k for k, window in enumerate(windows) if window.nearly is not None]
     while nearly:
         found, doubts = _nearly_summed(windows, nearly, text, constant, upsample, weights)
-        if max(doubts) <= _TOLERANCE:
+        certain = [k for k, doubt in zip(nearly, doubts, strict=True) if doubt <= _TOLERANCE]
+        if certain == nearly:
             sums.append(found)
             break
-        nearly = [k for k, doubt in zip(nearly, doubts, strict=True) if doubt <= _TOLERANCE]
+        nearly = certain
     exactly = [k for k in range(len(windows)) if k not in nearly]
     if exactly:
         coarse, bases = zip(*(windows[k].exactly() for k in exactly), strict=True)

@@ -431,8 +431,9 @@ class Segmenter:
     ) -> Iterator[tuple[int, Tensor]]:
         """Average windows over ``core``; yield finished strips ``(first row, (rows, W, Q))``.
 
-        Windows come row by row, so rows above the next window are finished and can leave: memory
-        holds a few rows of windows and those side by side, not the tile's logits. ``origin`` is
+        Windows come row by row, so rows that no later one reaches are finished and can leave:
+        memory holds a few rows of windows and those side by side, not the tile's logits. Windows
+        that share kernels are put together cell by cell. ``origin`` is
         where the scene's first window lies in the block. With ``share_threads`` a few windows have
         several threads each, and may have other last bits for it.
         """

@@ -1,10 +1,12 @@
 """Kernels of the pixels along a window's border, where neighbours are mirrored.
 
 Only pixels nearer to the border than the radius have mirrored neighbours. They are taken in strips
-of that width along the four sides of a square, all turned the same way, so that the window ends
-above each of them::
+along the four sides of a square, all turned so that the border is above them::
 
-    top, bottom turned over, left turned, right turned    radius rows  |  8 | 8 | 8 | ... pixels
+         mirrored  ........................      radius lines of neighbours
+    -- border ---  ------------------------
+           strip   pppppppp|pppppppp|ppppp..     radius lines of pixels, a block's width at a time
+                   ........................      radius lines of neighbours
 
 All else is as for pixels inside of a window: scores, softmax and fix-up, then mirroring and bicubic
 resizing as one small matrix, which here depends on how far from the border a pixel is.

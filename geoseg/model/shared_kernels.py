@@ -4,12 +4,15 @@ A kernel depends on the guidance around its pixel only, so windows that overlap 
 kernels again and again. Here they are made once, for the cells of the windows' lattice::
 
     +----+----+----+      cells are a stride wide; a window covers window / stride of them each
-    |    :    :    |      way. Blocks along a window's own border mirror their margin there, so
-    |....:....:....|      a cell has some more kernels for those; windows beside or below one
-    |    :    :    |      another share them too.
+    |    :    :    |      way. Pixels near a window's own border see their margin mirrored, so a
+    |....:....:....|      cell has some more kernels for those, along its four sides and in its
+    |    :    :    |      corners; windows beside or below one another share them too.
     +----+----+----+
 
-It holds for the finest steps, whose blocks fit the stride; coarser ones cost little.
+It holds for the finest steps, whose blocks fit the stride; coarser ones cost little. The last step
+is most of the work: a cell does it for all windows that cover it at once, and drops the kernels
+(`SharedKernels.last`). Of the steps before, windows do one after another what is theirs, and a
+cell's kernels are kept for the next one (`SharedKernels.before_last`).
 
 Everything is computed for one cell at a time, in arrays of the same shapes whatever is around it,
 so that a window gets the same bits from every scene tile it belongs to.
@@ -77,7 +80,8 @@ class SharedKernels:
         }
 
     def _shares(self, step: int) -> bool:
-        return _can_share(*self._steps[step], self._window, self.stride)
+        radius = self._upsampler.weights(step).radius
+        return _can_share(*self._steps[step], self._window, self.stride, radius)
 
     def _level(self, step: int) -> _Level:
         weights = self._upsampler.weights(step)
@@ -98,7 +102,8 @@ class SharedKernels:
         if not 0 < stride < window:
             return False
         sizes = [size[0] for size in upsampler.ladder((window, window), (grid, grid))]
-        return _can_share(sizes[-2], sizes[-1], window, stride)
+        radius = upsampler.weights(len(sizes) - 2).radius
+        return _can_share(sizes[-2], sizes[-1], window, stride, radius)
 
     def place(self, row: int, col: int) -> Place | None:
         """Where in the lattice a window of the area is, in strides; None if it is not one of it."""
@@ -187,12 +192,11 @@ class SharedKernels:
             level.forget_before(place)
 
 
-def _can_share(coarse: int, fine: int, window: int, stride: int) -> bool:
-    """Whether a step doubles, and cells of its pixels are whole blocks."""
+def _can_share(coarse: int, fine: int, window: int, stride: int, radius: int) -> bool:
+    """Whether a step doubles, cells of its pixels are whole blocks, and borders lie within one."""
     scale, rest = divmod(window, fine)
-    return (
-        rest == 0 and fine == 2 * coarse and window % stride == 0 and stride % (scale * BLOCK) == 0
-    )
+    doubles = rest == 0 and fine == 2 * coarse and radius <= BLOCK
+    return doubles and window % stride == 0 and stride % (scale * BLOCK) == 0
 
 
 @dataclass
@@ -245,7 +249,9 @@ class _Level:
     keep: bool
     """Whether windows come one after another, so that a cell's kernels are needed again."""
     known: dict[Place, _Kept] = field(default_factory=dict)
+    """Cells that are kept, by their places."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while those are looked up."""
 
     @functools.cached_property
     def blocks(self) -> Blocks:
@@ -386,9 +392,16 @@ class _Level:
     def _around(self, within: Sequence[Place], coarse: Sequence[Tensor], side: int) -> Tensor:
         """Coarse pixels of every block of a square, ``(rows, cols, windows, C, span, span)``.
 
-        It is so many squares down and right in each window; ``side`` is its side in fine pixels.
-
         Beyond a window they are as at its border: bicubic resizing sees them so.
+
+        Parameters
+        ----------
+        within
+            How many squares down and right it lies in each window.
+        coarse
+            Coarse pixels of the windows, ``(h, w, C)``.
+        side
+            Of the square, in fine pixels.
         """
         step, side = BLOCK // 2, side // 2
         before, after = self.geometry.rows.margins(coarse[0].shape[0])
