@@ -25,7 +25,6 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,7 @@ class SharedKernels:
         self._window, self.stride = window, stride
         self._across = window // stride
         sides = [size[0] for size in upsampler.ladder((window, window), (grid, grid))]
-        self._steps = list(pairwise(sides))
+        self._steps = list(itertools.pairwise(sides))
         self._levels = {
             step: self._level(step) for step in range(len(self._steps)) if self._shares(step)
         }
