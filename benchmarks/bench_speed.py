@@ -3,9 +3,10 @@
 Seven questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
-  another with all threads on each, once side by side with a thread each, as the whole run does
-  it, and once (with ``simfeatup``) in open_clip's own forward; of an image alone, and of a tile
-  inside a larger scene, where windows overlap on all sides;
+  another with all threads on each, once as the whole run does it, a few windows at a time and
+  such batches side by side with a thread each, and once (with ``simfeatup``) in open_clip's own
+  forward; of an image alone, and of a tile inside a larger scene, where windows overlap on all
+  sides;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
@@ -283,8 +284,11 @@ def _against_encoder(
         for batch in batches:
             segmenter.encode(batch)
 
+    size = segmenter.batch_size
+    several = [torch.cat(batches[k : k + size]) for k in range(0, len(batches), size)]
+
     def beside() -> None:
-        for _ in in_order(segmenter.encode, batches, most=len(batches), share=False):
+        for _ in in_order(segmenter.encode, several, most=len(several), share=False):
             pass
 
     best = best_of(runs, {"encoder": encode, "side by side": beside, "whole": whole, **others})

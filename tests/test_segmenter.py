@@ -355,6 +355,26 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
     assert np.abs(found - expected).max() < 1e-5
 
 
+def test_a_few_windows_share_the_reading_of_weights(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last ones come one by one, so that no core waits for another's batch."""
+    block = noise(64, 64 + 32 * 30)
+    expected = segmenter(model, batch_size=1).logits(block)
+    one = segmenter(model)
+    encode, sizes = one.encode, []
+
+    def counted(images: torch.Tensor) -> DenseFeatures:
+        sizes.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(one, "encode", counted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert np.abs(one.logits(block) - expected).max() < 1e-5
+    assert one.batch_size == 4
+    assert sorted(sizes) == [1] * 7 + [4] * 6
+
+
 @pytest.mark.parametrize("attention", ["vanilla", "segearth", "gem"])
 def test_half_precision_changes_logits_little(model: Model, attention: str) -> None:
     """Tokens are float32 whatever the encoder computes in."""

@@ -195,8 +195,22 @@ class Segmenter:
     @property
     def batch_size(self) -> int:
         """Windows encoded at once; fewer than asked for once so many did not fit the device."""
-        wanted = self.options.batch_size or (32 if self.device.type == "cuda" else 1)
+        wanted = self.options.batch_size or (32 if self.device.type == "cuda" else self._few)
         return wanted if self._fitting is None else min(wanted, self._fitting)
+
+    @property
+    def _few(self) -> int:
+        """Windows that a core of a CPU encodes at once: each reads all of the model's weights."""
+        side = self.options.window
+        if not side:
+            return 1
+        tokens = (side // self.model.patch_size) ** 2
+        fit = self._fit_side_by_side(side * side) // torch.get_num_threads()
+        return max(1, min(_TOKENS // tokens, _FEW, fit))
+
+    def _fit_side_by_side(self, pixels: int) -> int:
+        """How many windows of so many pixels may be worked on at once."""
+        return _SIDE_BY_SIDE // (_COPIES * 4 * pixels * len(self._text))
 
     def lattice(self, height: int, width: int) -> Lattice:
         """Encoder windows of an image of this size."""
@@ -455,10 +469,9 @@ class Segmenter:
             found = self._begin_batch(cut, task.windows, cells, weight) if task.windows else []
             return found + [cells.finish(cell) for cell in task.cells]
 
-        tasks = _tasks(list(_batches(windows, self.batch_size)), cells)
+        tasks = _tasks(list(self._batches(windows)), cells)
         if self.device.type == "cpu":
-            size = self.batch_size * windows[0].height * windows[0].width * len(self._text)
-            most = _SIDE_BY_SIDE // (_COPIES * 4 * size)
+            most = self._fit_side_by_side(windows[0].height * windows[0].width) // self.batch_size
             done = in_order(parts, tasks, most=most, share=share_threads)
         else:  # a GPU takes one batch after another; its own queue keeps it busy
             done = (parts(task) for task in tasks)
@@ -470,6 +483,20 @@ class Segmenter:
                 if cells is not None and task.windows:
                     cells.forget_before(task.windows[-1])
         yield from merger.finish_above(core.row_stop)
+
+    def _batches(self, windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
+        """Windows to encode at once.
+
+        If it was not said how many, the last ones of a CPU come one by one, so that no core waits
+        for another's batch.
+        """
+        size, first = self.batch_size, 0
+        alone = self.device.type == "cpu" and self.options.batch_size is None
+        while first < len(windows):
+            left = len(windows) - first
+            some = 1 if alone and left <= size * torch.get_num_threads() else size
+            yield windows[first : first + some]
+            first += some
 
     def _batch_logits(self, cut: Callable[[Window], Tensor], batch: Sequence[Window]) -> Tensor:
         """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
@@ -562,6 +589,8 @@ class Segmenter:
         return rows[:, None] * cols
 
 
+_TOKENS, _FEW = 800, 4
+"""Tokens that make a product large, and windows beyond which more gain nothing."""
 _SIDE_BY_SIDE = 2**30
 """Bytes that the logits of windows side by side may take."""
 _COPIES = 4
@@ -603,11 +632,6 @@ def _tasks(batches: Sequence[Sequence[Window]], cells: CellByCell | None) -> lis
     ]
     first = list(itertools.accumulate(reversed(rows), min))[::-1]
     return [_Task(*each, row) for each, row in zip(work, first, strict=True)]
-
-
-def _batches(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
-    for first in range(0, len(windows), size):
-        yield windows[first : first + size]
 
 
 class _StripMerger:
