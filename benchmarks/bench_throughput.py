@@ -2,7 +2,8 @@
 
 One row for each upsampler: the rate of large matrix products in the encoder's precision, the
 share of it that the encoder reaches, and pixels a second of the whole run from file to labels,
-with the share of its time in which the device was computing.
+with the share of its time in which the device was computing. On a GPU a second table sets the
+fused kernel of the learned upsamplers against the same steps in plain PyTorch.
 
 Weights are random in ViT-B/16's shape, windows of 224 lie every 112 pixels. It runs on a GPU if
 there is one; figures of a CPU are those of its cores together.
@@ -19,13 +20,19 @@ from typing import Any
 
 import _common
 import torch
-from bench_speed import WORDS, random_model, upsampler_file
+from bench_speed import WORDS, best_of, random_model, upsampler_file
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import geoseg
+from geoseg.model.blocks import StepGeometry
+from geoseg.model.checkpoint import read_state_dict
+from geoseg.model.fused import FusedStep, works
+from geoseg.model.learned_jbu import LearnedJbu, LearnedUpsampling
+from geoseg.model.learned_step import WindowStep
 from geoseg.model.loading import Model
 from geoseg.model.products import full_width
+from geoseg.model.spec import bundled_folder
 from geoseg.testing import write_scene
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,6 +54,11 @@ def main() -> None:
     _common.table(rows)
     if not given.no_save:
         _common.save(f"throughput_{device.type}", rows, side=side)
+    if works(device):
+        rows = [fused(device, given.batch or 32, channels) for channels in (40, 64, 208)]
+        _common.table(rows)
+        if not given.no_save:
+            _common.save("throughput_fused", rows)
 
 
 def measure(
@@ -121,6 +133,38 @@ def whole_run(
     seconds = run(name)
     computing, wall = time.process_time() - before, time.perf_counter() - start
     return seconds, computing / (wall * torch.get_num_threads())
+
+
+@torch.no_grad()
+def fused(device: torch.device, batch: int, channels: int, side: int = 224) -> dict[str, Any]:
+    """Upsample a batch of windows by the fused kernel and by the same steps in plain PyTorch."""
+    file = bundled_folder() / "simfeatup.pt"
+    upsampler = LearnedJbu(read_state_dict(file), source=str(file)).to(device)
+    size, grid = (side, side), (side // 16, side // 16)
+    x = torch.randn(batch, channels, *grid, device=device)
+    kernel = upsampler.operator(torch.randn(batch, 3, *size, device=device), grid)
+    ladder = upsampler.ladder(size, grid)
+    steps = []
+    for step, coarse, fine in zip(kernel.steps, ladder[:-1], ladder[1:], strict=True):
+        assert isinstance(step, FusedStep)
+        geometry = StepGeometry.of(fine, coarse, step.weights.radius, device)
+        steps.append(WindowStep(geometry, step.weights, step.guidance))
+    plain = LearnedUpsampling(tuple(steps))
+    difference = (kernel(x) - plain(x)).abs().max()
+
+    def until_done(operator: LearnedUpsampling) -> None:
+        operator(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    best = best_of(10, {"kernel": lambda: until_done(kernel), "plain": lambda: until_done(plain)})
+    return {
+        "channels": channels,
+        "plain steps, windows/s": batch / best["plain"],
+        "fused kernel, windows/s": batch / best["kernel"],
+        "ratio": best["plain"] / best["kernel"],
+        "largest difference": float(difference),
+    }
 
 
 def _best(work: Callable[[], Any], device: torch.device, runs: int) -> float:

@@ -19,7 +19,8 @@ from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.blocks import BLOCK
 from geoseg.model.edges import EdgeWeights
-from geoseg.model.learned_jbu import Kernels, LearnedJbu, StepWeights
+from geoseg.model.learned_jbu import LearnedJbu
+from geoseg.model.learned_step import Kernels, StepWeights
 from geoseg.model.loading import load_model
 from geoseg.model.shared_kernels import SharedKernels
 from geoseg.testing import tiny_random_model

@@ -130,59 +130,77 @@ def _with_exact_norms(
     constant: Tensor,
     text: Tensor,
 ) -> Tensor:
-    """Cosines ``(B, H, W, Q)`` with the norms of all of ``A = C Vᵀ`` (V orthonormal)."""
-    coordinates, basis = _coordinates(folded)
-    return operator(_as_grid(coordinates, grid), _Exactly.of(basis, constant, text))
+    """Cosines ``(B, H, W, Q)`` with the norms of all channels."""
+    columns = _exact_columns(folded, constant, text)
+    cosines = _Cosines.of(columns.shape[-1], constant, text)
+    return operator(_as_grid(columns, grid), lambda pixels: cosines(pixels)[0])
 
 
-@dataclass(frozen=True, eq=False)
-class _Exactly:
-    """Cosines of pixels from the coordinates of their features in an orthonormal basis.
+def _exact_columns(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor:
+    """What of the tokens ``(B, N, D)`` goes through the operator, ``(B, N, Q + 1 + r)``.
 
-    Upsampling the r columns of ``C`` gives numerators ``(u C)(T V)ᵀ + T c`` and norms
-    ``‖u C‖² + 2 (u C)(Vᵀ c) + ‖c‖²``; r is at most the number of patches.
+    Products with the queries and with the constant, and r = min(N, D) channels ``C`` with
+    ``C Cᵀ = A Aᵀ``, so that pixels have the norms they would have with all.
     """
-
-    queries: Tensor
-    """``(B, r, Q)``; each window of a batch has queries and a shift of its own."""
-    shift: Tensor
-    """``(B, r)``."""
-    numerator: Tensor
-    """``(Q,)`` that the constant adds."""
-    square: Tensor
-    """Squared norm of the constant."""
-
-    @classmethod
-    def of(cls, basis: Tensor, constant: Tensor, text: Tensor) -> _Exactly:
-        """From the basis ``(B, D, r)``."""
-        queries = (text @ basis).transpose(1, 2)
-        return cls(queries, 2 * (constant @ basis), text @ constant, constant @ constant)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """``(B, ..., r)`` to ``(B, ..., Q)``."""
-        own = (len(pixels), *(1,) * (pixels.ndim - 3))
-        shifted = pixels + self.shift.view(*own, 1, -1)
-        squared = (pixels * shifted).sum(-1, keepdim=True) + self.square
-        numerators = pixels @ self.queries.view(*own, *self.queries.shape[1:]) + self.numerator
-        cosines: Tensor = numerators * squared.clamp_min(_EPS).rsqrt()
-        return cosines
-
-
-def _coordinates(folded: Tensor) -> tuple[Tensor, Tensor]:
-    """Split ``(B, N, D)`` into coordinates ``(B, N, r)`` and an orthonormal basis ``(B, D, r)``."""
+    products = (folded @ text.T, 2 * (folded @ constant)[..., None])
     patches, channels = folded.shape[1:]
     if patches >= channels:
-        return folded, torch.eye(channels, device=folded.device).expand(len(folded), -1, -1)
-    basis, triangle = torch.linalg.qr(folded.transpose(1, 2))
-    return triangle.transpose(1, 2), basis
+        return torch.cat([*products, folded], dim=-1)
+    wide = folded.double()
+    return torch.cat([*products, _root(wide @ wide.transpose(1, 2)).float()], dim=-1)
+
+
+def _root(gram: Tensor) -> Tensor:
+    """Lower triangle ``L`` of ``L Lᵀ``, ``(B, N, N)`` float64, which may lack some ranks.
+
+    No error is looked for, because a GPU would have to wait for that.
+    """
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    little = (_LITTLE * mean).clamp_min(torch.finfo(gram.dtype).tiny)
+    root: Tensor = torch.linalg.cholesky_ex(gram + little * torch.eye(gram.shape[-1]).to(gram)).L
+    return root
 
 
 def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | None:
     """Orthonormal ``(B, D, k + 1)`` that holds nearly all energy of the tokens, and ``c``.
 
-    As many directions as keep the error of every token's own cosines below a share of the
-    tolerance; pixels are about as good as tokens. None if that takes so many channels that exact
-    norms cost no more.
+    None if that takes so many channels that exact norms cost no more.
+    """
+    others = len(text) + 2 + _PROBES  # c and its product, see `_leading_columns`
+    if folded.device.type == "cpu":
+        leading = _fewest_directions(folded, constant, text, others)
+    else:
+        leading = _sketched_directions(folded, others)
+    if leading is None:
+        return None
+    rest = constant - (leading @ (leading.transpose(1, 2) @ constant)[..., None])[..., 0]
+    return torch.cat([leading, F.normalize(rest, dim=-1)[..., None]], dim=-1)
+
+
+def _sketched_directions(folded: Tensor, others: int) -> Tensor | None:
+    """Orthonormal ``(B, D, k)``: what random combinations of the tokens span.
+
+    Nearly as good as as many principal directions. Those need a decomposition of every window by
+    itself, for which a GPU has to wait; here it is products and two small triangles. Whether so
+    many were enough is seen from the pixels in the end.
+    """
+    if others + _SKETCHED > _WORTHWHILE * min(folded.shape[1:]):
+        return None
+    generator = torch.Generator().manual_seed(_SEED)
+    mixing = torch.randn(folded.shape[1], _SKETCHED, dtype=torch.float64, generator=generator)
+    mixed = mixing.T.to(folded.device) @ folded.double()
+    root = _root(mixed @ mixed.transpose(1, 2))
+    rows: Tensor = torch.linalg.solve_triangular(root, mixed, upper=False)
+    return rows.transpose(1, 2).float()
+
+
+def _fewest_directions(
+    folded: Tensor, constant: Tensor, text: Tensor, others: int
+) -> Tensor | None:
+    """Orthonormal ``(B, D, k)`` with k as small as can be.
+
+    As many principal directions as keep the error of every token's own cosines below a share of
+    the tolerance; pixels are about as good as tokens.
     """
     directions, energy = _principal(folded)
     pixels = folded + constant
@@ -191,14 +209,11 @@ def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | N
     without = (doubt[..., None] * energy.cumsum(-1)).amax(1)  # (B, r), if so many are left out
     rank = energy.shape[-1]
     kept = int((without > _TOLERANCE / _UNEVENNESS).sum(-1).max())
-    others = len(text) + 2 + _PROBES  # c and its product, see `_with_leading_norms`
     channels = -(-(max(kept, 1) + others) // _CHANNELS) * _CHANNELS
     kept = min(channels - others, rank)
     if channels > _WORTHWHILE * rank:
         return None
-    leading = directions(kept)
-    rest = constant - (leading @ (leading.transpose(1, 2) @ constant)[..., None])[..., 0]
-    return torch.cat([leading, F.normalize(rest, dim=-1)[..., None]], dim=-1)
+    return directions(kept)
 
 
 def _principal(folded: Tensor) -> tuple[Callable[[int], Tensor], Tensor]:
@@ -229,7 +244,7 @@ def _with_leading_norms(
 ) -> Tensor | None:
     """Cosines from the leading directions; None if that is not certain to be near enough."""
     columns = _leading_columns(folded, constant, text, basis)
-    nearly = _Nearly.of(columns.shape[-1], constant, text)
+    nearly = _Cosines.of(columns.shape[-1], constant, text, probes=_PROBES)
     doubts = []
 
     def cosines(pixels: Tensor) -> Tensor:
@@ -255,12 +270,14 @@ def _leading_columns(folded: Tensor, constant: Tensor, text: Tensor, basis: Tens
 
 
 @dataclass(frozen=True, eq=False)
-class _Nearly:
-    """Cosines of pixels with norms from the leading directions plus random probes.
+class _Cosines:
+    """Cosines of pixels from upsampled columns.
 
-    With ``E`` the tokens' remainder outside the basis, ``‖z‖² = ‖u C + Vᵀ c‖² + ‖u E‖²``. The last
-    term is estimated without bias by a few random projections of ``E``. It is small, so a
-    cosine's error is a fraction of ``|cos| ‖u E‖² / 2 ‖z‖²``.
+    Columns are products with the queries, one that makes ``2 (u A)ᵀ c``, probes if any, and
+    channels ``C`` whose squares make ``‖u A‖²``, exactly or nearly. Nearly: with ``E`` the
+    tokens' remainder outside a basis, ``‖u A‖² = ‖u C‖² + ‖u E‖²``, and the last term is estimated
+    without bias by a few random projections of ``E``, the probes. It is small, so a cosine's error
+    is a fraction of ``|cos| ‖u E‖² / 2 ‖z‖²``.
     """
 
     sums: Tensor
@@ -271,17 +288,17 @@ class _Nearly:
     """Squared norm of the constant."""
 
     @classmethod
-    def of(cls, channels: int, constant: Tensor, text: Tensor) -> _Nearly:
-        """For pixels of so many channels; see `_leading_columns`."""
+    def of(cls, channels: int, constant: Tensor, text: Tensor, *, probes: int = 0) -> _Cosines:
+        """For pixels of so many channels; see `_leading_columns` and `_exact_columns`."""
         sums, first = torch.zeros(2, channels, device=text.device), len(text) + 1
         sums[0, first:] = 1
-        sums[1, first : first + _PROBES] = 1
+        sums[1, first : first + probes] = 1
         return cls(sums, text @ constant, constant @ constant)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """``(..., C)`` to cosines ``(..., Q)`` and to what they may be wrong by, ``(..., 1)``.
 
-        The latter is an estimate, with a margin for chance.
+        The latter is an estimate, with a margin for chance; zero without probes.
         """
         queries = len(self.numerator)
         squares = F.linear(pixels.square(), self.sums)
@@ -298,8 +315,8 @@ class BegunWindow:
 
     nearly: Tensor | None
     """``(h, w, C)``: channels that give nearly exact norms, if there are few enough."""
-    exactly: Callable[[], tuple[Tensor, Tensor]]
-    """Coordinates ``(h, w, r)`` of all features, and their basis ``(1, D, r)``."""
+    exactly: Callable[[], Tensor]
+    """``(h, w, C)``: channels that give exact norms, made when they are asked for."""
     constant: Tensor
     """``(D,)``: what is added to every pixel's features."""
     bias: Tensor
@@ -330,9 +347,8 @@ def begin_window(
     folded, constant = upsampler.fold(features.patches)
 
     @functools.cache
-    def exactly() -> tuple[Tensor, Tensor]:
-        coordinates, basis = _coordinates(folded)
-        return upsample(_as_grid(coordinates, features.grid)), basis
+    def exactly() -> Tensor:
+        return upsample(_as_grid(_exact_columns(folded, constant, text), features.grid))
 
     leading = None if exact else _leading_basis(folded, constant, text)
     nearly = None
@@ -388,11 +404,9 @@ def finish_cell(
         nearly = certain
     exactly = [k for k in range(len(windows)) if k not in nearly]
     if exactly:
-        coarse, bases = zip(*(windows[k].exactly() for k in exactly), strict=True)
-        cosines = _Exactly.of(torch.cat(bases), constant, text)
-        parts = [
-            cosines(pixels.movedim(-2, 0)).movedim(0, -2) for pixels in upsample(exactly, coarse)
-        ]
+        coarse = [windows[k].exactly() for k in exactly]
+        cosines = _Cosines.of(coarse[0].shape[-1], constant, text)
+        parts = [cosines(pixels)[0] for pixels in upsample(exactly, coarse)]
         sums.append(_summed(torch.cat(parts), None if weights is None else weights[..., exactly]))
     bias = torch.stack([window.bias for window in windows])
     shift = bias.sum(0) if weights is None else weights @ bias
@@ -411,7 +425,7 @@ def _nearly_summed(
     coarse = [x for k in chosen if (x := windows[k].nearly) is not None]
     channels = max(x.shape[-1] for x in coarse)
     coarse = [F.pad(x, (0, channels - x.shape[-1])) for x in coarse]
-    cosines = _Nearly.of(channels, constant, text)
+    cosines = _Cosines.of(channels, constant, text, probes=_PROBES)
     parts, doubts, first = [], [], 0
     for pixels in upsample(chosen, coarse):
         found, doubt = cosines(pixels)
@@ -430,6 +444,11 @@ def _summed(cosines: Tensor, weights: Tensor | None) -> Tensor:
 _CHANNELS = 8
 """Channels go through the operator in multiples of this: other matrix products are slower."""
 _PROBES = 8
+_SKETCHED = 48
+"""Directions that windows on a GPU get, however many they need."""
+_LITTLE = 1e-12
+"""Added to a Gram matrix's diagonal, as a share of its mean."""
+_SEED = 20250611
 _WORTHWHILE = 0.7
 """Share of the exact path's channels above which it is taken instead."""
 _CHANCE = 1.5
@@ -443,7 +462,7 @@ _TOLERANCE = 5e-4
 @functools.cache
 def _probes(channels: int, device: torch.device) -> Tensor:
     """Fixed random directions ``(D, m)`` whose squared projections sum to a norm on average."""
-    generator = torch.Generator().manual_seed(20250611)
+    generator = torch.Generator().manual_seed(_SEED)
     probes: Tensor = torch.randn(channels, _PROBES, generator=generator) / _PROBES**0.5
     return probes.to(device)
 

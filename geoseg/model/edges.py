@@ -28,7 +28,7 @@ from torch import Tensor
 from geoseg.model.blocks import BLOCK, axis, doubling
 
 if TYPE_CHECKING:
-    from geoseg.model.learned_jbu import StepWeights
+    from geoseg.model.learned_step import StepWeights
 
 
 def turned(x: npt.NDArray[Any], depth: int) -> npt.NDArray[Any]:

@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.model.blocks import BLOCK, TOGETHER, Blocks, StepGeometry
-from geoseg.model.learned_jbu import LearnedJbu, StepWeights, with_one
+from geoseg.model.learned_jbu import LearnedJbu
+from geoseg.model.learned_step import StepWeights, with_one
 
 Place = tuple[int, int]
 """Row and column in a lattice, in strides."""

@@ -1,0 +1,156 @@
+"""The fused upsampling kernel, as far as it can be tried without a GPU.
+
+Triton interprets it on a CPU, which shows what it computes, and compiles it for cards that are not
+here, which shows that they can run it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from geoseg.model import fused
+
+pytest.importorskip("triton")
+
+
+def python(code: str, **environment: str) -> str:
+    """What a script prints in a process of its own: Triton reads its settings when it is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_kernel_gives_what_the_plain_steps_give() -> None:
+    """Also for other neighbourhoods, many channels, partly filled blocks and no doubling."""
+    code = """
+import torch
+from geoseg.model.fused import deviation
+cpu = torch.device("cpu")
+print(deviation(cpu), deviation(cpu, radius=3, channels=5), deviation(cpu, channels=130),
+      deviation(cpu, radius=3, fine=(27, 23)))
+"""
+    found = [float(x) for x in python(code, TRITON_INTERPRET="1").split()]
+    assert len(found) == 4
+    # Not zero: the fix-up is in float16. Pixels have unit variance and more.
+    assert all(0 < deviation < 4e-4 for deviation in found), found
+
+
+@pytest.mark.slow
+def test_logits_are_those_of_the_plain_steps() -> None:
+    """All steps, the norms and the cosines; nearly exact norms from sketched directions."""
+    code = """
+import torch
+from geoseg.inference import head
+from geoseg.model import fused
+from geoseg.model.learned_jbu import LearnedJbu
+from geoseg.model.vision import DenseFeatures
+from tests.test_segmenter import jbu_state
+
+upsampler = LearnedJbu(jbu_state(7, 128, stack=False), source="random")
+torch.manual_seed(1)
+smooth = torch.randn(1, 100, 6) @ torch.randn(1, 6, 128)
+features = DenseFeatures(torch.randn(1, 128), smooth + 0.01 * torch.randn(1, 100, 128), (10, 10))
+text = torch.nn.functional.normalize(torch.randn(3, 128), dim=-1)
+guidance = torch.randn(1, 3, 80, 80)
+
+def logits(exact):
+    return head.window_logits(features, text, upsampler=upsampler, guidance=guidance,
+                              cls_bias=0.3, exact=exact)
+
+plain = logits(True)
+fused.works = lambda device: True
+print(float((logits(True) - plain).abs().max()))
+asked = []
+def sketched(folded, constant, text, others):
+    asked.append(head._sketched_directions(folded, others))
+    return asked[-1]
+head._fewest_directions = sketched
+print(float((logits(False) - plain).abs().max()), asked[0].shape[-1])
+"""
+    exact, nearly, directions = python(code, TRITON_INTERPRET="1").split()
+    assert 0 < float(exact) < 1e-4
+    assert 0 < float(nearly) < 5e-4
+    assert directions == "48"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernel_compiles_for_cards_that_are_not_here(capability: int) -> None:
+    """And asks for no more shared memory than consumer cards have."""
+    code = f"""
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from geoseg.model.fused_kernel import upsample_blocks as kernel
+
+constants = dict(SIDE=8, TAPS=11, ALL_TAPS=128, RANGE=32, CHANNELS=64, SOME=32, SOME_CHANNELS=64,
+                 SOME_UNITS=16)
+halves, whole = ("first", "second"), ("blocks", "rows", "cols")
+signature = {{
+    name: "constexpr" if name in constants else "i32" if name in whole
+    else "*fp16" if name in halves else "*fp32"
+    for name in kernel.arg_names
+}}
+places = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
+source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+made = compile(source, target=GPUTarget("cuda", {capability}, 32),
+               options=dict(num_warps=8, enable_fp_fusion=True))
+print(made.metadata.shared, len(made.asm["cubin"]))
+"""
+    shared, binary = map(int, python(code).split())
+    assert 0 < shared <= 99 * 1024
+    assert binary > 0
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    fused.works.cache_clear()
+    yield torch.device("cuda")
+    fused.works.cache_clear()
+
+
+def test_it_is_taken_where_it_was_seen_to_work(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not fused.works(torch.device("cpu"))
+    monkeypatch.setattr(fused, "deviation", lambda device: 1e-5)
+    assert fused.works(gpu)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("found", [0.5, float("nan")])
+def test_a_wrong_kernel_is_not_taken(
+    gpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    found: float,
+) -> None:
+    monkeypatch.setattr(fused, "deviation", lambda device: found)
+    with caplog.at_level(logging.WARNING):
+        assert not fused.works(gpu)
+    assert "is wrong" in caplog.text
+
+
+def test_a_card_that_cannot_run_it_goes_on_without(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(device: torch.device) -> float:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(fused, "deviation", fails)
+    with caplog.at_level(logging.WARNING):
+        assert not fused.works(gpu)
+        assert not fused.works(gpu)
+    assert caplog.text.count("no kernel image") == 1
