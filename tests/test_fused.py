@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from geoseg.inference import head
 from geoseg.model import fused
 
 pytest.importorskip("triton")
@@ -71,13 +72,14 @@ def logits(exact):
                               cls_bias=0.3, exact=exact)
 
 plain = logits(True)
-fused.works = lambda device: True
+fused.takes = lambda *step: True
 print(float((logits(True) - plain).abs().max()))
 asked = []
 def sketched(folded, constant, text, others):
     asked.append(head._sketched_directions(folded, others))
     return asked[-1]
 head._fewest_directions = sketched
+head._with_exact_norms = None  # not to be fallen back to
 print(float((logits(False) - plain).abs().max()), asked[0].shape[-1])
 """
     exact, nearly, directions = python(code, TRITON_INTERPRET="1").split()
@@ -86,17 +88,36 @@ print(float((logits(False) - plain).abs().max()), asked[0].shape[-1])
     assert directions == "48"
 
 
+def test_sketched_directions_are_orthonormal_and_nearly_the_best() -> None:
+    torch.manual_seed(0)
+    strength = torch.arange(1, 197) ** -1.0
+    left, right = (torch.linalg.qr(torch.randn(2, n, 196)).Q for n in (196, 512))
+    tokens = (left * strength) @ right.mT
+    found = head._sketched_directions(tokens, others=20)
+    assert found is not None
+    assert found.shape == (2, 512, 48)
+    assert (found.mT @ found - torch.eye(48)).abs().max() < 1e-5
+    outside = (tokens - tokens @ found @ found.mT).square().sum((1, 2))
+    assert (outside < 1.25 * strength[48:].square().sum()).all()
+    assert head._sketched_directions(tokens, others=100) is None  # exact norms cost no more
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
-def test_the_kernel_compiles_for_cards_that_are_not_here(capability: int) -> None:
+@pytest.mark.parametrize(
+    ("taps", "all_taps", "channels"), [(11, 128, 69), (11, 128, 205), (7, 64, 40)]
+)
+def test_the_kernel_compiles_for_cards_that_are_not_here(
+    capability: int, taps: int, all_taps: int, channels: int
+) -> None:
     """And asks for no more shared memory than consumer cards have."""
     code = f"""
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from geoseg.model.fused_kernel import upsample_blocks as kernel
 
-constants = dict(SIDE=8, TAPS=11, ALL_TAPS=128, RANGE=32, CHANNELS=64, SOME=32, SOME_CHANNELS=64,
-                 SOME_UNITS=16)
+constants = dict(SIDE=8, TAPS={taps}, ALL_TAPS={all_taps}, RANGE=32, CHANNELS={channels}, SOME=32,
+                 SOME_CHANNELS=64, SOME_UNITS=16)
 halves, whole = ("first", "second"), ("blocks", "rows", "cols")
 signature = {{
     name: "constexpr" if name in constants else "i32" if name in whole
@@ -104,7 +125,11 @@ signature = {{
     for name in kernel.arg_names
 }}
 places = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
-source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+aligned = {{
+    (place,): [["tt.divisibility", 16]]
+    for place, name in enumerate(kernel.arg_names) if signature[name].startswith("*")
+}}
+source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
 made = compile(source, target=GPUTarget("cuda", {capability}, 32),
                options=dict(num_warps=8, enable_fp_fusion=True))
 print(made.metadata.shared, len(made.asm["cubin"]))
@@ -115,19 +140,33 @@ print(made.metadata.shared, len(made.asm["cubin"]))
 
 
 @pytest.fixture
-def gpu() -> Iterator[torch.device]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    monkeypatch.setattr(fused, "_capability", lambda device: (9, 0))
     fused.works.cache_clear()
     yield torch.device("cuda")
     fused.works.cache_clear()
 
 
+def taken(gpu: torch.device, fine: tuple[int, int] = (224, 224)) -> bool:
+    with torch.no_grad():
+        return fused.takes(fine, 5, gpu)
+
+
 def test_it_is_taken_where_it_was_seen_to_work(
     gpu: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert not fused.works(torch.device("cpu"))
-    monkeypatch.setattr(fused, "deviation", lambda device: 1e-5)
-    assert fused.works(gpu)
+    monkeypatch.setattr(fused, "deviation", lambda device, **step: 1e-5)
+    assert taken(gpu)
+    assert not fused.takes((224, 224), 5, gpu)  # gradients are wanted
+    assert not taken(gpu, (4096, 4096))
+    assert not taken(torch.device("cpu"))
     assert not caplog.records
+
+
+def test_an_old_card_does_not_try(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_capability", lambda device: (7, 5))
+    monkeypatch.setattr(fused, "deviation", lambda device, **step: 1e-5)
+    assert not taken(gpu)
 
 
 @pytest.mark.parametrize("found", [0.5, float("nan")])
@@ -137,20 +176,20 @@ def test_a_wrong_kernel_is_not_taken(
     caplog: pytest.LogCaptureFixture,
     found: float,
 ) -> None:
-    monkeypatch.setattr(fused, "deviation", lambda device: found)
+    monkeypatch.setattr(fused, "deviation", lambda device, **step: found)
     with caplog.at_level(logging.WARNING):
-        assert not fused.works(gpu)
+        assert not taken(gpu)
     assert "is wrong" in caplog.text
 
 
 def test_a_card_that_cannot_run_it_goes_on_without(
     gpu: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(device: torch.device) -> float:
+    def fails(device: torch.device, **step: object) -> float:
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(fused, "deviation", fails)
     with caplog.at_level(logging.WARNING):
-        assert not fused.works(gpu)
-        assert not fused.works(gpu)
+        assert not taken(gpu)
+        assert not taken(gpu)
     assert caplog.text.count("no kernel image") == 1

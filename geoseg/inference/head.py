@@ -155,9 +155,9 @@ def _root(gram: Tensor) -> Tensor:
 
     No error is looked for, because a GPU would have to wait for that.
     """
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    little = (_LITTLE * mean).clamp_min(torch.finfo(gram.dtype).tiny)
-    root: Tensor = torch.linalg.cholesky_ex(gram + little * torch.eye(gram.shape[-1]).to(gram)).L
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    little = (_LITTLE * diagonal.mean(-1, keepdim=True)).clamp_min(torch.finfo(gram.dtype).tiny)
+    root: Tensor = torch.linalg.cholesky_ex(gram + torch.diag_embed(little.expand_as(diagonal))).L
     return root
 
 
@@ -180,18 +180,33 @@ def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | N
 def _sketched_directions(folded: Tensor, others: int) -> Tensor | None:
     """Orthonormal ``(B, D, k)``: what random combinations of the tokens span.
 
-    Nearly as good as as many principal directions. Those need a decomposition of every window by
+    The combinations are drawn towards the strong directions once, so that they leave out little
+    more than as many principal directions would. Those need a decomposition of every window by
     itself, for which a GPU has to wait; here it is products and two small triangles. Whether so
     many were enough is seen from the pixels in the end.
     """
     if others + _SKETCHED > _WORTHWHILE * min(folded.shape[1:]):
         return None
+    wide = folded.double()
+    mixed = _orthonormal(_mixing(folded.shape[1], folded.device) @ wide)
+    drawn = _orthonormal((mixed @ wide.transpose(1, 2)) @ wide)
+    return drawn.transpose(1, 2).float()
+
+
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Orthonormal rows that span what rows ``(B, k, D)`` float64 do."""
+    for _ in range(2):  # the second time mends what rounding left of the first
+        root = _root(rows @ rows.transpose(1, 2))
+        rows = torch.linalg.solve_triangular(root, rows, upper=False)
+    return rows
+
+
+@functools.lru_cache(maxsize=8)
+def _mixing(tokens: int, device: torch.device) -> Tensor:
+    """Fixed random combinations ``(k, N)`` of so many tokens, float64."""
     generator = torch.Generator().manual_seed(_SEED)
-    mixing = torch.randn(folded.shape[1], _SKETCHED, dtype=torch.float64, generator=generator)
-    mixed = mixing.T.to(folded.device) @ folded.double()
-    root = _root(mixed @ mixed.transpose(1, 2))
-    rows: Tensor = torch.linalg.solve_triangular(root, mixed, upper=False)
-    return rows.transpose(1, 2).float()
+    mixing = torch.randn(tokens, _SKETCHED, dtype=torch.float64, generator=generator)
+    return mixing.T.to(device)
 
 
 def _fewest_directions(

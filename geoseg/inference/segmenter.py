@@ -22,7 +22,7 @@ from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.cells import CellByCell, Part
 from geoseg.inference.head import BegunWindow, Decision, begin_window, resize_logits, window_logits
 from geoseg.inference.options import Options, Resolved
-from geoseg.inference.threads import in_order
+from geoseg.inference.threads import in_order, threads_of_process
 from geoseg.inference.transfer import Arriving, one_behind, to_device
 from geoseg.model.attention import attention_variant
 from geoseg.model.learned_jbu import LearnedJbu
@@ -205,7 +205,7 @@ class Segmenter:
         if not side:
             return 1
         tokens = (side // self.model.patch_size) ** 2
-        fit = self._fit_side_by_side(side * side) // torch.get_num_threads()
+        fit = self._fit_side_by_side(side * side) // threads_of_process()
         return max(1, min(_TOKENS // tokens, _FEW, fit))
 
     def _fit_side_by_side(self, pixels: int) -> int:
@@ -498,7 +498,7 @@ class Segmenter:
         alone = self.device.type == "cpu" and self.options.batch_size is None
         while first < len(windows):
             left = len(windows) - first
-            some = 1 if alone and left <= size * torch.get_num_threads() else size
+            some = 1 if alone and left <= size * threads_of_process() else size
             yield windows[first : first + some]
             first += some
 
@@ -628,7 +628,7 @@ def _tasks(batches: Sequence[Sequence[Window]], cells: CellByCell | None) -> lis
     if cells is None:
         return [_Task(batch, (), batch[0].row) for batch in batches]
     completed = [[c for w in batch for c in cells.completed_by(w)] for batch in batches]
-    late = min(torch.get_num_threads(), len(batches))
+    late = min(threads_of_process(), len(batches))
     work = list(zip(batches, [[]] * late + completed[:-late], strict=True))
     work += [([], [cell]) for cell in itertools.chain(*completed[-late:])]
     rows = [

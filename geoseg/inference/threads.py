@@ -19,6 +19,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def threads_of_process() -> int:
+    """PyTorch's number of threads, also while `in_order` has lowered it."""
+    with _lock:
+        return _before if _running else torch.get_num_threads()
+
+
 def in_order(
     work: Callable[[T], R], items: Sequence[T], *, most: int, share: bool
 ) -> Generator[R, None, None]:
@@ -40,8 +46,7 @@ def in_order(
     Exception
         What ``work`` raised for the earliest item; later items that have not begun never run.
     """
-    with _lock:
-        threads = _before if _running else torch.get_num_threads()
+    threads = threads_of_process()
     workers = max(1, min(threads, len(items), most))
     each = max(1, threads // workers) if share else 1
     if workers == 1 and each == threads:

@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _SOME, _SOME_CHANNELS, _SOME_UNITS = 32, 64, 16
 """Neighbours, channels at most and hidden units of one product: what registers hold."""
-_PROGRAMS = 2
-"""Programs a multiprocessor: one works while another waits for memory."""
+_LARGEST = 2**20
+"""Pixels of an image up to which all of its channels are held at once."""
 
 
 class FusedWeights:
@@ -67,6 +68,11 @@ class FusedStep:
 
     def apply(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Upsample ``(B, h, w, C)`` to ``(B, H, W, C)``; ``finish`` maps ``(B, ..., C)``."""
+        with torch.autocast(x.device.type, enabled=False), _current(x.device):
+            pixels = self._pixels(x.float())
+        return pixels if finish is None else finish(pixels)
+
+    def _pixels(self, x: Tensor) -> Tensor:
         from geoseg.model.fused_kernel import upsample_blocks
 
         weights, device = _fused(self.weights), x.device
@@ -85,7 +91,7 @@ class FusedStep:
         fine = _resized(x, (height, width), down, right)
         out = x.new_empty(batch, rows * BLOCK, cols * BLOCK, channels)
         blocks = batch * rows * cols
-        programs = min(blocks, _PROGRAMS * _multiprocessors(device))
+        programs = min(blocks, _multiprocessors(device))  # one fills the registers of one
         neighbours = -(-((BLOCK + 2 * radius) ** 2) // _SOME) * _SOME
         upsample_blocks[(programs,)](
             features.contiguous(),
@@ -112,8 +118,12 @@ class FusedStep:
             num_warps=8,
             enable_fp_fusion=True,
         )
-        pixels = out[:, :height, :width]
-        return pixels if finish is None else finish(pixels)
+        return out[:, :height, :width]
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton starts kernels on the current GPU, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -124,7 +134,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _mirrored(size: int, filled: int, radius: int, device: torch.device) -> Tensor:
-    """Pixels along an axis with mirrored margins; repeats of the last one fill it up."""
+    """Pixels along an axis with mirrored margins; what fills it up is not used."""
     places = torch.arange(-radius, filled + radius).abs()
     places = torch.where(places > size - 1, 2 * (size - 1) - places, places)
     return places.clamp(0, size - 1).to(device)
@@ -148,16 +158,26 @@ def _bicubic(coarse: int, fine: int, device: torch.device) -> Tensor:
     return resized[0, 0].to(device)
 
 
-@functools.cache
-def works(device: torch.device) -> bool:
-    """Whether the kernel runs on a device, and gives there what the plain steps give.
+def takes(fine: tuple[int, int], radius: int, device: torch.device) -> bool:
+    """Whether a step to this size is one for the kernel, on this device.
 
-    It is tried once, on a small step; where it does not work, a warning says so.
+    Not where gradients are wanted: the kernel has none.
     """
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    small = fine[0] * fine[1] <= _LARGEST
+    return device.type == "cuda" and small and not torch.is_grad_enabled() and works(radius, device)
+
+
+@functools.cache
+def works(radius: int, device: torch.device) -> bool:
+    """Whether the kernel runs on a GPU, and gives there what the plain steps give.
+
+    It is tried once, on a step with several blocks for every program; where it does not work, a
+    warning says so. Cards without tensor cores for float32 do not try.
+    """
+    if importlib.util.find_spec("triton") is None or _capability(device) < (8, 0):
         return False
     try:
-        error = deviation(device)
+        error = deviation(device, radius=radius, channels=131, fine=(200, 203))
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # of a compiler, a driver or a card: whatever it is, go on without
@@ -167,6 +187,10 @@ def works(device: torch.device) -> bool:
         log.warning("the fused upsampling kernel is wrong on this GPU by %.2g", error)
         return False
     return True
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 _ALLOWED = 1e-3
@@ -186,7 +210,7 @@ def deviation(
     Parameters
     ----------
     device
-        Where both run.
+        Where the kernel runs; the plain step runs on the CPU.
     radius, channels
         Reach of the neighbourhood, and channels that are upsampled.
     fine
@@ -206,10 +230,11 @@ def deviation(
         layer(taps, taps),
         torch.tensor(0.5),
         torch.tensor(1.0),
-    ).to(device)
+    )
     coarse = (10, 11)
-    guidance = torch.randn(2, *fine, 3, generator=generator).to(device)
-    x = torch.randn(2, *coarse, channels, generator=generator).to(device)
-    geometry = StepGeometry.of(fine, coarse, radius, device)
+    guidance = torch.randn(2, *fine, 3, generator=generator)
+    x = torch.randn(2, *coarse, channels, generator=generator)
+    geometry = StepGeometry.of(fine, coarse, radius, guidance.device)
     plain = WindowStep(geometry, weights, guidance).apply(x)
-    return float((FusedStep(weights, guidance).apply(x) - plain).abs().max())
+    found = FusedStep(weights.to(device), guidance.to(device)).apply(x.to(device))
+    return float((found.cpu() - plain).abs().max())

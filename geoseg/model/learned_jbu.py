@@ -115,7 +115,7 @@ class LearnedJbu:
         """Make one step of the operator, from one size of the ladder to the next."""
         weights = self.weights(index)
         pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1).contiguous()
-        if fused.works(guidance.device):
+        if fused.takes(fine, weights.radius, guidance.device):
             return fused.FusedStep(weights, pooled)
         geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
         return WindowStep(geometry, weights, pooled)
