@@ -153,7 +153,8 @@ def _exact_columns(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor:
 def _root(gram: Tensor) -> Tensor:
     """Lower triangle ``L`` of ``L Lᵀ``, ``(B, N, N)`` float64, which may lack some ranks.
 
-    No error is looked for, because a GPU would have to wait for that.
+    No error is looked for, because a GPU would have to wait for that; a little on the diagonal
+    keeps what lacks ranks from failing.
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     little = (_LITTLE * diagonal.mean(-1, keepdim=True)).clamp_min(torch.finfo(gram.dtype).tiny)
@@ -167,10 +168,10 @@ def _leading_basis(folded: Tensor, constant: Tensor, text: Tensor) -> Tensor | N
     None if that takes so many channels that exact norms cost no more.
     """
     others = len(text) + 2 + _PROBES  # c and its product, see `_leading_columns`
-    if folded.device.type == "cpu":
-        leading = _fewest_directions(folded, constant, text, others)
-    else:
+    if folded.device.type == "cuda":
         leading = _sketched_directions(folded, others)
+    else:
+        leading = _fewest_directions(folded, constant, text, others)
     if leading is None:
         return None
     rest = constant - (leading @ (leading.transpose(1, 2) @ constant)[..., None])[..., 0]
@@ -182,7 +183,7 @@ def _sketched_directions(folded: Tensor, others: int) -> Tensor | None:
 
     The combinations are drawn towards the strong directions once, so that they leave out little
     more than as many principal directions would. Those need a decomposition of every window by
-    itself, for which a GPU has to wait; here it is products and two small triangles. Whether so
+    itself, for which a GPU has to wait; here it is products and a few small triangles. Whether so
     many were enough is seen from the pixels in the end.
     """
     if others + _SKETCHED > _WORTHWHILE * min(folded.shape[1:]):
