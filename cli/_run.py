@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from geoseg.pipeline import Progress
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -106,10 +108,51 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Bar with rate and time left on a terminal; a line now and then elsewhere."""
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Bar with rate and time left on a terminal; a line now and then elsewhere.
+
+    What is yielded raises KeyboardInterrupt where Ctrl-C was pressed and came to nothing.
+    """
+    with _interruptions() as check, _shown(quiet=quiet) as show:
+
+        def update(state: Progress) -> None:
+            check()
+            show(state)
+
+        yield update
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], None]]:
+    """Remember Ctrl-C: Python drops what is raised in a finaliser or a garbage collection."""
+    import signal
+    import threading
+
+    asked = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.default_int_handler(number, frame)
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     if quiet:
-        yield None
+        yield lambda state: None
     elif sys.stderr.isatty():
         with _rich_bar() as callback:
             yield callback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from rasterio.transform import from_origin
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from geoseg.pipeline import Progress
 from geoseg.testing import tiny_random_model
+from geoseg_cli._run import progress_bar
 from geoseg_cli.main import app
 
 PRODUCTS = ["confidence.tif", "labels.tif", "polygons.gpkg", "preview.png", "run.json"]
@@ -426,3 +429,16 @@ def test_areas_follow_the_latitude(tmp_path: Path, model: str) -> None:
     for entry in report["classes"]:
         if entry["pixels"]:
             assert entry["area_m2"] == pytest.approx(polygons[entry["name"]], rel=0.02)
+
+
+def test_ctrl_c_that_python_drops_is_not_lost() -> None:
+    """What is raised in a finaliser or a garbage collection goes nowhere, Ctrl-C too."""
+    before = signal.getsignal(signal.SIGINT)
+    state = Progress("segment", 1, 2, 100, 200)
+    with progress_bar(quiet=True) as progress:
+        progress(state)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            progress(state)
+    assert signal.getsignal(signal.SIGINT) is before
