@@ -594,6 +594,7 @@ class Segmenter:
 
 
 _ROWS = 32
+"""Rows of an image in memory that are decided at once on a CPU."""
 _TOKENS, _FEW = 800, 4
 """Tokens that make a product large, and windows beyond which more gain nothing."""
 _SIDE_BY_SIDE = 2**30

@@ -1,7 +1,7 @@
 """A learned upsampling step on a GPU: everything between guidance and fine pixels in one kernel.
 
 Step by step, PyTorch would write and read a window's neighbour scores, shares, hidden units and
-matrices, some 500 MB for a window of 224 pixels. Here only range features, resized coarse pixels
+matrices, each of them hundreds of numbers a pixel. Here only range features, resized coarse pixels
 and what comes out go to memory. The fix-up's two layers are products of float16 numbers, summed in
 float32 (they make a small correction of the shares, which are float32); the sums over neighbours
 keep float32's precision.
@@ -91,7 +91,8 @@ class FusedStep:
         fine = _resized(x, (height, width), down, right)
         out = x.new_empty(batch, rows * BLOCK, cols * BLOCK, channels)
         blocks = batch * rows * cols
-        programs = min(blocks, _multiprocessors(device))  # one fills the registers of one
+        # One program fills a multiprocessor's registers.
+        programs = min(blocks, _multiprocessors(device))
         neighbours = -(-((BLOCK + 2 * radius) ** 2) // _SOME) * _SOME
         upsample_blocks[(programs,)](
             features.contiguous(),
