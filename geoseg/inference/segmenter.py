@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ from geoseg.types import (
 )
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PER_CENT_NODATA = 255
@@ -427,13 +429,18 @@ class Segmenter:
         height, width = planes.shape[:2]
         labels = np.empty((height, width), label_dtype(len(self.vocabulary.names)))
         scores = np.empty((len(self.vocabulary.names), height, width), np.float32)
-        # On a CPU a few rows at a time, which stay in the cache.
-        some = _ROWS if self.device.type == "cpu" else height
-        for first in range(0, height, some):
-            rows = slice(first, first + some)
+
+        def decide_rows(rows: slice) -> None:
             found = self._decision.scores(planes[rows])
             labels[rows] = self._decision.labels(found)[0].cpu().numpy()
             scores[:, rows] = found.permute(2, 0, 1).cpu().numpy()
+
+        if self.device.type == "cpu":  # a few rows at a time stay in the cache
+            some = [slice(first, first + _ROWS) for first in range(0, height, _ROWS)]
+            for _ in in_order(decide_rows, some, most=len(some), share=False):
+                pass
+        else:
+            decide_rows(slice(None))
         return Prediction(labels, scores)
 
     def _merged_rows(
@@ -489,18 +496,11 @@ class Segmenter:
         yield from merger.finish_above(core.row_stop)
 
     def _batches(self, windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
-        """Windows to encode at once.
-
-        If it was not said how many, the last ones of a CPU come one by one, so that no core waits
-        for another's batch.
-        """
-        size, first = self.batch_size, 0
-        alone = self.device.type == "cpu" and self.options.batch_size is None
-        while first < len(windows):
-            left = len(windows) - first
-            some = 1 if alone and left <= size * threads_of_process() else size
-            yield windows[first : first + some]
-            first += some
+        """Windows to encode at once; fewer and fewer on a CPU, if it was not said how many."""
+        if self.device.type == "cpu" and self.options.batch_size is None:
+            return _fewer_and_fewer(windows, self.batch_size)
+        size = self.batch_size
+        return (windows[first : first + size] for first in range(0, len(windows), size))
 
     def _batch_logits(self, cut: Callable[[Window], Tensor], batch: Sequence[Window]) -> Tensor:
         """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
@@ -593,6 +593,8 @@ class Segmenter:
         return rows[:, None] * cols
 
 
+_CELLS = 4
+"""Cells that are put together one after another at the end."""
 _ROWS = 32
 """Rows of an image in memory that are decided at once on a CPU."""
 _TOKENS, _FEW = 800, 4
@@ -624,20 +626,33 @@ def _tasks(batches: Sequence[Sequence[Window]], cells: CellByCell | None) -> lis
     """Order the work.
 
     A cell comes some batches after its last window, so that it need not wait for windows that are
-    still being worked on. The last cells, when there are no windows left, come one by one.
+    still being worked on. When batches get smaller, cells wait until all windows have begun.
     """
     if cells is None:
         return [_Task(batch, (), batch[0].row) for batch in batches]
     completed = [[c for w in batch for c in cells.completed_by(w)] for batch in batches]
-    late = min(threads_of_process(), len(batches))
-    work = list(zip(batches, [[]] * late + completed[:-late], strict=True))
-    work += [([], [cell]) for cell in itertools.chain(*completed[-late:])]
+    full = sum(len(batch) == len(batches[0]) for batch in batches)
+    late = min(threads_of_process(), full)
+    early = completed[: full - late]
+    after: list[list[Place]] = [[]] * late + early + [[]] * (len(batches) - full)
+    rest = list(itertools.chain(*completed[len(early) :]))
+    work: list[tuple[Sequence[Window], Sequence[Place]]] = list(zip(batches, after, strict=True))
+    work += [((), some) for some in _fewer_and_fewer(rest, _CELLS)]
     rows = [
         min([w.row for w in batch] + [cells.piece(cell).row for cell in done])
         for batch, done in work
     ]
     first = list(itertools.accumulate(reversed(rows), min))[::-1]
     return [_Task(*each, row) for each, row in zip(work, first, strict=True)]
+
+
+def _fewer_and_fewer(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Pieces of work for the threads: smaller towards the end, so that none waits for another."""
+    first, threads = 0, threads_of_process()
+    while first < len(items):
+        some = min(max((len(items) - first) // (2 * threads), 1), most)
+        yield items[first : first + some]
+        first += some
 
 
 class _StripMerger:
