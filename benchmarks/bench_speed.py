@@ -5,8 +5,8 @@ Seven questions, each with both sides timed in this process, in turns, and given
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
   another with all threads on each, once as the whole run does it, a few windows at a time and
   such batches side by side with a thread each, and once (with ``simfeatup``) in open_clip's own
-  forward; of an image alone, and of a tile inside a larger scene, where windows overlap on all
-  sides;
+  forward; of an image alone, of a tile inside a larger scene, where windows overlap on all sides,
+  and of a GeoTIFF with everything from reading it to labels, confidence, polygons and preview;
 - original: geoseg against a straightforward port of the original pipeline (one window at a time,
   all feature channels upsampled, logits of the whole image held), same weights, image and labels;
 - precisions: bfloat16 in the encoder against float32;
@@ -22,6 +22,7 @@ upsampler's kernel weights are those bundled with geoseg-tiny, which do not depe
 
 from __future__ import annotations
 
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ import rasterio
 import torch
 import torch.nn.functional as F
 
-from geoseg import Options, Segmenter
+from geoseg import Options, Segmenter, segment_to_files
 from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import window_logits
 from geoseg.inference.threads import in_order
@@ -48,6 +49,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.products import full_width
 from geoseg.model.spec import bundled_folder
 from geoseg.model.vision import DenseEncoder
+from geoseg.testing import write_scene
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock, Window
 
@@ -226,6 +228,8 @@ def pipeline(model: Model, weights: Path, size: int, runs: int) -> list[dict[str
         options = Options(upsampler=name, upsampler_weights=file, templates="none")
         segmenter = Segmenter(model, WORDS, options)
         rows += [_of_image(segmenter, size, runs), _of_tile(segmenter, size, runs)]
+        if name != "none":
+            rows.append(_of_file(segmenter, options, 2000 if runs > 1 else size, runs))
     return rows
 
 
@@ -263,6 +267,31 @@ def _of_tile(segmenter: Segmenter, size: int, runs: int) -> dict[str, Any]:
     return _against_encoder(
         segmenter, "a tile", batches, lambda: segmenter.segment_tile(block, tile), runs, {}
     )
+
+
+def _of_file(segmenter: Segmenter, options: Options, size: int, runs: int) -> dict[str, Any]:
+    """From a GeoTIFF to all products; its size is no multiple of the stride, as most are not."""
+    image = sample_image(size)
+    block = PixelBlock(image, np.ones((size, size), dtype=bool))
+    windows = segmenter.lattice(size, size).touching(Window(0, 0, size, size))
+    with tempfile.TemporaryDirectory() as folder:
+        scene = write_scene(Path(folder) / "scene.tif", size, size)
+        with rasterio.open(scene, "r+") as file:
+            file.write((255 * image).round().astype(np.uint8))
+
+        def whole() -> None:
+            done = segment_to_files(
+                scene,
+                WORDS,
+                Path(folder) / "map",
+                model=segmenter.model,
+                options=options,
+                overwrite=True,
+            )
+            assert done.report["windows"] == len(windows)
+
+        batches = _batches(segmenter, block, windows)
+        return _against_encoder(segmenter, "a file", batches, whole, runs, {})
 
 
 def _batches(
@@ -508,8 +537,6 @@ def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    import tempfile
-
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
     arguments = parser.parse_args()

@@ -565,6 +565,15 @@ def test_coarser_pixels_are_averages_and_keep_the_place(tmp_path: Path) -> None:
     )
 
 
+def test_pixels_far_finer_than_the_files_own_are_warned_about(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.tif", rgb())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scene.open(path, gsd=0.2)
+    with pytest.warns(GeosegWarning, match="own pixels are 20 times .* 400 times the work"):
+        Scene.open(path, gsd=0.05)
+
+
 @pytest.mark.parametrize("gsd", [0.5, 1.7, 3])
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha", "nan", "plain"])
 def test_resampled_windows_agree_and_keep_nodata(tmp_path: Path, gsd: float, kind: str) -> None:

@@ -310,8 +310,9 @@ def test_no_download_when_not_wanted() -> None:
 
 def test_devices() -> None:
     assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(OptionError, match="not known"):
-        resolve_device("warp")
+    for other in ("warp", "mps", "meta"):
+        with pytest.raises(OptionError, match=f"{other}.*use auto, cpu, cuda or cuda:N"):
+            resolve_device(other)
     if not torch.cuda.is_available():
         assert resolve_device("auto").type == "cpu"
         with pytest.raises(OptionError, match="no CUDA GPU"):

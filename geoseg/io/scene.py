@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _STATISTICS_SIZE = 2048
 _COARSE_GSD_M = 30.0
+_FINER = 8
+"""Pixels finer than the file's own by more than this are more likely a slip than a wish."""
 
 
 class SceneLike(Protocol):
@@ -108,6 +110,7 @@ class Scene:
         source = RasterSource.open(str(path), bands)
         if gsd is not None:
             source = source.at_gsd(gsd)
+            _warn_about_empty_detail(source)
         limits = None
         dtype = np.dtype(np.uint8 if source.palette is not None else source.dtype)
         rule = rule.for_dtype(dtype)
@@ -213,6 +216,16 @@ class Scene:
     def _block(self, data: Pixels, valid: BoolArray) -> PixelBlock:
         rgb = apply_limits(data, valid, self.stretch)
         return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+
+
+def _warn_about_empty_detail(source: RasterSource) -> None:
+    finer = 1 / min(source.scale)
+    if finer > _FINER:
+        message = (
+            f"{source.path}: its own pixels are {finer:.0f} times as large as --gsd asks for: "
+            f"about {finer**2:,.0f} times the work, and no detail that is not in the file"
+        )
+        warnings.warn(message, GeosegWarning, stacklevel=3)
 
 
 def _warn_about_placement(source: RasterSource) -> None:

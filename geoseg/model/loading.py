@@ -97,12 +97,13 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unknown = OptionError(f"device {device!r} is not one for geoseg; use auto, cpu, cuda or cuda:N")
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise OptionError(
-            f"device {device!r} is not known; use auto, cpu, cuda or cuda:N"
-        ) from error
+        raise unknown from error
+    if wanted.type not in ("cpu", "cuda"):
+        raise unknown
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"device {device!r} asked for, but no CUDA GPU is available; use cpu")
     if (
