@@ -127,7 +127,7 @@ def test_a_window_gets_the_same_bits_from_every_area(upsampler: LearnedJbu) -> N
     assert torch.equal(window(cut, 0, 7, tokens), expected)
 
 
-def test_windows_off_the_lattice_are_left_to_themselves(upsampler: LearnedJbu) -> None:
+def test_places_in_the_lattice(upsampler: LearnedJbu) -> None:
     shared = sharing(upsampler, area(160, 192), origin=(5, 0))
     assert shared.place(0, 0) is None
     assert shared.place(5, 0) == (0, 0)
@@ -192,7 +192,7 @@ def made(folder: Path, **options: object) -> Segmenter:
 def test_cell_by_cell_gives_what_whole_windows_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, blend: str
 ) -> None:
-    """Also with windows off the lattice, windows without data, and several to a batch."""
+    """Also with windows moved inwards, windows without data, and several to a batch."""
     monkeypatch.setattr(head, "_WORTHWHILE", 10.0)  # few channels: norms from leading directions
     segmenter = made(tmp_path, exact=exact, blend=blend, cls_bias=0.3)
     rgb = np.random.default_rng(0).random((3, 171, 205), dtype=np.float32)
@@ -202,7 +202,7 @@ def test_cell_by_cell_gives_what_whole_windows_give(
     block = PixelBlock(rgb, valid)
     tile = TilePlan(segmenter.lattice(171, 205), 512)[0]
     with monkeypatch.context() as alone:
-        alone.setattr(Segmenter, "_shared_kernels", lambda *given: None)
+        alone.setattr(Segmenter, "_lattices", lambda *given: {})
         expected = segmenter.segment_tile(block, tile, probabilities=True)
         logits = segmenter.logits(block)
     assert np.abs(segmenter.logits(block) - logits).max() < 1e-5
@@ -216,6 +216,26 @@ def test_cell_by_cell_gives_what_whole_windows_give(
             assert np.abs(a - b).max() <= 1, name  # per cent, rounded
         assert (found.labels == expected.labels).mean() > 0.999
         assert found.windows == expected.windows
+
+
+def test_windows_moved_inwards_share_kernels_with_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the last column and of the last row are lattices of their own."""
+    cells = []
+    matrices = EdgeWeights.matrices
+
+    def counted(self: EdgeWeights, *given: object) -> torch.Tensor:
+        result = matrices(self, *given)  # type: ignore[arg-type]
+        cells.append(result.shape[1] * BLOCK)
+        return result
+
+    monkeypatch.setattr(EdgeWeights, "matrices", counted)
+    segmenter = made(tmp_path)
+    rgb = np.random.default_rng(0).random((3, 170, 210), dtype=np.float32)
+    segmenter.logits(PixelBlock(rgb, np.ones((170, 210), dtype=bool)))
+    # Windows of three cells a side: 3 x 4 on the lattice, a column of 3, a row of 4, and a corner.
+    assert sum(side == 32 for side in cells) == 5 * 6 + 5 * 3 + 3 * 6 + 3 * 3
 
 
 def test_a_window_gets_exact_norms_in_the_cells_where_it_needs_them(

@@ -49,14 +49,14 @@ Begin = Callable[[Callable[[Tensor], Tensor]], BegunWindow]
 
 
 class CellByCell:
-    """Windows of one area.
+    """Windows of one lattice in one area.
 
     Parameters
     ----------
     shared
         Kernels of the area.
     windows
-        In the order in which they will begin; also those off the lattice, which are left out.
+        In the order in which they will begin.
     core
         Cells that share no pixel with it are not put together.
     text
@@ -76,7 +76,7 @@ class CellByCell:
         self._shared, self._text = shared, text
         self._weight = None if bool((weight == 1).all()) else weight
         self._covering: dict[Place, list[Place]] = defaultdict(list)
-        places = [place for w in windows if (place := shared.place(w.row, w.col)) is not None]
+        places = [self._place(window) for window in windows]
         for place in places:
             for cell in shared.cells(place):
                 self._covering[cell].append(place)
@@ -89,19 +89,18 @@ class CellByCell:
         self._needed = Counter(p for covering in self._covering.values() for p in covering)
         self._lock = threading.Lock()
 
-    def __contains__(self, window: Window) -> bool:
-        """Whether a window is one of the lattice."""
-        return self._shared.place(window.row, window.col) is not None
+    def _place(self, window: Window) -> Place:
+        place = self._shared.place(window.row, window.col)
+        assert place is not None
+        return place
 
     def completed_by(self, window: Window) -> Sequence[Place]:
         """Cells of the core of which a window is the last one."""
-        place = self._shared.place(window.row, window.col)
-        return () if place is None else self._completed_by.get(place, ())
+        return self._completed_by.get(self._place(window), ())
 
     def begin(self, window: Window, begin: Begin) -> None:
-        """Begin a window of the lattice."""
-        place = self._shared.place(window.row, window.col)
-        assert place is not None
+        """Begin a window."""
+        place = self._place(window)
         future = self._begun[place]
         try:
             future.set_result(begin(functools.partial(self._shared.before_last, place)))
@@ -144,6 +143,4 @@ class CellByCell:
 
     def forget_before(self, window: Window) -> None:
         """Drop what only windows before this one need, once all of those are done."""
-        place = self._shared.place(window.row, window.col)
-        if place is not None:
-            self._shared.forget_before(place)
+        self._shared.forget_before(self._place(window))

@@ -6,7 +6,8 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -348,10 +349,9 @@ class Segmenter:
             windows = [w.relative_to(tile.read) for w in tile.windows]
             windows = [w for w in windows if block.valid[w.slices()].any()]
             runs = len(windows)
-            origin = (-tile.read.row, -tile.read.col)
             if sent is None:
                 sent = self.send(block)
-            strips = self._merged_rows(block, windows, core, stop, origin, sent=sent)
+            strips = self._merged_rows(block, windows, core, stop, sent=sent)
             results = ((first, self._strip(logits, probabilities)) for first, logits in strips)
             for first, arriving in one_behind(results):
                 index, best, lead, *each = arriving.arrays()
@@ -449,7 +449,6 @@ class Segmenter:
         windows: Sequence[Window],
         core: Window,
         stop: threading.Event | None = None,
-        origin: tuple[int, int] = (0, 0),
         *,
         sent: Tensor | None = None,
         share_threads: bool = False,
@@ -458,29 +457,26 @@ class Segmenter:
 
         Windows come row by row, so rows that no later one reaches are finished and can leave:
         memory holds a few rows of windows and those side by side, not the tile's logits. Windows
-        that share kernels are put together cell by cell. ``origin`` is
-        where the scene's first window lies in the block. With ``share_threads`` a few windows have
+        that share kernels are put together cell by cell. With ``share_threads`` a few windows have
         several threads each, and may have other last bits for it.
         """
         keep_freed_memory()
         cut = functools.partial(self._window, block, sent)
         weight = self._blend_weight(windows[0].shape)
-        shared = self._shared_kernels(block, origin)
-        cells = None
-        if shared is not None:
-            cells = CellByCell(shared, windows, core, self._text, weight)
+        lattices = self._lattices(block, windows, core, weight)
         merger = _StripMerger(core, len(self._text), self.device)
 
         def parts(task: _Task) -> list[Part]:
             if stop is not None and stop.is_set():
                 raise CancelledError
-            if cells is None:
+            if not lattices:
                 logits = self._batch_logits(cut, task.windows) * weight[..., None]
                 return [Part(w, one, weight) for w, one in zip(task.windows, logits, strict=True)]
-            found = self._begin_batch(cut, task.windows, cells, weight) if task.windows else []
-            return found + [cells.finish(cell) for cell in task.cells]
+            if task.windows:
+                self._begin_batch(cut, task.windows, lattices)
+            return [lattice.finish(cell) for lattice, cell in task.cells]
 
-        tasks = _tasks(list(self._batches(windows)), cells)
+        tasks = _tasks(list(self._batches(windows)), lattices)
         if self.device.type == "cpu":
             most = self._fit_side_by_side(windows[0].height * windows[0].width) // self.batch_size
             done = in_order(parts, tasks, most=most, share=share_threads)
@@ -491,8 +487,9 @@ class Segmenter:
                 yield from merger.finish_above(task.first_row)
                 for part in found:
                     merger.add(part)
-                if cells is not None and task.windows:
-                    cells.forget_before(task.windows[-1])
+                if lattices:
+                    for window in task.windows:
+                        lattices[window].forget_before(window)
         yield from merger.finish_above(core.row_stop)
 
     def _batches(self, windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
@@ -529,19 +526,11 @@ class Segmenter:
         self,
         cut: Callable[[Window], Tensor],
         batch: Sequence[Window],
-        cells: CellByCell,
-        weight: Tensor,
-    ) -> list[Part]:
-        """Begin the windows of a batch; those off the lattice are done at once, by themselves."""
-        pixels = torch.stack([cut(window) for window in batch])
-        found = []
-        for k, features in enumerate(_split(self.encode(pixels), 1)):
-            if batch[k] in cells:
-                cells.begin(batch[k], functools.partial(self._begin, features))
-            else:
-                logits = self._head(features, pixels[k : k + 1])[0]
-                found.append(Part(batch[k], logits * weight[..., None], weight))
-        return found
+        lattices: Mapping[Window, CellByCell],
+    ) -> None:
+        features = self.encode(torch.stack([cut(window) for window in batch]))
+        for window, one in zip(batch, _split(features, 1), strict=True):
+            lattices[window].begin(window, functools.partial(self._begin, one))
 
     def _begin(self, features: DenseFeatures, upsample: Callable[[Tensor], Tensor]) -> BegunWindow:
         assert isinstance(self._upsampler, LearnedJbu)
@@ -554,27 +543,41 @@ class Segmenter:
             exact=self.options.exact,
         )
 
-    def _shared_kernels(self, block: PixelBlock, origin: tuple[int, int]) -> SharedKernels | None:
-        """Kernels for all windows of a block, where the upsampler and the lattice allow it.
+    def _lattices(
+        self, block: PixelBlock, windows: Sequence[Window], core: Window, weight: Tensor
+    ) -> Mapping[Window, CellByCell]:
+        """Lattice of each window; none where windows share no kernels.
+
+        Windows moved inwards to the edge of a scene are not on the lattice of all others, but on
+        lattices of their own: those of the last column, and those of the last row.
 
         A GPU rather takes many windows at once, and makes their kernels with them.
         """
         upsampler, patch = self._upsampler, self.model.patch_size
         window, stride = self.options.window, self.options.stride
         if self.device.type != "cpu" or not isinstance(upsampler, LearnedJbu) or window % patch:
-            return None
+            return {}
         if min(block.valid.shape) < window:
-            return None
+            return {}
         if not SharedKernels.worthwhile(upsampler, window, stride, window // patch):
-            return None
-        return SharedKernels(
-            upsampler,
-            self.normalise(block),
-            origin=origin,
-            window=window,
-            stride=stride,
-            grid=window // patch,
-        )
+            return {}
+        by_origin: dict[Place, list[Window]] = defaultdict(list)
+        for each in windows:
+            by_origin[each.row % stride, each.col % stride].append(each)
+        pixels = self.normalise(block)
+        found = {}
+        for origin, own in by_origin.items():
+            shared = SharedKernels(
+                upsampler,
+                pixels,
+                origin=origin,
+                window=window,
+                stride=stride,
+                grid=window // patch,
+            )
+            lattice = CellByCell(shared, own, core, self._text, weight)
+            found.update(dict.fromkeys(own, lattice))
+        return found
 
     def _window(self, block: PixelBlock, sent: Tensor | None, window: Window) -> Tensor:
         """Normalised pixels of a window of a block."""
@@ -612,34 +615,43 @@ def _split(features: DenseFeatures, size: int) -> Iterator[DenseFeatures]:
         yield replace(features, cls=features.cls[some], patches=features.patches[some])
 
 
+_Cell = tuple[CellByCell, Place]
+"""A cell of one of the lattices."""
+
+
 @dataclass(frozen=True)
 class _Task:
     """A batch of windows, and cells to be put together from windows before."""
 
     windows: Sequence[Window]
-    cells: Sequence[Place]
+    cells: Sequence[_Cell]
     first_row: int
     """No later task adds anything above this row."""
 
 
-def _tasks(batches: Sequence[Sequence[Window]], cells: CellByCell | None) -> list[_Task]:
+def _tasks(
+    batches: Sequence[Sequence[Window]], lattices: Mapping[Window, CellByCell]
+) -> list[_Task]:
     """Order the work.
 
     A cell comes some batches after its last window, so that it need not wait for windows that are
     still being worked on. When batches get smaller, cells wait until all windows have begun.
     """
-    if cells is None:
+    if not lattices:
         return [_Task(batch, (), batch[0].row) for batch in batches]
-    completed = [[c for w in batch for c in cells.completed_by(w)] for batch in batches]
+    completed = [
+        [(lattices[w], cell) for w in batch for cell in lattices[w].completed_by(w)]
+        for batch in batches
+    ]
     full = sum(len(batch) == len(batches[0]) for batch in batches)
     late = min(threads_of_process(), full)
     early = completed[: full - late]
-    after: list[list[Place]] = [[]] * late + early + [[]] * (len(batches) - full)
+    after: list[list[_Cell]] = [[]] * late + early + [[]] * (len(batches) - full)
     rest = list(itertools.chain(*completed[len(early) :]))
-    work: list[tuple[Sequence[Window], Sequence[Place]]] = list(zip(batches, after, strict=True))
+    work: list[tuple[Sequence[Window], Sequence[_Cell]]] = list(zip(batches, after, strict=True))
     work += [((), some) for some in _fewer_and_fewer(rest, _CELLS)]
     rows = [
-        min([w.row for w in batch] + [cells.piece(cell).row for cell in done])
+        min([w.row for w in batch] + [lattice.piece(cell).row for lattice, cell in done])
         for batch, done in work
     ]
     first = list(itertools.accumulate(reversed(rows), min))[::-1]
