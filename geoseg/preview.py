@@ -29,6 +29,8 @@ _PANEL_HEIGHT, _SMALLEST_PANEL = 1400, 720
 _LEGEND_ENTRIES, _LEGEND_COLUMN, _LEGEND_ROW = 24, 300, 34
 _TEXT, _TITLE, _SMALL = 20, 30, 17
 _SIDE_BY_SIDE = 1.7
+_COMPRESSION = 4
+"""Of the PNG: five times as fast as the best one, and seven per cent larger."""
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rgb = tuple[int, int, int]
@@ -428,7 +430,7 @@ def _save(page: Image.Image, out: Path) -> None:
         # The mark keeps a folder's old previews from being taken for scenes.
         mark = PngInfo()
         mark.add_text(PRODUCT_TAG, "preview")
-        page.save(part, format="PNG", optimize=True, pnginfo=mark)
+        page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
         part.replace(out)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error})") from error
