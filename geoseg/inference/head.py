@@ -440,7 +440,9 @@ def _nearly_summed(
     """Sum of some windows' cosines over a cell, and what each may be wrong by."""
     coarse = [x for k in chosen if (x := windows[k].nearly) is not None]
     channels = max(x.shape[-1] for x in coarse)
-    coarse = [F.pad(x, (0, channels - x.shape[-1])) for x in coarse]
+    coarse = [
+        F.pad(x, (0, channels - x.shape[-1])) if x.shape[-1] < channels else x for x in coarse
+    ]
     cosines = _Cosines.of(channels, constant, text, probes=_PROBES)
     parts, doubts, first = [], [], 0
     for pixels in upsample(chosen, coarse):

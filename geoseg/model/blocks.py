@@ -65,7 +65,7 @@ class Blocks:
 
     def centres(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to ``(B, rows, cols, block², C)``; zeros fill the last blocks."""
-        x = F.pad(x, (0, 0, 0, self.cols * BLOCK - self.width, 0, self.rows * BLOCK - self.height))
+        x = self._filled(x)
         batch, channels = x.shape[0], x.shape[-1]
         x = x.view(batch, self.rows, BLOCK, self.cols, BLOCK, channels).transpose(2, 3)
         return x.reshape(batch, self.rows, self.cols, BLOCK * BLOCK, channels)
@@ -77,9 +77,14 @@ class Blocks:
         have the same bicubic weights, each two pixels on moved by a coarse pixel.
         """
         half = BLOCK // 2
-        x = F.pad(x, (0, 0, 0, self.cols * BLOCK - self.width, 0, self.rows * BLOCK - self.height))
+        x = self._filled(x)
         x = x.view(len(x), self.rows, half, 2, self.cols, half, 2, -1)
         return x.permute(0, 1, 4, 3, 6, 2, 5, 7).flatten(5, 6)
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` with zeros up to whole blocks; itself if they are whole."""
+        below, beside = self.rows * BLOCK - self.height, self.cols * BLOCK - self.width
+        return F.pad(x, (0, 0, 0, beside, 0, below)) if below or beside else x
 
     def pixels(self, x: Tensor) -> Tensor:
         """Inverse of `centres`."""

@@ -132,8 +132,7 @@ class EdgeWeights:
         """Softmax over neighbours, ``(4, radius, 2, blocks, block / 2, taps²)``."""
         radius, half = self._weights.radius, BLOCK // 2
         taps, reach, tall = 2 * radius + 1, BLOCK + 2 * radius, 3 * radius
-        centres = self._weights.scale * _taken(margined, strips.centres)
-        products = centres @ _taken(margined, strips.around).mT
+        products = _taken(margined, strips.centres) @ _taken(margined, strips.around).mT
         # Pixel (y, x) and tap (dy, dx) meet at neighbour (y + dy, x + dx) of tall x reach.
         pixel = tall * reach
         band = products.as_strided(

@@ -83,9 +83,7 @@ class FusedStep:
             _mirrored(size, count * BLOCK, radius, device)
             for size, count in ((height, rows), (width, cols))
         )
-        features = self.weights.features(self.guidance)
-        # Half of the scale's effect each way: products of features are symmetric.
-        features = self.weights.scale.sqrt() * features[:, down][:, :, right]
+        features = self.weights.features(self.guidance)[:, down][:, :, right]
         guidance = F.pad(self.guidance, (0, 1), value=1.0)
         guidance = F.pad(guidance, (0, 0, 0, cols * BLOCK - width, 0, rows * BLOCK - height))
         fine = _resized(x, (height, width), down, right)

@@ -50,8 +50,16 @@ class StepWeights:
         )
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Range features ``(..., 32)`` of guidance ``(..., 3)``."""
-        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self.range_second)
+        """Range features ``(..., 32)`` of guidance ``(..., 3)``.
+
+        The product of two pixels' is the score before the softmax: each has half of the scale.
+        """
+        return F.linear(F.gelu(F.linear(pixels, *self.range_first)), *self._range_scaled)
+
+    @functools.cached_property
+    def _range_scaled(self) -> tuple[Tensor, Tensor]:
+        half = self.temperature.exp().clamp(1e-4, 1e4).sqrt()
+        return half * self.range_second[0], half * self.range_second[1]
 
     def kernels(self, blocks: Blocks, centres: Tensor, around: Tensor, guidance: Tensor) -> Kernels:
         """Weights of the neighbours of each pixel of some blocks.
@@ -59,7 +67,7 @@ class StepWeights:
         Parameters
         ----------
         centres
-            Range features of the blocks times the scale, ``(..., 2, 2, block² / 4, 32)`` as from
+            Range features of the blocks, ``(..., 2, 2, block² / 4, 32)`` as from
             `Blocks.quartered`.
         around
             Range features with margins, ``(..., reach, reach, 32)``.
@@ -79,11 +87,6 @@ class StepWeights:
         """The fix-up's first layer with its bias as weights of a one, ``(taps², taps² + 4)``."""
         weight, bias = self.fixup_first
         return torch.cat([weight, bias[:, None]], dim=1)
-
-    @property
-    def scale(self) -> Tensor:
-        """Factor of the products of range features, before the softmax."""
-        return self.temperature.exp().clamp(1e-4, 1e4)
 
     @functools.cached_property
     def log_spatial(self) -> Tensor:
@@ -189,7 +192,7 @@ class WindowStep:
     def _some_kernels(self) -> Iterator[tuple[range, Kernels]]:
         blocks, weights = self.geometry.blocks, self.weights
         features = weights.features(self.guidance)
-        centres = blocks.quartered(weights.scale * features)
+        centres = blocks.quartered(features)
         guidance = blocks.quartered(with_one(self.guidance))
         around = blocks.neighbourhoods(blocks.mirrored(features))
         for rows in blocks.some_rows():

@@ -210,7 +210,7 @@ class _Cell:
     margined: Tensor
     """Range features of the cell and of what lies around it, ``(side + 2 radius, ..., 32)``."""
     centres: Tensor
-    """Range features times the scale, ``(rows, cols, 2, 2, block² / 4, 32)``."""
+    """Range features of the cell, ``(rows, cols, 2, 2, block² / 4, 32)``."""
     guidance: Tensor
     """``(rows, cols, 2, 2, block² / 4, 4)``, see `StepWeights.kernels`."""
     edges: Tensor
@@ -275,7 +275,7 @@ class _Level:
         pixels = self._pixels(place)
         margined = weights.features(pixels)
         own = (slice(None), slice(radius, -radius), slice(radius, -radius))
-        centres = blocks.quartered((weights.scale * margined)[None][own])[0]
+        centres = blocks.quartered(margined[None][own])[0]
         guidance = with_one(pixels)
         guided = blocks.quartered(guidance[None][own])[0]
         edges = weights.edges.matrices(margined, guidance)
