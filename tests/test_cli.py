@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -431,6 +432,15 @@ def test_areas_follow_the_latitude(tmp_path: Path, model: str) -> None:
             assert entry["area_m2"] == pytest.approx(polygons[entry["name"]], rel=0.02)
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell lets what it starts in the background ignore Ctrl-C, these tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_that_python_drops_is_not_lost() -> None:
     """What is raised in a finaliser or a garbage collection goes nowhere, Ctrl-C too."""
     before = signal.getsignal(signal.SIGINT)

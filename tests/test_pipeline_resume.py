@@ -384,7 +384,9 @@ def command(scene: Path, model: str, tmp_path: Path) -> Iterator[Any]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*extra: str) -> subprocess.Popen[str]:
-        code = "from geoseg_cli.main import run; run()"
+        # A shell lets what it starts in the background ignore Ctrl-C, these tests too.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "from geoseg_cli.main import run; run()"
         arguments = ["segment", str(scene), "--classes", CLASSES, "--model", model]
         arguments += ["--out", str(tmp_path / "out"), "--tile", "32", "--templates", "none"]
         arguments += extra
