@@ -38,17 +38,17 @@ import torch
 import torch.nn.functional as F
 
 from geoseg import Options, Segmenter, segment_to_files
-from geoseg.inference.allocator import keep_freed_memory
 from geoseg.inference.head import window_logits
-from geoseg.inference.threads import in_order
-from geoseg.model.attention import attention_variant
+from geoseg.model.attention.last_block import attention_variant
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import ModelDefaults
-from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
-from geoseg.model.products import full_width
 from geoseg.model.spec import bundled_folder
+from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseEncoder
+from geoseg.runtime.allocator import keep_freed_memory
+from geoseg.runtime.matmul import full_width
+from geoseg.runtime.threads import in_order
 from geoseg.testing import write_scene
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock, Window

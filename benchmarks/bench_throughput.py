@@ -25,14 +25,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import geoseg
-from geoseg.model.blocks import StepGeometry
 from geoseg.model.checkpoint import read_state_dict
-from geoseg.model.fused import FusedStep, takes
-from geoseg.model.learned_jbu import LearnedJbu, LearnedUpsampling
-from geoseg.model.learned_step import WindowStep
 from geoseg.model.loading import Model
-from geoseg.model.products import full_width
 from geoseg.model.spec import bundled_folder
+from geoseg.model.upsampling.blocks import StepGeometry
+from geoseg.model.upsampling.fused import FusedStep, takes
+from geoseg.model.upsampling.learned import LearnedJbu, LearnedUpsampling
+from geoseg.model.upsampling.learned_step import WindowStep
+from geoseg.runtime.matmul import full_width
 from geoseg.testing import write_scene
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

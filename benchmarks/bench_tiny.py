@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from benchmarks import _common
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.attention import VARIANTS
+from geoseg.model.attention.last_block import VARIANTS
 from geoseg.model.loading import load_model
+from geoseg.options import Options
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs
 from tools.scenes import vocabulary_lines
 

@@ -37,7 +37,7 @@ def main() -> None:
 
 def measure(folder: Path, side: int, tile: int, model: str, workers: int) -> dict[str, Any]:
     import geoseg
-    from geoseg.inference.cluster import connect
+    from geoseg.run.cluster import connect
     from geoseg.testing import write_scene
 
     settings: dict[str, Any] = {

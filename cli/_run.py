@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,9 +14,24 @@ import typer
 if TYPE_CHECKING:
     from types import FrameType
 
-    from geoseg.pipeline import Progress
+    from geoseg.run.result import Progress
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Run a command inside of `reporting`, in a process that is geoseg's own."""
+    from geoseg.runtime.allocator import own_process
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        with (
+            reporting(debug=values["debug"], quiet=values.get("quiet", False)),
+            own_process(),
+        ):
+            command(**values)
+
+    return run
 
 
 @contextmanager
@@ -218,7 +234,7 @@ class _PlainProgress:
         if state.stage != "segment":
             return
         if state.pixels_done == 0:
-            self._start = now
+            self._start, self._last_share = now, 0.0
             return
         share = state.pixels_done / state.pixels
         if share < 1 and share - self._last_share < 0.1 and now - self._last_time < 30:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg_cli import _run, method, options
+from geoseg.options import Options, ResizeRule
+from geoseg_cli import _run, options
+from geoseg_cli.options import METHOD_FOR_LABELS, takes
 
 if TYPE_CHECKING:
     from geoseg.evaluation.registry import Dataset
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
 DATA, RESULT = "Data", "Result"
 
 
-class Resize(StrEnum):
-    """How images are brought to the working size."""
-
-    opencv = "opencv"
-    antialias = "antialias"
-    none = "none"
-
-
+@takes(Options, *METHOD_FOR_LABELS, "threshold")
 def benchmark(
     dataset: Annotated[
         str | None,
@@ -34,6 +28,7 @@ def benchmark(
             "to get it."
         ),
     ] = None,
+    *,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -45,13 +40,13 @@ def benchmark(
         typer.Option(metavar="N", help="Only the first N image files.", rich_help_panel=DATA),
     ] = None,
     resize: Annotated[
-        Resize,
+        ResizeRule,
         typer.Option(
             help="opencv as the paper (no antialiasing), antialias, or none for the images' own "
             "pixels.",
             rich_help_panel=DATA,
         ),
-    ] = Resize.opencv,
+    ] = "opencv",
     long_side: Annotated[
         int | None,
         typer.Option(
@@ -61,21 +56,7 @@ def benchmark(
         ),
     ] = None,
     model: options.ModelOption = DEFAULT_MODEL,
-    templates: method.TemplatesOption = "imagenet",
-    precision: method.PrecisionOption = method.Precision.auto,
-    attention: method.AttentionOption = None,
-    upsampler: method.UpsamplerOption = None,
-    upsampler_weights: method.UpsamplerWeightsOption = None,
-    cls_bias: method.ClsBiasOption = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            help="Below this probability a pixel becomes background. \\[default: the data set's]",
-            rich_help_panel=method.METHOD,
-        ),
-    ] = None,
-    batch_size: method.BatchSizeOption = None,
+    chosen: Options,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -87,10 +68,7 @@ def benchmark(
         ),
     ] = None,
     device: options.DeviceOption = "auto",
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Finish an interrupted run.", rich_help_panel=options.RUN),
-    ] = False,
+    resume: options.ResumeOption = False,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -100,76 +78,65 @@ def benchmark(
 
     Example: geoseg benchmark loveda --root LoveDA --limit 20
     """
-    with _run.reporting(debug=debug, quiet=quiet):
-        from geoseg.errors import OptionError
-        from geoseg.evaluation.registry import load_dataset
+    from geoseg.errors import OptionError
+    from geoseg.evaluation.registry import load_dataset
 
-        if dataset is None:
-            _list(as_json=as_json)
-            return
-        data = load_dataset(dataset)
-        if root is None:
-            expected = "; or ".join(layout.describe() for layout in data.layouts)
-            raise OptionError(
-                f"--root is missing: the folder of {data.title} with {expected}; get the data from "
-                f"{data.home} ({data.licence})"
-            )
-        data.find(root)  # Fail before the model is loaded.
-
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        from geoseg.evaluation.benchmark import run_benchmark
-        from geoseg.evaluation.benchmark_result import as_dict, as_tables
-        from geoseg.inference.options import Options
-
-        segmenter, facts = _segmenter(
-            data,
-            model,
-            device,
-            Options(
-                attention=attention,
-                upsampler=upsampler,
-                upsampler_weights=None if upsampler_weights is None else str(upsampler_weights),
-                cls_bias=cls_bias,
-                templates=templates,
-                threshold=threshold,
-                batch_size=batch_size,
-                precision=precision.value,
-            ),
+    if dataset is None:
+        _list(as_json=as_json)
+        return
+    data = load_dataset(dataset)
+    if root is None:
+        expected = "; or ".join(layout.describe() for layout in data.layouts)
+        raise OptionError(
+            f"--root is missing: the folder of {data.title} with {expected}; get the data from "
+            f"{data.home} ({data.licence})"
         )
-        console = Console(stderr=True)
+    data.find(root)  # Fail before the model is loaded.
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            if not quiet and not console.is_terminal and done % -(-total // 20) == 0:
-                typer.echo(f"{done} of {total} images", err=True)
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        with Progress(
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        ) as bar:
-            task = bar.add_task(data.id, total=None)
-            result = run_benchmark(
-                data,
-                root,
-                segmenter,
-                out=out if out is not None else Path(f"benchmark-{data.id}"),
-                facts=facts,
-                limit=limit,
-                resize=resize.value,
-                long_side=long_side,
-                resume=resume,
-                overwrite=overwrite,
-                progress=progress,
-            )
-        if as_json:
-            _run.print_json(as_dict(result))
-        elif not quiet:
-            Console().print(as_tables(result, f"geoseg, {model}"))
+    from geoseg.evaluation.benchmark import run_benchmark
+    from geoseg.evaluation.benchmark_result import as_dict, as_tables
+
+    segmenter, facts = _segmenter(
+        data,
+        model,
+        device,
+        chosen,
+    )
+    console = Console(stderr=True)
+
+    def progress(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not quiet and not console.is_terminal and done % -(-total // 20) == 0:
+            typer.echo(f"{done} of {total} images", err=True)
+
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(data.id, total=None)
+        result = run_benchmark(
+            data,
+            root,
+            segmenter,
+            out=out if out is not None else Path(f"benchmark-{data.id}"),
+            facts=facts,
+            limit=limit,
+            resize=resize,
+            long_side=long_side,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        _run.print_json(as_dict(result))
+    elif not quiet:
+        Console().print(as_tables(result, f"geoseg, {model}"))
 
 
 def _segmenter(

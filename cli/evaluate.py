@@ -104,32 +104,31 @@ def evaluate(
     debug: options.DebugOption = False,
 ) -> None:
     """Score labels against the truth: IoU, F1, accuracy, outlines, calibration."""
-    with _run.reporting(debug=debug, quiet=quiet):
-        from rich.console import Console
-        from rich.progress import Progress
+    from rich.console import Console
+    from rich.progress import Progress
 
-        from geoseg.evaluation import evaluate as run
-        from geoseg.evaluation.report import as_dict, as_tables, write_report
+    from geoseg.evaluation import evaluate as run
+    from geoseg.evaluation.report import as_dict, as_tables, write_report
 
-        console = Console(stderr=True)
-        hidden = quiet or not console.is_terminal
-        with Progress(console=console, transient=True, disable=hidden) as bar:
-            task = bar.add_task("compare", total=1.0)
-            evaluation = run(
-                labels,
-                truth,
-                classes=classes,
-                truth_values=truth_values,
-                truth_column=truth_column,
-                outside=outside,
-                aoi=aoi,
-                confidence=confidence,
-                boundary_tolerance=boundary_tolerance if boundary else None,
-                progress=lambda share: bar.update(task, completed=share),
-            )
-        if out is not None:
-            write_report(evaluation, out, overwrite=overwrite)
-        if as_json:
-            _run.print_json(as_dict(evaluation))
-        elif not quiet:
-            Console().print(as_tables(evaluation))
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    with Progress(console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("compare", total=1.0)
+        evaluation = run(
+            labels,
+            truth,
+            classes=classes,
+            truth_values=truth_values,
+            truth_column=truth_column,
+            outside=outside,
+            aoi=aoi,
+            confidence=confidence,
+            boundary_tolerance=boundary_tolerance if boundary else None,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    if out is not None:
+        write_report(evaluation, out, overwrite=overwrite)
+    if as_json:
+        _run.print_json(as_dict(evaluation))
+    elif not quiet:
+        Console().print(as_tables(evaluation))

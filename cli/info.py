@@ -7,26 +7,22 @@ from typing import Annotated, Any
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.options import Options, Reading
 from geoseg_cli import _run, options
+from geoseg_cli.options import takes
 
 
+@takes(Options, "window", "stride")
+@takes(Reading)
 def info(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
+    *,
     model: options.ModelOption = DEFAULT_MODEL,
-    bands: options.BandsOption = None,
-    stretch: options.StretchOption = "auto",
-    gsd: options.GsdOption = None,
-    aoi: options.AoiOption = None,
-    window: Annotated[
-        int | None,
-        typer.Option(metavar="PX", help="Side of the encoder window. \\[default: as segment]"),
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(metavar="PX", help="Step between windows. \\[default: as segment]")
-    ] = None,
-    tile: Annotated[int, typer.Option(metavar="PX", help="Side of a tile.")] = 2048,
+    reading: Reading,
+    chosen: Options,
+    tile: options.TileOption = 2048,
     device: options.DeviceOption = "auto",
-    json_: options.JsonOption = False,
+    as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
@@ -35,23 +31,20 @@ def info(
     The time comes from encoding a few windows here and now; without the model's weights on this
     machine it is left out.
     """
-    with _run.reporting(debug=debug, quiet=quiet):
-        from geoseg.inference.options import Options
-        from geoseg.inspect import inspect_scene
-        from geoseg.pipeline import Reading
+    from geoseg.inspect import inspect_scene
 
-        facts = inspect_scene(
-            scene,
-            model=model,
-            options=Options(window=window, stride=stride),
-            reading=Reading(options.parse_bands(bands), stretch, gsd, aoi),
-            tile=tile,
-            device=device,
-        )
-        if json_:
-            _run.print_json(facts)
-        else:
-            _print(facts)
+    facts = inspect_scene(
+        scene,
+        model=model,
+        options=chosen,
+        reading=reading,
+        tile=tile,
+        device=device,
+    )
+    if as_json:
+        _run.print_json(facts)
+    else:
+        _print(facts)
 
 
 def _print(facts: dict[str, Any]) -> None:

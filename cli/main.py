@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import benchmark, evaluate, info, models, preview, segment, stats, tune, vectorize
+from geoseg_cli import (
+    _run,
+    benchmark,
+    evaluate,
+    info,
+    models,
+    preview,
+    segment,
+    stats,
+    tune,
+    vectorize,
+)
 
 app = typer.Typer(
     name="geoseg",
@@ -17,15 +28,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(segment.segment)
-app.command()(info.info)
-app.command()(models.models)
-app.command()(vectorize.vectorize)
-app.command()(stats.stats)
-app.command()(preview.preview)
-app.command()(evaluate.evaluate)
-app.command()(benchmark.benchmark)
-app.command()(tune.tune)
+for command in (
+    segment.segment,
+    info.info,
+    models.models,
+    vectorize.vectorize,
+    stats.stats,
+    preview.preview,
+    evaluate.evaluate,
+    benchmark.benchmark,
+    tune.tune,
+):
+    app.command()(_run.reported(command))
 
 
 def _version(wanted: bool) -> None:

@@ -17,7 +17,7 @@ def models(
     cached: Annotated[
         bool, typer.Option("--cached", help="Show only models whose weights are on this machine.")
     ] = False,
-    json_: options.JsonOption = False,
+    as_json: options.JsonOption = False,
     debug: options.DebugOption = False,
 ) -> None:
     """List the bundled model and the pretrained models that open_clip knows.
@@ -25,18 +25,17 @@ def models(
     Besides these, --model takes a checkpoint (ARCH:/path), a folder (local-dir:/path) and a hub
     repository (hf-hub:ORG/NAME).
     """
-    with _run.reporting(debug=debug):
-        from geoseg.model.catalogue import known_models
+    from geoseg.model.catalogue import known_models
 
-        entries = [
-            entry
-            for entry in known_models()
-            if (name is None or name.lower() in entry.spec.lower()) and (entry.cached or not cached)
-        ]
-        if json_:
-            _run.print_json({"models": [entry.as_dict() for entry in entries]})
-        else:
-            _print(entries)
+    entries = [
+        entry
+        for entry in known_models()
+        if (name is None or name.lower() in entry.spec.lower()) and (entry.cached or not cached)
+    ]
+    if as_json:
+        _run.print_json({"models": [entry.as_dict() for entry in entries]})
+    else:
+        _print(entries)
 
 
 def _print(entries: list[Any]) -> None:

@@ -1,14 +1,31 @@
-"""Options that several commands share, defined once."""
+"""Options that several commands share, and how fields of dataclasses become options."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from geoseg.errors import OptionError
+from geoseg.methods import help_of
+from geoseg.options import Choice, choices
 
 RUN = "Run"
+METHOD_FOR_LABELS = (
+    "attention",
+    "upsampler",
+    "upsampler_weights",
+    "cls_bias",
+    "views",
+    "refine",
+    "templates",
+    "batch_size",
+    "precision",
+)
+"""Options of the method for the commands on labelled data."""
 
 ModelOption = Annotated[
     str,
@@ -41,43 +58,16 @@ DeviceOption = Annotated[
         help="auto (a GPU when there is one), cpu, cuda or cuda:N.",
     ),
 ]
-BandsOption = Annotated[
-    str | None,
+TileOption = Annotated[
+    int,
     typer.Option(
-        "--bands",
-        metavar="R,G,B",
-        rich_help_panel="Input",
-        help="Bands to use as red, green and blue, counted from 1; one band alone is grey. "
-        "\\[default: the file's colour bands, else 1,2,3]",
+        metavar="PX",
+        rich_help_panel="Windows and tiles",
+        help="Side of a tile, the unit of work and memory; the map does not depend on it.",
     ),
 ]
-StretchOption = Annotated[
-    str,
-    typer.Option(
-        "--stretch",
-        metavar="RULE",
-        rich_help_panel="Input",
-        help="How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 "
-        "percentiles of the whole scene, or min:max values.",
-    ),
-]
-GsdOption = Annotated[
-    float | None,
-    typer.Option(
-        "--gsd",
-        metavar="METRES",
-        rich_help_panel="Input",
-        help="Work at this ground sampling distance instead of the scene's own.",
-    ),
-]
-AoiOption = Annotated[
-    str | None,
-    typer.Option(
-        "--aoi",
-        metavar="BOX|FILE",
-        rich_help_panel="Input",
-        help="Map only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
-    ),
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=RUN, help="Finish an interrupted run.")
 ]
 OverwriteOption = Annotated[
     bool,
@@ -100,23 +90,97 @@ DebugOption = Annotated[
     typer.Option("--debug", rich_help_panel=RUN, help="Show tracebacks and library warnings."),
 ]
 
+Command = Callable[..., None]
 
-def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """Read ``"3,2,1"`` or ``"1"``.
 
-    Raises
-    ------
-    OptionError
-        If it is not one or three band numbers.
+def takes(kind: type[Any], *only: str, panel: str | None = None) -> Callable[[Command], Command]:
+    """Give a command the fields of a dataclass as options.
+
+    The command's parameter of that type disappears from the command line, and each field that
+    declares itself (see `geoseg.options.option`) becomes an option in its place.
+
+    Parameters
+    ----------
+    kind
+        The dataclass; it is made of what was given, so that it fills in and refuses.
+    only
+        Names of the fields; all by default.
+    panel
+        Heading in the help; the fields' own by default.
     """
-    if text is None:
-        return None
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = ()
-    if len(bands) not in (1, 3) or min(bands) < 1:
-        raise OptionError(
-            f"--bands {text!r} is not one band or three; write for example --bands 3,2,1"
-        )
-    return bands
+    found = {
+        name: choice
+        for name, choice in choices(kind).items()
+        if name in (only or (name,)) and (choice.table is None or choice.table.entries)
+    }
+    hints = get_type_hints(kind)
+    defaults = {f.name: f.default for f in fields(kind)}
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()
+        ]
+        place = [p.annotation for p in parameters].index(kind)
+        target = parameters[place].name
+        parameters[place : place + 1] = [
+            _parameter(name, hints[name], defaults[name], choice, panel)
+            for name, choice in found.items()
+        ]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: _value(choice, values.pop(name)) for name, choice in found.items()}
+            command(**values, **{target: kind(**given)})
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(
+    name: str, hint: Any, default: Any, choice: Choice, panel: str | None
+) -> inspect.Parameter:
+    """One option, as typer wants it."""
+    option = typer.Option(
+        *filter(None, [choice.flag]),
+        help=_help(choice),
+        metavar="METHOD" if choice.table is not None else choice.metavar,
+        rich_help_panel=panel or choice.panel,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=list(default) if isinstance(default, tuple) else default,
+        annotation=Annotated.__class_getitem__((_typed(hint, default), option)),  # type: ignore[attr-defined]
+    )
+
+
+def _typed(hint: Any, default: Any) -> Any:
+    """Type of an option's value on the command line."""
+    if get_origin(hint) is tuple:
+        return list[str]
+    if get_origin(hint) is Literal:
+        return hint | None if default is None else hint
+    plain = next((kind for kind in get_args(hint) if kind in (int, float, str)), hint)
+    plain = plain if plain in (int, float, str, bool) else str
+    return plain | None if default is None else plain
+
+
+def _help(choice: Choice) -> str:
+    text = choice.help
+    if choice.table is not None:
+        text += f" {help_of(choice.table)}."
+    if choice.preferred is not None:
+        general = choice.preferred
+        general = f"{general:g}" if isinstance(general, float) else general
+        text += f" [default: the model's, else {general}]"
+    return text.replace("[", "\\[")
+
+
+def _value(choice: Choice, given: Any) -> Any:
+    if isinstance(given, list):
+        return tuple(given)
+    return choice.parse(given) if choice.parse is not None and given is not None else given

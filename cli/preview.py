@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import _run, options
+from geoseg.options import Reading
+from geoseg_cli import options
+from geoseg_cli.options import takes
 
 
+@takes(Reading, "bands", "stretch")
 def preview(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
     labels: Annotated[str, typer.Argument(metavar="LABELS", help="Its label raster.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="Picture to write.")],
-    bands: options.BandsOption = None,
-    stretch: options.StretchOption = "auto",
+    reading: Reading,
     title: Annotated[
         str | None, typer.Option(help="Title of the picture. \\[default: the scene's file name]")
     ] = None,
@@ -30,19 +32,18 @@ def preview(
     debug: options.DebugOption = False,
 ) -> None:
     """Draw the scene beside its map, with legend and scale bar."""
-    with _run.reporting(debug=debug, quiet=quiet):
-        from geoseg.preview import preview_files
+    from geoseg.preview import preview_files
 
-        preview_files(
-            scene,
-            labels,
-            out,
-            bands=options.parse_bands(bands),
-            stretch=stretch,
-            title=title or Path(scene).name,
-            opacity=opacity,
-            max_width=max_width,
-            overwrite=overwrite,
-        )
-        if not quiet:
-            typer.echo(str(out), err=True)
+    preview_files(
+        scene,
+        labels,
+        out,
+        bands=reading.bands,
+        stretch=reading.stretch,
+        title=title or Path(scene).name,
+        opacity=opacity,
+        max_width=max_width,
+        overwrite=overwrite,
+    )
+    if not quiet:
+        typer.echo(str(out), err=True)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import options
-from geoseg_cli._run import print_json, reporting
+from geoseg_cli import _run, options
 
 _ZONES = "Zones"
 _RESULT = "Output"
@@ -56,15 +55,14 @@ def stats(
     Pixels on the border of a zone count with the part that lies inside. `coverage` is the share of
     the zone that has a label.
     """
-    with reporting(debug=debug, quiet=quiet):
-        from geoseg.vector.stats import check_stats_target, write_stats, zone_stats
+    from geoseg.vector.stats import check_stats_target, write_stats, zone_stats
 
-        if out is not None:
-            check_stats_target(out, overwrite=overwrite)
-        table = zone_stats(labels, zones, column=zone_column, layer=zone_layer)
-        if out is not None:
-            write_stats(table, out, overwrite=overwrite)
-        if as_json:
-            print_json({"zones": table.astype(object).to_dict(orient="records")})
-        elif out is None:
-            typer.echo(table.to_csv(index=False), nl=False)
+    if out is not None:
+        check_stats_target(out, overwrite=overwrite)
+    table = zone_stats(labels, zones, column=zone_column, layer=zone_layer)
+    if out is not None:
+        write_stats(table, out, overwrite=overwrite)
+    if as_json:
+        _run.print_json({"zones": table.astype(object).to_dict(orient="records")})
+    elif out is None:
+        typer.echo(table.to_csv(index=False), nl=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg_cli import _run, method, options
+from geoseg.options import Options, Reading
+from geoseg_cli import _run, options
+from geoseg_cli.options import METHOD_FOR_LABELS, takes
 
 if TYPE_CHECKING:
     from geoseg.evaluation.tune import Tuning
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 LABELS, RESULT = "Labels", "Result"
 
 
+@takes(Options, *METHOD_FOR_LABELS, "background")
+@takes(Reading, "bands", "stretch", "gsd")
 def tune(
     scenes: Annotated[
         list[str],
@@ -39,6 +44,7 @@ def tune(
             "--out", "-o", metavar="TOML", help="Class file to write.", rich_help_panel=RESULT
         ),
     ],
+    *,
     truth_values: Annotated[
         str | None,
         typer.Option(
@@ -70,25 +76,9 @@ def tune(
             metavar="N", min=1, help="Pixels drawn of each class.", rich_help_panel=LABELS
         ),
     ] = 1000,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Class for pixels below a threshold; without it no threshold is suggested.",
-            rich_help_panel=method.METHOD,
-        ),
-    ] = None,
-    bands: options.BandsOption = None,
-    stretch: options.StretchOption = "auto",
-    gsd: options.GsdOption = None,
+    reading: Reading,
+    chosen: Options,
     model: options.ModelOption = DEFAULT_MODEL,
-    templates: method.TemplatesOption = "imagenet",
-    precision: method.PrecisionOption = method.Precision.auto,
-    attention: method.AttentionOption = None,
-    upsampler: method.UpsamplerOption = None,
-    upsampler_weights: method.UpsamplerWeightsOption = None,
-    cls_bias: method.ClsBiasOption = None,
-    batch_size: method.BatchSizeOption = None,
     device: options.DeviceOption = "auto",
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
@@ -101,54 +91,42 @@ def tune(
 
     Example: geoseg tune chips --truth labels --classes classes.txt --out tuned.toml
     """
-    with _run.reporting(debug=debug, quiet=quiet):
-        from geoseg.errors import OptionError, OutputError
+    from geoseg.errors import OptionError, OutputError
 
-        if out.suffix.lower() != ".toml":
-            raise OptionError(f"--out {out}: a class file ends in .toml")
-        if out.exists() and not overwrite:
-            raise OutputError(f"{out} exists; add --overwrite to replace it")
+    if out.suffix.lower() != ".toml":
+        raise OptionError(f"--out {out}: a class file ends in .toml")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; add --overwrite to replace it")
 
-        from rich.console import Console
-        from rich.progress import Progress
+    from rich.console import Console
+    from rich.progress import Progress
 
-        from geoseg.evaluation.tune import as_dict, as_tables
-        from geoseg.evaluation.tune_samples import Reading, tune_on_scenes
-        from geoseg.inference.options import Options
+    from geoseg.evaluation.tune import as_dict, as_tables
+    from geoseg.evaluation.tune_samples import tune_on_scenes
 
-        console = Console(stderr=True)
-        with Progress(
-            console=console, transient=True, disable=quiet or not console.is_terminal
-        ) as bar:
-            task = bar.add_task("segment", total=None)
-            tuning = tune_on_scenes(
-                scenes,
-                truth,
-                classes,
-                model=model,
-                device=device,
-                options=Options(
-                    attention=attention,
-                    upsampler=upsampler,
-                    upsampler_weights=None if upsampler_weights is None else str(upsampler_weights),
-                    cls_bias=cls_bias,
-                    templates=templates,
-                    batch_size=batch_size,
-                    precision=precision.value,
-                ),
-                reading=Reading(options.parse_bands(bands), stretch, gsd),
-                background=background,
-                truth_values=truth_values,
-                truth_column=truth_column,
-                outside=outside,
-                per_class=samples,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        _write(tuning, out)
-        if as_json:
-            _run.print_json(as_dict(tuning))
-        elif not quiet:
-            Console().print(as_tables(tuning))
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("segment", total=None)
+        tuning = tune_on_scenes(
+            scenes,
+            truth,
+            classes,
+            model=model,
+            device=device,
+            options=replace(chosen, background=None),
+            reading=reading,
+            background=chosen.background,
+            truth_values=truth_values,
+            truth_column=truth_column,
+            outside=outside,
+            per_class=samples,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _write(tuning, out)
+    if as_json:
+        _run.print_json(as_dict(tuning))
+    elif not quiet:
+        Console().print(as_tables(tuning))
 
 
 def _write(tuning: Tuning, out: Path) -> None:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoseg.evaluation import evaluate
-    from geoseg.inference.options import Options
     from geoseg.inference.segmenter import Segmenter
     from geoseg.lazy import segment
     from geoseg.model.loading import Model, load_model
-    from geoseg.pipeline import Products, Reading, segment_to_files
+    from geoseg.options import Options, Products, Reading
+    from geoseg.pipeline import segment_to_files
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
 
@@ -42,9 +42,9 @@ __all__ = [
 
 _HOMES = {
     "Model": "geoseg.model.loading",
-    "Options": "geoseg.inference.options",
-    "Products": "geoseg.pipeline",
-    "Reading": "geoseg.pipeline",
+    "Options": "geoseg.options",
+    "Products": "geoseg.options",
+    "Reading": "geoseg.options",
     "Segmenter": "geoseg.inference.segmenter",
     "Vocabulary": "geoseg.text.vocabulary",
     "evaluate": "geoseg.evaluation",

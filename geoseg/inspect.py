@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from geoseg.errors import WeightsError
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.scene import Scene
-from geoseg.model.defaults import ModelDefaults
 from geoseg.model.loading import load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.pipeline import Reading, open_scene
+from geoseg.options import Options, Reading
+from geoseg.run.scenes import open_scene
 from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan
 
@@ -53,11 +52,13 @@ def inspect_scene(
     scene = open_scene(path, reading or Reading())
     options = options or Options()
     segmenter, weights = _segmenter(model, options, device)
-    resolved = segmenter.options if segmenter else options.resolve(ModelDefaults())
+    resolved = segmenter.options if segmenter else options.resolve({})
     lattice = Lattice(*scene.shape, resolved.window, resolved.stride)
     aoi = reading.aoi if reading is not None else None
     region = Aoi.open(aoi, scene.grid).window if aoi is not None else None
-    plan = TilePlan(lattice, tile, region)
+    plan = (
+        segmenter.plan(scene.shape, tile, region) if segmenter else TilePlan(lattice, tile, region)
+    )
     run = {
         "model": model,
         "weights": weights,

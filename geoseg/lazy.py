@@ -12,20 +12,21 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
+from geoseg._files import absolute
 from geoseg.errors import OptionError, SceneError
-from geoseg.inference.graph import TileJob, tile_task
-from geoseg.inference.options import Options
-from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter
+from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.pipeline import Reading, absolute, open_scene
+from geoseg.options import Options, Reading
+from geoseg.run.scenes import open_scene
+from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
-from geoseg.types import label_dtype, label_nodata
+from geoseg.types import PER_CENT_NODATA, label_dtype, label_nodata
 
 
 def segment(
@@ -72,7 +73,7 @@ def segment(
     segmenter = Segmenter(loaded, classes, options)
     area = Aoi.open(reading.aoi, source.grid) if reading.aoi is not None else None
     region = area.window if area is not None else None
-    plan = TilePlan(segmenter.lattice(*source.grid.shape), tile, region)
+    plan = segmenter.plan(source.grid.shape, tile, region)
     tasks = _tasks(source, segmenter, plan, area, probabilities)
 
     names = segmenter.vocabulary.names

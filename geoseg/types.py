@@ -65,6 +65,15 @@ class Window:
         width = min(self.col_stop, other.col_stop) - col
         return Window(row, col, height, width) if height > 0 and width > 0 else None
 
+    def grown(self, margin: int) -> Window:
+        """Return the window with so many pixels more on each side, wherever the scene ends."""
+        return Window(
+            self.row - margin,
+            self.col - margin,
+            self.height + 2 * margin,
+            self.width + 2 * margin,
+        )
+
     def relative_to(self, origin: Window) -> Window:
         """Return the same pixels, counted from the upper left corner of ``origin``."""
         return Window(self.row - origin.row, self.col - origin.col, self.height, self.width)
@@ -142,3 +151,7 @@ def as_label_classes(
         LabelClass(i, name, color)
         for i, (name, color) in enumerate(zip(names, colors, strict=True))
     )
+
+
+PER_CENT_NODATA = 255
+"""Value of the per-cent rasters where there is no data."""

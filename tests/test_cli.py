@@ -95,8 +95,8 @@ def test_defaults_that_help_texts_name_are_shown(name: str) -> None:
 
 
 def test_choices_equal_the_tables_of_the_library() -> None:
-    from geoseg.model.attention import VARIANTS
-    from geoseg.model.upsampling import UPSAMPLERS
+    from geoseg.model.attention.last_block import VARIANTS
+    from geoseg.model.upsampling.base import UPSAMPLERS
     from geoseg.pipeline import POLYGON_FORMATS
     from geoseg_cli import segment as command
 
@@ -109,7 +109,7 @@ def test_library_and_command_line_are_twins() -> None:
     """Every method option of the library can be given on the command line."""
     import dataclasses
 
-    from geoseg.inference.options import Options
+    from geoseg.options import Options
 
     given = set(inspect.signature(COMMANDS["segment"].callback).parameters)
     assert {f.name for f in dataclasses.fields(Options)} <= given

@@ -16,7 +16,7 @@ from geoseg.errors import EvaluationError, GeosegWarning, OptionError, OutputErr
 from geoseg.evaluation.benchmark import paper_options, run_benchmark
 from geoseg.evaluation.registry import Dataset, Layout, Tiles, dataset_ids, load_dataset
 from geoseg.evaluation.samples import tile_windows
-from geoseg.inference.options import Options
+from geoseg.options import Options
 from geoseg.testing import tiny_random_model
 from geoseg_cli.benchmark import benchmark as benchmark_command
 

@@ -17,10 +17,10 @@ from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.metrics import IGNORE
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner
 from geoseg.evaluation.tune_samples import LabelledScene, collect_pixels, tune_on_scenes
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.scene import Scene
 from geoseg.model.loading import load_model
+from geoseg.options import Options
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.text.vocabulary import Vocabulary
 from geoseg_cli.tune import tune as tune_command

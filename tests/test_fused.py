@@ -38,7 +38,7 @@ def test_the_kernel_gives_what_the_plain_steps_give() -> None:
     """Also for other neighbourhoods, many channels, partly filled blocks and no doubling."""
     code = """
 import torch
-from geoseg.model.fused import deviation
+from geoseg.model.upsampling.fused import deviation
 cpu = torch.device("cpu")
 print(deviation(cpu), deviation(cpu, radius=3, channels=5), deviation(cpu, channels=130),
       deviation(cpu, radius=3, fine=(27, 23)))
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_plain_steps() -> None:
 import torch
 from geoseg.inference import head
 from geoseg.model import fused
-from geoseg.model.learned_jbu import LearnedJbu
+from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseFeatures
 from tests.test_segmenter import jbu_state
 
@@ -114,7 +114,7 @@ def test_the_kernel_compiles_for_cards_that_are_not_here(
     code = f"""
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from geoseg.model.fused_kernel import upsample_blocks as kernel
+from geoseg.model.upsampling.fused_kernel import upsample_blocks as kernel
 
 constants = dict(SIDE=8, TAPS={taps}, ALL_TAPS={all_taps}, RANGE=32, CHANNELS={channels}, SOME=32,
                  SOME_CHANNELS=64, SOME_UNITS=16)

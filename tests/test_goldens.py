@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from geoseg.inference.head import window_logits
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.attention import attention_variant
-from geoseg.model.learned_jbu import LearnedJbu, LearnedUpsampling
+from geoseg.model.attention.last_block import attention_variant
 from geoseg.model.loading import Model, load_model
+from geoseg.model.upsampling.learned import LearnedJbu, LearnedUpsampling
 from geoseg.model.vision import DenseEncoder
+from geoseg.options import Options
 from geoseg.text.vocabulary import Vocabulary
 from geoseg.types import PixelBlock
 

@@ -15,7 +15,7 @@ import xarray as xr
 
 import geoseg
 from geoseg.errors import OptionError, SceneError
-from geoseg.inference.graph import TileJob
+from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
 
@@ -168,7 +168,7 @@ def test_a_lazy_map_computes_on_a_cluster(
     scene: Path, loaded: geoseg.Model, files: dict[str, Any], kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from geoseg.inference.cluster import connect
+    from geoseg.run.cluster import connect
 
     monkeypatch.chdir(scene.parent)
     source = scene.name if kind == "path" else as_array(scene, {"x": 100, "y": 70})

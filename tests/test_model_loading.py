@@ -20,7 +20,7 @@ from geoseg.errors import (
     WeightsError,
 )
 from geoseg.model import loading
-from geoseg.model.attention import VARIANTS, attention_variant
+from geoseg.model.attention.last_block import VARIANTS, attention_variant
 from geoseg.model.catalogue import known_models
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import ModelSpec
@@ -344,7 +344,7 @@ def test_every_variant_runs_on_any_window(model: Model, name: str, residual: boo
 
 def test_segearth_is_the_sum_of_its_terms(model: Model) -> None:
     """Before the output projection's bias, which is added once."""
-    from geoseg.model.attention import LastBlockAttention
+    from geoseg.model.attention.last_block import LastBlockAttention
 
     last = model.clip.visual.transformer.resblocks[-1]
     x = torch.randn(1, 17, 64)

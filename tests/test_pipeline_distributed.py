@@ -15,9 +15,9 @@ import pytest
 
 import geoseg
 from geoseg.errors import GeosegError, OptionError, SceneError
-from geoseg.inference.cluster import connect, worker_environment
 from geoseg.inference.segmenter import _segmenter_here
 from geoseg.pipeline import Progress
+from geoseg.run.cluster import connect, worker_environment
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
 
@@ -196,7 +196,7 @@ def test_impossible_clusters_are_refused(settings: dict[str, Any], message: str)
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.inference.cluster._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("geoseg.run.cluster._CONNECT_SECONDS", 1)
     with (
         pytest.raises(GeosegError, match="start one with `dask scheduler`"),
         connect(scheduler="tcp://127.0.0.1:9"),

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.model import products
-from geoseg.model.attention import attend
-from geoseg.model.blocks import BLOCK, axis, doubling
+from geoseg.model.attention.last_block import attend
 from geoseg.model.checkpoint import read_state_dict
-from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.spec import bundled_folder
+from geoseg.model.upsampling.blocks import BLOCK, axis, doubling
+from geoseg.model.upsampling.learned import LearnedJbu
 
 
 @pytest.fixture(params=["PyTorch's own", "oneDNN"])

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from geoseg.errors import OptionError, SceneError, TilingError, VocabularyError, WeightsError
 from geoseg.inference import head
 from geoseg.inference.head import Decision, window_logits
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
-from geoseg.inference.transfer import Arriving, one_behind
 from geoseg.model.defaults import ModelDefaults
-from geoseg.model.jbu import Jbu
-from geoseg.model.learned_jbu import LearnedJbu
 from geoseg.model.loading import Model, load_model
-from geoseg.model.upsampling import build_upsampler
+from geoseg.model.upsampling.base import build_upsampler
+from geoseg.model.upsampling.jbu import Jbu
+from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseFeatures
+from geoseg.options import Options
+from geoseg.runtime.transfer import Arriving, one_behind
 from geoseg.testing import tiny_random_model
 from geoseg.text.vocabulary import Vocabulary
 from geoseg.tiling.tiles import TilePlan

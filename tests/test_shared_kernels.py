@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoseg.inference import head
-from geoseg.inference.options import Options
+from geoseg.inference.runners.shared.edges import EdgeWeights
+from geoseg.inference.runners.shared.kernels import SharedKernels
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.blocks import BLOCK
-from geoseg.model.edges import EdgeWeights
-from geoseg.model.learned_jbu import LearnedJbu
-from geoseg.model.learned_step import Kernels, StepWeights
 from geoseg.model.loading import load_model
-from geoseg.model.shared_kernels import SharedKernels
+from geoseg.model.upsampling.blocks import BLOCK
+from geoseg.model.upsampling.learned import LearnedJbu
+from geoseg.model.upsampling.learned_step import Kernels, StepWeights
+from geoseg.options import Options
 from geoseg.testing import tiny_random_model
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock

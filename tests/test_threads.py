@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from geoseg import Options, Segmenter, load_model
-from geoseg.inference.threads import in_order
+from geoseg.runtime.threads import in_order
 from geoseg.types import PixelBlock, Window
 
 

@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 
 import open_clip  # noqa: E402
 
-from geoseg.inference.options import Options  # noqa: E402
 from geoseg.inference.segmenter import Segmenter  # noqa: E402
-from geoseg.model.attention import attention_variant  # noqa: E402
-from geoseg.model.learned_jbu import LearnedJbu  # noqa: E402
+from geoseg.model.attention.last_block import attention_variant  # noqa: E402
 from geoseg.model.loading import load_model  # noqa: E402
+from geoseg.model.upsampling.learned import LearnedJbu  # noqa: E402
 from geoseg.model.vision import DenseEncoder  # noqa: E402
+from geoseg.options import Options  # noqa: E402
 from tools import export_tiny, phrases, prune_tiny, train_tiny, train_upsampler  # noqa: E402
 from tools.crops import CropSampler, patch_shares  # noqa: E402
 from tools.evaluate_tiny import held_out_scenes, measure  # noqa: E402

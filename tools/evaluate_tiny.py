@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from geoseg.evaluation.metrics import BoundaryCounts, Scores, confusion_matrix
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
+from geoseg.options import Options
 from geoseg.text.templates import load_templates
 from tools.scenes import DrawnScene, class_names, draw_scene, vocabulary_lines
 from tools.text_distill import embedder, word_test

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoseg.model.attention import VARIANTS
+from geoseg.model.attention.last_block import VARIANTS
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
 from tools.scenes.pool import ScenePool

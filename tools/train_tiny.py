@@ -35,7 +35,13 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from geoseg.model.attention import VARIANTS, LastBlockAttention, gaussian_bias, heads, project
+from geoseg.model.attention.last_block import (
+    VARIANTS,
+    LastBlockAttention,
+    gaussian_bias,
+    heads,
+    project,
+)
 from geoseg.model.vision import DenseEncoder
 from geoseg.text.templates import load_templates
 from tools.crops import Batch, CropSampler

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.attention import attention_variant
-from geoseg.model.blocks import StepGeometry
-from geoseg.model.learned_jbu import LearnedJbu, StepWeights, WindowStep
+from geoseg.model.attention.last_block import attention_variant
 from geoseg.model.loading import load_model
+from geoseg.model.upsampling.blocks import StepGeometry
+from geoseg.model.upsampling.learned import LearnedJbu, StepWeights, WindowStep
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
 from tools.export_tiny import DEFAULTS

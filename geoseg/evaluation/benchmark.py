@@ -27,9 +27,9 @@ from geoseg.evaluation.benchmark_result import (
 from geoseg.evaluation.metrics import confusion_matrix
 from geoseg.evaluation.registry import Dataset
 from geoseg.evaluation.report import write_csv, write_whole
-from geoseg.evaluation.resize import ResizeRule, fitted_size, resize_image
+from geoseg.evaluation.resize import fitted_size, resize_image
 from geoseg.evaluation.samples import Cut, SampleReader
-from geoseg.inference.options import Options
+from geoseg.options import Options, ResizeRule
 from geoseg.types import LabelArray, UInt8Array
 
 logger = logging.getLogger(__name__)

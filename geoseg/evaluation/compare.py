@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -31,13 +30,13 @@ from geoseg.evaluation.truth import Truth, open_raster, open_truth
 from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMapSource
 from geoseg.io.aoi import Aoi
 from geoseg.io.labels import LabelRaster
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
 
 _WINDOW_PIXELS = 2**22
 _WINDOW_WIDTH = 2**15
 _LEAST_ROWS = 64
-_GDAL_CACHE_BYTES = 128 * 2**20
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, 0 to 1."""
@@ -147,7 +146,7 @@ def evaluate(
     totals = _Totals(numbers, boundary_tolerance)
     report = _Share(progress, len(rasters))
     done = []
-    with rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES):
+    with bounded_cache():
         for (labels_path, truth_path), raster in zip(pairs, rasters, strict=True):
             with contextlib.ExitStack() as stack:
                 sources = _Sources(

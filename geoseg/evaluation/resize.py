@@ -6,16 +6,12 @@ OpenCV's ``INTER_LINEAR`` does: half-pixel centres, edges clamped, no antialiasi
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from geoseg.options import ResizeRule
 from geoseg.types import UInt8Array
-
-ResizeRule = Literal["opencv", "antialias", "none"]
-"""``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
 
 
 def fitted_size(height: int, width: int, long_side: int) -> tuple[int, int]:

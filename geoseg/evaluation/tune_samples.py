@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.errors import EvaluationError
+from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.metrics import IGNORE, CountArray, IndexArray
 from geoseg.evaluation.pairs import truths_of
 from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
 from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
-from geoseg.inference.options import Options
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.scene import Scene, SceneLike, expand_scenes
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.options import Options, Reading
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
-from geoseg.tiling.tiles import Tile, TilePlan
+from geoseg.tiling.tiles import Tile
 from geoseg.types import BoolArray
 
 _TILE = 448
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How scenes become colours; see `geoseg.io.scene.Scene.open`."""
-
-    bands: tuple[int, ...] | None = None
-    stretch: str = "auto"
-    gsd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,16 +93,17 @@ def tune_on_scenes(
         )
         for path, truth_path in truths_of(paths, Path(truth))
     ]
+    if given.vocabulary_steps:
+        raise OptionError("tuning works on the words of the class file; leave vocabulary steps out")
     values = ValueMap.of(truth_values)
     vocabulary = Vocabulary.parse(classes)
     loaded = load_model(model, device=device) if isinstance(model, str) else model
-    plain = Segmenter(loaded, vocabulary, replace(given, cls_bias=0.0))
-    resolved = given.resolve(loaded.defaults)
+    segmenter = Segmenter(loaded, vocabulary, given)
+    resolved = segmenter.options
     tuner = Tuner(vocabulary, logit_scale=resolved.logit_scale, background=background)
     pixels = collect_pixels(
         labelled,
-        plain,
-        Segmenter(loaded, vocabulary, replace(given, cls_bias=1.0)),
+        segmenter,
         values=values,
         column=truth_column,
         outside=outside,
@@ -123,8 +115,7 @@ def tune_on_scenes(
 
 def collect_pixels(
     scenes: Sequence[LabelledScene],
-    without_bias: Segmenter,
-    with_bias: Segmenter,
+    segmenter: Segmenter,
     *,
     values: ValueMap | None = None,
     column: str | None = None,
@@ -140,8 +131,8 @@ def collect_pixels(
     ----------
     scenes
         Scenes with labels; one group each, or blocks of the one scene.
-    without_bias, with_bias
-        The same segmenter with CLS bias 0 and 1.
+    segmenter
+        What gives the logits; its CLS bias does not matter.
     values
         What values of the truth mean.
     column
@@ -158,14 +149,14 @@ def collect_pixels(
     EvaluationError
         If no pixel is labelled.
     """
-    vocabulary = without_bias.vocabulary
+    vocabulary = segmenter.vocabulary
     numbers = ClassNumbers(vocabulary.names, [entry.prompts for entry in vocabulary.classes])
     opened = [
         _Labels(
             place,
             entry.scene,
             open_truth(entry.truth, entry.scene.grid, numbers, values, column, outside),
-            without_bias,
+            segmenter,
         )
         for place, entry in enumerate(scenes)
     ]
@@ -184,7 +175,7 @@ def collect_pixels(
         for done, (entry, tile) in enumerate(work):
             if progress is not None:
                 progress(done, len(work))
-            part = entry.draw(tile, share, (without_bias, with_bias), alone=len(scenes) == 1)
+            part = entry.draw(tile, share, alone=len(scenes) == 1)
             if part is not None:
                 parts.append(part)
         if progress is not None:
@@ -202,8 +193,9 @@ class _Labels:
         self._place = place
         self._scene = scene
         self._truth = truth
+        self._segmenter = segmenter
         height, width = scene.shape
-        self._plan = TilePlan(segmenter.lattice(height, width), _TILE)
+        self._plan = segmenter.plan((height, width), _TILE)
         # A block as wide as a window keeps pixels that share a window mostly together.
         self._block = segmenter.options.window or max(max(height, width) // 3, 1)
         self.tiles: list[Tile] = []
@@ -225,7 +217,6 @@ class _Labels:
         self,
         tile: Tile,
         share: npt.NDArray[np.float64],
-        segmenters: tuple[Segmenter, Segmenter],
         *,
         alone: bool,
     ) -> LabelledPixels | None:
@@ -239,18 +230,16 @@ class _Labels:
         rows, cols = np.nonzero(drawn)
         block = self._scene.read(tile.read)
         inside = tile.core.relative_to(tile.read)
-        patch, biased = (
-            segmenter.logits(block)[:, rows + inside.row, cols + inside.col].T
-            for segmenter in segmenters
+        patch, cls = (
+            logits[:, rows + inside.row, cols + inside.col].T
+            for logits in self._segmenter.patch_and_cls_logits(block)
         )
         group = np.full(len(rows), self._place, np.int64)
         if alone:
             across = -(-self._scene.shape[1] // self._block)
             group = (rows + tile.core.row) // self._block * across
             group = group + (cols + tile.core.col) // self._block
-        return LabelledPixels(
-            patch, patch - biased, truth[drawn], np.ones(len(rows)), group.astype(np.int64)
-        )
+        return LabelledPixels(patch, cls, truth[drawn], np.ones(len(rows)), group.astype(np.int64))
 
     def _valid(self, tile: Tile) -> BoolArray:
         return self._scene.read(tile.core).valid

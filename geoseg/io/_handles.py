@@ -12,10 +12,6 @@ from typing import Any
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-# GDAL's default block cache is a share of the machine's memory, and it fills with the size of the
-# scene. Memory shall depend on the tile only, so geoseg bounds it unless the user has.
-os.environ.setdefault("GDAL_CACHEMAX", "64")
-
 _KEPT_PER_THREAD = 8
 _local = threading.local()
 _warnings_lock = threading.Lock()

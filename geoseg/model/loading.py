@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsError
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
-from geoseg.model.defaults import ModelDefaults
+from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Model:
     """SHA-256 over the checkpoint file and the architecture it was loaded into."""
     weights_sha256: str
     """SHA-256 of the checkpoint file alone."""
-    defaults: ModelDefaults
+    defaults: Mapping[str, Any]
+    """Options that it prefers, see `geoseg.model.defaults.read_defaults`."""
     device: torch.device
 
     @property
@@ -156,7 +157,7 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
         weights=located.weights,
         fingerprint=_fingerprint(checksum, located),
         weights_sha256=checksum,
-        defaults=ModelDefaults.beside(located.weights.parent),
+        defaults=read_defaults(located.weights.parent),
         device=target,
     )
 
@@ -415,7 +416,12 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
     import open_clip
 
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
-    with warnings.catch_warnings(), _quiet_root_logger():
+    # The random state is for weights that are replaced at once; the caller's stays as it was.
+    with (
+        warnings.catch_warnings(),
+        _quiet_root_logger(),
+        torch.random.fork_rng(devices=[]),
+    ):
         warnings.simplefilter("ignore")
         try:
             clip = open_clip.create_model(

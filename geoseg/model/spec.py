@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from geoseg._files import absolute
 from geoseg.errors import UnknownModelError, UnsupportedModelError
 
 BUNDLED = "geoseg-tiny"
@@ -65,9 +66,7 @@ class ModelSpec:
 def portable(text: str) -> str:
     """Write a specification as a process in another folder understands it: paths absolute."""
     scheme, colon, rest = text.partition(":")
-    if not colon or scheme == "hf-hub" or not Path(rest).exists():
-        return text
-    return f"{scheme}:{Path(rest).absolute()}"
+    return text if not colon or scheme == "hf-hub" else f"{scheme}:{absolute(rest)}"
 
 
 def bundled_folder() -> Path:

@@ -7,15 +7,16 @@ walks the same weights itself: stem, blocks, a modified last block, ``ln_post``,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.attention import AttentionVariant
-from geoseg.model.products import full_width
+from geoseg.model.attention.trunk import Attention, Context, Trunk
+from geoseg.runtime.matmul import full_width
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,14 @@ class DenseEncoder:
     visual
         An open_clip ``VisionTransformer`` with CLS pooling (see `geoseg.model.loading`).
     attention
-        The variant of the last block.
-    residual
-        Keep the last block's residual and FFN. The paper drops both.
+        How tokens attend to each other, see `geoseg.methods.ATTENTIONS`.
     """
 
-    def __init__(self, visual: Any, attention: AttentionVariant, *, residual: bool = False) -> None:
+    def __init__(self, visual: Any, attention: Attention) -> None:
         self.visual = visual
         self.attention = attention
-        self.residual = residual
-        patch = visual.conv1.kernel_size
-        self.patch_size: int = int(patch[0])
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
+        self._trunk = Trunk(visual)
         self._known_positions: dict[tuple[int, int], Tensor] = {}
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -128,7 +125,7 @@ class DenseEncoder:
             ``(B, 3, H, W)`` normalised pixels; sides are cut to a multiple of the patch size.
         """
         x, grid = self.stem(images)
-        x = self.attention.run(self.visual.transformer.resblocks, x, grid, self.residual)
+        x, grid = self.attention.run(self._trunk, x, Context(grid, images))
         with torch.autocast(x.device.type, enabled=False):
             tokens = F.linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
         return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
@@ -148,3 +145,10 @@ def padding_to_patch(
         return missing // 2, missing - missing // 2
 
     return *split(width), *split(height)
+
+
+def split_features(features: DenseFeatures, size: int) -> Iterator[DenseFeatures]:
+    """Features of so many windows at a time."""
+    for first in range(0, len(features.cls), size):
+        some = slice(first, first + size)
+        yield replace(features, cls=features.cls[some], patches=features.patches[some])

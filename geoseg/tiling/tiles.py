@@ -2,10 +2,13 @@
 
 ::
 
-    |-- halo --|-------- core --------|-- halo --|      read = union of the windows that touch
+    |-- halo --|-margin-|-------- core --------|-margin-|-- halo --|
 
-Cores partition the region to be mapped. A tile reads every encoder window that touches its core
-and keeps only the core's pixels, so any cut gives the same map.
+    core + margin = grown;  read = union of the windows that touch what is grown
+
+Cores partition the region to be mapped. A tile reads every encoder window that touches its grown
+core and keeps only the core's pixels, so any cut gives the same map. The margin is what the steps
+after the windows reach: nothing where pixels are decided one by one.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ class Tile:
     """Position in the plan, row by row from 0."""
     core: Window
     """Pixels this tile owns."""
+    grown: Window
+    """The core and its margin, as far as the scene goes: where logits are needed."""
     read: Window
-    """Pixels its windows see; contains the core."""
+    """Pixels its windows see; contains what is grown."""
     windows: tuple[Window, ...]
-    """Encoder windows that touch the core, in scene pixels, row by row."""
+    """Encoder windows that touch what is grown, in scene pixels, row by row."""
 
 
 class TilePlan(Sequence[Tile]):
@@ -44,6 +49,8 @@ class TilePlan(Sequence[Tile]):
         stride), because a core that ends on the lattice shares fewest windows with its neighbour.
     region
         Pixels to map; the whole scene by default. It does not move the lattice.
+    margin
+        Pixels around a core whose logits its own pixels depend on.
 
     Raises
     ------
@@ -51,7 +58,9 @@ class TilePlan(Sequence[Tile]):
         If the tile is smaller than one pixel or the region misses the scene.
     """
 
-    def __init__(self, lattice: Lattice, tile: int, region: Window | None = None) -> None:
+    def __init__(
+        self, lattice: Lattice, tile: int, region: Window | None = None, *, margin: int = 0
+    ) -> None:
         if tile < 1:
             raise TilingError(f"tile is {tile}; give its side in pixels, for example 2048")
         scene = Window(0, 0, lattice.height, lattice.width)
@@ -60,6 +69,8 @@ class TilePlan(Sequence[Tile]):
             raise TilingError(f"the region {region} lies outside the scene of {scene.shape} pixels")
         self.lattice = lattice
         self.region = wanted
+        self.margin = margin
+        self._scene = scene
         step = lattice.stride if lattice.window else max(lattice.height, lattice.width)
         self.tile = max(tile // step, 1) * step
         self.rows = -(-wanted.height // self.tile)
@@ -70,12 +81,18 @@ class TilePlan(Sequence[Tile]):
 
     def __getitem__(self, index: int) -> Tile:  # type: ignore[override]
         core = self.core(index)
-        windows = self.lattice.touching(core)
+        grown = self._grown(core)
+        windows = self.lattice.touching(grown)
         first, last = windows[0], windows[-1]
         read = Window(
             first.row, first.col, last.row_stop - first.row, last.col_stop - first.col
         )  # fmt: skip
-        return Tile(index % len(self), core, read, windows)
+        return Tile(index % len(self), core, grown, read, windows)
+
+    def _grown(self, core: Window) -> Window:
+        grown = core.grown(self.margin).intersection(self._scene)
+        assert grown is not None
+        return grown
 
     def __iter__(self) -> Iterator[Tile]:
         return (self[i] for i in range(len(self)))
@@ -99,9 +116,11 @@ class TilePlan(Sequence[Tile]):
     def window_runs(self) -> int:
         """How many windows the plan encodes, those shared by two tiles counted twice."""
         rows = [
-            len({w.row for w in self.lattice.touching(self._core(r, 0))}) for r in range(self.rows)
+            len({w.row for w in self.lattice.touching(self._grown(self._core(r, 0)))})
+            for r in range(self.rows)
         ]
         cols = [
-            len({w.col for w in self.lattice.touching(self._core(0, c))}) for c in range(self.cols)
+            len({w.col for w in self.lattice.touching(self._grown(self._core(0, c)))})
+            for c in range(self.cols)
         ]
         return sum(rows) * sum(cols)

@@ -1,5 +1,6 @@
 """Label rasters to polygons."""
 
-from geoseg.vector.polygons import VectorOptions, VectorSummary, vectorize
+from geoseg.options import VectorOptions
+from geoseg.vector.polygons import VectorSummary, vectorize
 
 __all__ = ["VectorOptions", "VectorSummary", "vectorize"]

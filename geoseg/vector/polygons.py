@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import shapely
 
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
+from geoseg.options import VectorOptions
 from geoseg.types import Window
 from geoseg.vector.components import Tallies
 from geoseg.vector.ground import Ground
@@ -32,43 +32,6 @@ Columns = dict[str, npt.NDArray[Any]]
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
 _BATCH = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class VectorOptions:
-    """How polygons are made of labels.
-
-    Raises
-    ------
-    OptionError
-        If a value is impossible.
-    """
-
-    min_area_m2: float = 0.0
-    """Polygons smaller than this go to the neighbour with the longest shared boundary.
-
-    What counts is the area of the pixels, before boundaries are simplified or smoothed."""
-    drop_small: bool = False
-    """Leave them out instead."""
-    simplify_m: float = 0.0
-    """How far, in metres, a simplified boundary may lie from the pixels' edges."""
-    smooth: int = 0
-    """How often corners are cut."""
-    connectivity: int = 4
-    """4: pixels of one object share sides. 8: or corners; the objects are multipolygons then."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_area_m2", "simplify_m"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                option = name.rsplit("_", 1)[0].replace("_", " ")
-                raise OptionError(f"{option} {value} is not zero or a positive number")
-        if not 0 <= self.smooth <= 5:
-            raise OptionError(f"smooth {self.smooth}: corners can be cut 0 to 5 times")
-        if self.connectivity not in (4, 8):
-            raise OptionError(f"connectivity {self.connectivity} is not 4 or 8")
-        if self.drop_small and not self.min_area_m2:
-            raise OptionError("drop small needs a min area, below which polygons are small")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.blocks import BLOCK, StepGeometry
-from geoseg.model.learned_step import StepWeights, WindowStep
+from geoseg.model.upsampling.blocks import BLOCK, StepGeometry
+from geoseg.model.upsampling.learned_step import StepWeights, WindowStep
+from geoseg.model.upsampling.resize import resize_matrix
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class FusedStep:
         return pixels if finish is None else finish(pixels)
 
     def _pixels(self, x: Tensor) -> Tensor:
-        from geoseg.model.fused_kernel import upsample_blocks
+        from geoseg.model.upsampling.fused_kernel import upsample_blocks
 
         weights, device = _fused(self.weights), x.device
         batch, height, width = self.guidance.shape[:3]
@@ -142,19 +143,11 @@ def _mirrored(size: int, filled: int, radius: int, device: torch.device) -> Tens
 def _resized(x: Tensor, size: tuple[int, int], down: Tensor, right: Tensor) -> Tensor:
     """Resize ``(B, h, w, C)`` bicubically and take rows and columns of it."""
     batch, height, width, channels = x.shape
-    tall = _bicubic(height, size[0], x.device)[down]
-    wide = _bicubic(width, size[1], x.device)[right]
+    tall = resize_matrix(height, size[0], "bicubic", x.device)[down]
+    wide = resize_matrix(width, size[1], "bicubic", x.device)[right]
     across = wide @ x.reshape(batch * height, width, channels)
     both = tall @ across.view(batch, height, -1)
     return both.view(batch, len(down), len(right), channels)
-
-
-@functools.lru_cache(maxsize=64)
-def _bicubic(coarse: int, fine: int, device: torch.device) -> Tensor:
-    """``(fine, coarse)``: what bicubic resizing of one axis makes of each pixel alone."""
-    alone = torch.eye(coarse)[None, None]
-    resized = F.interpolate(alone, size=(fine, coarse), mode="bicubic", align_corners=False)
-    return resized[0, 0].to(device)
 
 
 def takes(fine: tuple[int, int], radius: int, device: torch.device) -> bool:

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg.errors import OptionError
+from geoseg.model.upsampling.base import Fit
+
 
 @dataclass(frozen=True)
 class BilateralUpsampling:
@@ -37,6 +40,7 @@ def _token_neighbours(x: Tensor, radius: int) -> Tensor:
     return columns.permute(0, 3, 2, 1)
 
 
+@dataclass(frozen=True)
 class Jbu:
     """Parameter-free joint bilateral upsampling: needs no file, cannot overshoot.
 
@@ -46,38 +50,50 @@ class Jbu:
 
     Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007.
 
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
+
+    radius: int = 2
+    """Reach in tokens."""
+    sigma_space: float = 0.7
+    """Width of the distance weight, in tokens."""
+    sigma_color: float = 0.15
+    """Width of the colour weight, for RGB in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for name in ("radius", "sigma_space", "sigma_color"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"jbu's {name} is {getattr(self, name)}; give a value above 0")
+
+    def build(self, fit: Fit) -> JbuUpsampler:
+        """Make the upsampler; it needs no weights."""
+        return JbuUpsampler(self, fit.std, fit.device)
+
+
+class JbuUpsampler:
+    """`Jbu` for one model.
+
     Parameters
     ----------
+    method
+        Reach and widths.
     std
         Per-channel standard deviation of the model's normalisation: guidance times ``std`` is
         colour in [0, 1] up to a constant.
-    radius
-        Reach in tokens.
-    sigma_space
-        Width of the distance weight, in tokens.
-    sigma_color
-        Width of the colour weight, for RGB in [0, 1].
+    device
+        Where windows will be.
     """
 
     min_grid = 1
 
-    def __init__(
-        self,
-        std: Sequence[float],
-        *,
-        radius: int = 2,
-        sigma_space: float = 0.7,
-        sigma_color: float = 0.15,
-    ) -> None:
-        self._std = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1)
-        self._radius = radius
-        self._sigma_space = sigma_space
-        self._sigma_color = sigma_color
-
-    def to(self, device: torch.device) -> Jbu:
-        """Move the constants; returns itself."""
-        self._std = self._std.to(device)
-        return self
+    def __init__(self, method: Jbu, std: Sequence[float], device: torch.device) -> None:
+        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._radius = method.radius
+        self._sigma_space = method.sigma_space
+        self._sigma_color = method.sigma_color
 
     def operator(self, guidance: Tensor, grid: tuple[int, int]) -> BilateralUpsampling:
         """Make the operator from normalised windows ``(B, 3, H, W)`` and the patch grid."""

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.blocks import BLOCK, Blocks, StepGeometry, doubling
-from geoseg.model.edges import EdgeWeights
+from geoseg.model.upsampling.blocks import BLOCK, Blocks, StepGeometry, doubling
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,6 @@ class StepWeights:
         return (-squared / (2 * self.sigma**2)).flatten()
 
     @functools.cached_property
-    def edges(self) -> EdgeWeights:
-        """The same weights, for pixels along the border of a window."""
-        return EdgeWeights(self)
-
-    @functools.cached_property
     def near(self) -> Tensor:
         """The fix-up's second layer and bicubic resizing in one, for blocks well inside an image.
 
@@ -174,7 +168,7 @@ class WindowStep:
         geometry = self.geometry
         inside_rows, inside = geometry.rows.inside, geometry.cols.inside
         # Trained through, one way is enough; with few blocks inside, one is faster.
-        both = not torch.is_grad_enabled() and len(inside) >= _MANY
+        both = not torch.is_grad_enabled() and len(inside) >= _BLOCKS_WORTH_A_CALL
         left, right = slice(0, inside.start), slice(inside.stop, None)
         middle = slice(inside.start, inside.stop)
         across = geometry.cols.weights
@@ -207,5 +201,5 @@ class WindowStep:
         return self.geometry.blocks.pixels(ordered.flatten(3, 6))
 
 
-_MANY = 6
+_BLOCKS_WORTH_A_CALL = 6
 """Blocks inside from which on they are worth calls of their own."""

@@ -6,23 +6,24 @@ between them keeps only one.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+from geoseg.runtime.setting import Setting
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+_threads = Setting(torch.get_num_threads, torch.set_num_threads)
 
 
 def threads_of_process() -> int:
     """PyTorch's number of threads, also while `in_order` has lowered it."""
-    with _lock:
-        return _before if _running else torch.get_num_threads()
+    return _threads.usual()
 
 
 def in_order(
@@ -55,7 +56,7 @@ def in_order(
     waiting: deque[Future[R]] = deque()
     # The caller too: it works on results meanwhile, and its threads would wait busily for more.
     with (
-        _lowered(each),
+        _threads.changed_to(each),
         ThreadPoolExecutor(workers, "geoseg-window", torch.set_num_threads, (each,)) as pool,
     ):
         try:
@@ -77,26 +78,3 @@ def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future
         future: Future[R] = Future()
         future.set_result(work(item))
         return future
-
-
-_lock = threading.Lock()
-_running = 0
-_before = 0
-
-
-@contextmanager
-def _lowered(threads: int) -> Iterator[None]:
-    """Lower PyTorch's threads; the last to leave puts back what the first one found."""
-    global _running, _before
-    with _lock:
-        if _running == 0:
-            _before = torch.get_num_threads()
-        _running += 1
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        with _lock:
-            _running -= 1
-            if _running == 0:
-                torch.set_num_threads(_before)

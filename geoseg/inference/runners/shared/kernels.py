@@ -30,9 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.blocks import BLOCK, TOGETHER, Blocks, StepGeometry
-from geoseg.model.learned_jbu import LearnedJbu
-from geoseg.model.learned_step import StepWeights, with_one
+from geoseg.inference.runners.shared.edges import EdgeWeights
+from geoseg.model.upsampling.blocks import BLOCK, TOGETHER, Blocks, StepGeometry
+from geoseg.model.upsampling.learned import LearnedJbu
+from geoseg.model.upsampling.learned_step import StepWeights, with_one
 
 Place = tuple[int, int]
 """Row and column in a lattice, in strides."""
@@ -199,6 +200,11 @@ def _can_share(coarse: int, fine: int, window: int, stride: int, radius: int) ->
     return doubles and window % stride == 0 and stride % (scale * BLOCK) == 0
 
 
+@functools.lru_cache(maxsize=8)
+def _edge_weights(weights: StepWeights) -> EdgeWeights:
+    return EdgeWeights(weights)
+
+
 @dataclass
 class _Cell:
     """Kernels of one cell of one step.
@@ -278,7 +284,7 @@ class _Level:
         centres = blocks.quartered(margined[None][own])[0]
         guidance = with_one(pixels)
         guided = blocks.quartered(guidance[None][own])[0]
-        edges = weights.edges.matrices(margined, guidance)
+        edges = _edge_weights(weights).matrices(margined, guidance)
         corners = self._corners(margined, centres, guided)
         return _Cell(margined, centres, guided, edges, corners)
 

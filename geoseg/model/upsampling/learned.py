@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import WeightsError
-from geoseg.model import fused
-from geoseg.model.blocks import StepGeometry
-from geoseg.model.checkpoint import StateDict
-from geoseg.model.learned_step import StepWeights, WindowStep
+from geoseg.errors import OptionError, WeightsError
+from geoseg.model.checkpoint import StateDict, read_state_dict
+from geoseg.model.upsampling import fused
+from geoseg.model.upsampling.base import Fit
+from geoseg.model.upsampling.blocks import StepGeometry
+from geoseg.model.upsampling.learned_step import StepWeights, WindowStep
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,44 @@ class LearnedJbu:
         """
         weight, bias = self._conv
         return tokens + 0.1 * F.linear(tokens, weight), 0.1 * bias
+
+
+@dataclass(frozen=True)
+class SimFeatUp:
+    """SegEarth-OV's upsampler, one set of weights for all steps (JBU-One)."""
+
+    def build(self, fit: Fit) -> LearnedJbu:
+        """Read the weights."""
+        return _fitting("simfeatup", fit)
+
+
+@dataclass(frozen=True)
+class FeatUp:
+    """FeatUp's upsampler, a set of weights a step (JBU-Stack)."""
+
+    def build(self, fit: Fit) -> LearnedJbu:
+        """Read the weights."""
+        return _fitting("featup", fit)
+
+
+def _fitting(name: str, fit: Fit) -> LearnedJbu:
+    weights = fit.weights
+    if weights is None:
+        raise OptionError(
+            f"upsampler {name} needs its weights: give --upsampler-weights FILE, "
+            "or use jbu, which needs none"
+        )
+    learned = LearnedJbu(read_state_dict(weights), source=weights)
+    if learned.kind != name:
+        raise WeightsError(
+            f"{weights} holds {learned.kind} weights; use --upsampler {learned.kind}"
+        )
+    if learned.channels != fit.embedding:
+        raise WeightsError(
+            f"{weights} was made for {learned.channels} channels, but the model has "
+            f"{fit.embedding}; upsampler weights belong to one model"
+        )
+    return learned.to(fit.device)
 
 
 def _read_step(state: StateDict, name: str) -> StepWeights:

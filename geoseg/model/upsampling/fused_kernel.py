@@ -40,7 +40,7 @@ def upsample_blocks(
     SOME_CHANNELS: tl.constexpr,
     SOME_UNITS: tl.constexpr,
 ):
-    """Upsample all blocks; see `geoseg.model.fused.FusedStep`.
+    """Upsample all blocks; see `geoseg.model.upsampling.fused.FusedStep`.
 
     Parameters
     ----------

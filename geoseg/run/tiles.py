@@ -8,6 +8,7 @@ array.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import Delayed, delayed
 
-from geoseg.errors import GeosegError, WeightsError
-from geoseg.inference.segmenter import PER_CENT_NODATA, Segmenter, TileResult
+from geoseg.errors import GeosegError
+from geoseg.inference.recipe import Recipe
+from geoseg.inference.segmenter import Segmenter, TileResult
+from geoseg.runtime.allocator import keep_freed_memory
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.tiling.tiles import Tile, TilePlan
-from geoseg.types import BoolArray, LabelArray, PixelBlock, Window, label_dtype, label_nodata
+from geoseg.types import PER_CENT_NODATA, BoolArray, LabelArray, PixelBlock, Window, label_nodata
 
 
 class PixelSource(Protocol):
@@ -41,31 +45,8 @@ class Area(Protocol):
         """Which pixels of a window lie inside."""
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """A segmenter on its way to another process, which builds it when a tile first needs it."""
-
-    build: Callable[..., Segmenter]
-    """Builds once for all tiles of a process."""
-    given: tuple[Any, ...]
-    fingerprint: str
-    """Of the weights it was made with."""
-
-    def segmenter(self) -> Segmenter:
-        with _load_lock:
-            built = self.build(*self.given)
-        if built.model.fingerprint != self.fingerprint:
-            raise WeightsError(
-                f"a worker has other weights for {built.model.spec} ({built.model.weights}) than "
-                "the process that started the run; give all machines the same file"
-            )
-        return built
-
-
-_device_lock = threading.Lock()
-"""One tile computes at a time in a process; threads overlap reading and writing with it."""
-
-_load_lock = threading.Lock()
+_device_locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
+"""One tile computes at a time on a device; threads overlap reading and writing with it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ class TileJob:
 
     scene: PixelSource | None
     """None if the pixels come as arguments, see `run_block`."""
-    segmenter: Segmenter | _Recipe
+    segmenter: Segmenter | Recipe
     plan: TilePlan
     area: Area | None = None
     probabilities: bool = False
@@ -82,8 +63,7 @@ class TileJob:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if isinstance(self.segmenter, Segmenter):
-            build, given = cast(tuple[Any, Any], self.segmenter.__reduce__())
-            state["segmenter"] = _Recipe(build, given, self.segmenter.model.fingerprint)
+            state["segmenter"] = Recipe.of(self.segmenter)
         return state
 
     def known_empty(self, index: int) -> bool:
@@ -97,7 +77,8 @@ class TileJob:
         inside = self.area.mask(tile.core) if self.area is not None else None
         if inside is not None and not inside.any():
             return None
-        return self._label(tile, self.scene.read(tile.read), inside, stop)
+        with bounded_cache():
+            return self._label(tile, self.scene.read(tile.read), inside, stop)
 
     def run_block(self, index: int, block: PixelBlock) -> TileResult:
         """Label a tile whose pixels are there already; blocks of nodata if none is wanted."""
@@ -116,12 +97,13 @@ class TileJob:
         wanted = block.valid[tile.core.relative_to(tile.read).slices()]
         if inside is not None:
             wanted = wanted & inside
-        needed = tuple(window for window in tile.windows if _reaches(window, tile.core, wanted))
+        margin = self.plan.margin
+        needed = tuple(w for w in tile.windows if _reaches(w.grown(margin), tile.core, wanted))
         if not needed:
             return None
         segmenter = self._segmenter()
         sent = segmenter.send(block)
-        with _device_lock:
+        with _device_locks[segmenter.device]:
             result = segmenter.segment_tile(
                 block,
                 replace(tile, windows=needed),
@@ -136,12 +118,8 @@ class TileJob:
         return made if isinstance(made, Segmenter) else made.segmenter()
 
     def _nodata(self, core: Window) -> TileResult:
-        classes = len(self._segmenter().vocabulary.names)
-        dtype = label_dtype(classes)
-        per_cent = np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8)
-        shares = np.broadcast_to(per_cent, (classes, *core.shape)) if self.probabilities else None
-        labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
-        return TileResult(core, labels, per_cent, per_cent, shares, windows=0)
+        classes = len(self.segmenter.vocabulary.names)
+        return TileResult.empty(core, classes, probabilities=self.probabilities)
 
 
 def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
@@ -176,6 +154,7 @@ def _run_away(job: TileJob, index: int) -> TileResult | None:
 
     GDAL's errors, which are among the causes, do not survive the way.
     """
+    keep_freed_memory()
     try:
         return job.run(index)
     except GeosegError as error:
@@ -275,6 +254,10 @@ def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
     import distributed
     from distributed.comm.core import CommClosedError
 
+    def finished(running: dict[Any, int]) -> Iterable[Any]:
+        with client.as_current():  # waiting asks for the current client, which it need not be
+            return distributed.wait(list(running), return_when="FIRST_COMPLETED").done
+
     open_futures: set[Any] = set()
 
     def submit(index: int) -> Any:
@@ -292,9 +275,7 @@ def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
         yield _Pool(
             limit=lambda: max(2 * sum(client.nthreads().values()), 2),
             submit=submit,
-            finished=lambda running: (
-                distributed.wait(list(running), return_when="FIRST_COMPLETED").done
-            ),
+            finished=finished,
             result=result,
         )
     except distributed.KilledWorker as error:

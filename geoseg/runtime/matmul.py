@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geoseg.runtime.setting import Setting
+
 
 @contextmanager
 def full_width() -> Iterator[None]:
@@ -32,21 +34,11 @@ def full_width() -> Iterator[None]:
     closes; other threads lose no precision by it meanwhile. Where it would not help, nothing
     happens.
     """
-    global _open, _before
     if not _onednn_is_faster():
         yield
         return
-    with _lock:
-        if _open == 0:
-            _before = _permit(_ROUNDED)
-        _open += 1
-    try:
+    with _rounding.changed_to(_ROUNDED):
         yield
-    finally:
-        with _lock:
-            _open -= 1
-            if _open == 0:
-                _permit(_before)
 
 
 def has_full_width(x: Tensor) -> bool:
@@ -62,16 +54,18 @@ def has_full_width(x: Tensor) -> bool:
 
 _ROUNDED = "bf16"
 _lock = threading.RLock()
-_open = 0
-_before = "none"
 
 
-def _permit(precision: str) -> str:
-    """Set what PyTorch allows oneDNN to round float32 products to; returns what it was."""
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 - unknown to type checkers
-    before = str(matmul.fp32_precision)
-    matmul.fp32_precision = precision
-    return before
+def _matmul() -> Any:
+    """PyTorch's settings of oneDNN's products, unknown to type checkers."""
+    return getattr(torch.backends.mkldnn, "matmul")  # noqa: B009
+
+
+_rounding: Setting[str] = Setting(
+    lambda: str(_matmul().fp32_precision),
+    lambda precision: setattr(_matmul(), "fp32_precision", precision),
+)
+"""What PyTorch allows oneDNN to round float32 products to."""
 
 
 def _onednn_is_faster() -> bool:
@@ -93,16 +87,13 @@ def _works() -> bool:
     if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
         return False
     generator = torch.Generator().manual_seed(0)
-    before = _permit(_ROUNDED)
-    try:
+    with _rounding.changed_to(_ROUNDED):
         return all(
             _is_precise(
                 torch.rand(left, generator=generator), torch.rand(right, generator=generator)
             )
             for left, right in (((197, 768), (768, 256)), ((3, 64, 144), (3, 144, 40)))
         )
-    finally:
-        _permit(before)
 
 
 def _is_precise(left: Tensor, right: Tensor) -> bool:

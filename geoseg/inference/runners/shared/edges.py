@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from geoseg.model.blocks import BLOCK, axis, doubling
+from geoseg.model.upsampling.blocks import BLOCK, axis, doubling
 
 if TYPE_CHECKING:
-    from geoseg.model.learned_step import StepWeights
+    from geoseg.model.upsampling.learned_step import StepWeights
 
 
 def turned(x: npt.NDArray[Any], depth: int) -> npt.NDArray[Any]:

@@ -22,27 +22,14 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from geoseg.inference.head import BegunWindow, finish_cell
-from geoseg.model.shared_kernels import Place, SharedKernels
+from geoseg.inference.merge import Part
+from geoseg.inference.runners.shared.kernels import Place, SharedKernels
+from geoseg.inference.runners.shared.windows import BegunWindow, finish_cell
 from geoseg.types import Window
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What one or several windows add to a piece of an image."""
-
-    window: Window
-    """The piece."""
-    logits: Tensor
-    """``(H, W, Q)`` float32: weighted sum."""
-    weight: Tensor
-    """``(H, W)`` float32: sum of weights."""
-
 
 Begin = Callable[[Callable[[Tensor], Tensor]], BegunWindow]
 """Begins a window, given all steps of its upsampling but the last; see `begin_window`."""

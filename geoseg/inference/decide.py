@@ -1,0 +1,113 @@
+"""From averaged logits to labels and class scores."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import OptionError
+from geoseg.options import Resolved
+from geoseg.text.queries import Pool, Queries
+from geoseg.text.vocabulary import Vocabulary
+
+_REDUCTIONS: dict[Pool, str] = {"max": "amax", "mean": "mean", "sum": "sum"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How averaged logits become classes."""
+
+    query_classes: Tensor
+    """``(Q,)`` int64: class of each query; ``classes`` for the hidden background."""
+    classes: int
+    logit_scale: float
+    thresholds: Tensor | None
+    """``(K,)`` least probability for a class to hold; None for no threshold."""
+    background: int
+    """Class of pixels that none holds: below the threshold, or a hidden query is best."""
+    offsets: Tensor | None = None
+    """``(Q,)`` added to the logits before the scale, or None."""
+    hidden: bool = False
+    """Whether there are queries of a hidden background."""
+    pool: Pool = "max"
+    """How the probabilities of a class's queries make its score."""
+
+    @classmethod
+    def of(
+        cls, queries: Queries, vocabulary: Vocabulary, options: Resolved, device: torch.device
+    ) -> Decision:
+        """Decide between the classes of a vocabulary.
+
+        Raises
+        ------
+        OptionError
+            If the background is not one of the classes.
+        """
+        names = vocabulary.names
+        background = names[0] if options.background is None else options.background
+        if background not in names:
+            raise OptionError(
+                f"background {background!r} is not one of the classes: {', '.join(names)}"
+            )
+        own = [c.threshold for c in vocabulary.classes]
+        thresholds = None
+        if options.threshold is not None or any(t is not None for t in own):
+            general = options.threshold or 0.0
+            thresholds = torch.tensor(
+                [general if t is None else t for t in own], device=device, dtype=torch.float32
+            )
+        offsets = torch.from_numpy(queries.offset).to(device)
+        return cls(
+            query_classes=torch.from_numpy(queries.class_of).long().to(device),
+            classes=len(names),
+            logit_scale=options.logit_scale,
+            thresholds=thresholds,
+            background=names.index(background),
+            offsets=offsets if offsets.any() else None,
+            hidden=queries.hidden,
+            pool=queries.pool,
+        )
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Softmax over queries, then what a class's queries make of it together.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(..., K)`` in [0, 1]; a column more for a hidden background.
+        """
+        if self.offsets is not None:
+            logits = logits + self.offsets
+        # Over the first dimension a softmax is several times as fast as over a short last one.
+        probabilities = (self.logit_scale * logits).movedim(-1, 0).softmax(0).movedim(0, -1)
+        if self._one_query_each:
+            return probabilities
+        index = self.query_classes.expand(probabilities.shape)
+        scores = probabilities.new_zeros(*probabilities.shape[:-1], self.classes + self.hidden)
+        return scores.scatter_reduce(
+            -1, index, probabilities, _REDUCTIONS[self.pool], include_self=False
+        )
+
+    @functools.cached_property
+    def _one_query_each(self) -> bool:
+        return self.query_classes.tolist() == list(range(self.classes + self.hidden))
+
+    def labels(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Class index and winning score of each pixel, the first class on ties."""
+        best, labels = scores[..., : self.classes].max(-1)
+        if self.thresholds is not None:
+            labels = labels.where(best >= self.thresholds[labels], self.background)
+        if self.hidden:
+            labels = labels.where(best >= scores[..., -1], self.background)
+        return labels, best
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(H, W, Q)`` logits bilinearly (half-pixel centres) to another size."""
+    planes = logits.permute(2, 0, 1)[None]
+    resized = F.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+    return resized[0].permute(1, 2, 0)

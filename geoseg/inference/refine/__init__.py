@@ -1,0 +1,97 @@
+"""Refiners: averaged logits, sharpened along the image, without seeing where tiles end.
+
+A refiner says how far it reaches. Tiles grow by that much (`geoseg.tiling.tiles.TilePlan`), so
+that a pixel gets the same value from every tile: no statistic of a tile, a fixed number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from geoseg.inference.merge import Strip
+from geoseg.runtime.transfer import to_device
+from geoseg.types import PixelBlock
+
+_ROWS_AT_A_TIME = 192
+"""Rows that are refined at once, besides what is reached around them."""
+
+
+class Refiner(Protocol):
+    """Changes averaged logits; a frozen dataclass, a line in `geoseg.methods.REFINERS`."""
+
+    @property
+    def reach(self) -> int:
+        """Pixels on each side on which a pixel's value depends."""
+
+    def __call__(self, logits: Tensor, rgb: Tensor, valid: Tensor) -> Tensor:
+        """Return logits of the same shape.
+
+        Parameters
+        ----------
+        logits
+            ``(H, W, C)`` float32; where not valid they mean nothing, and must not be used.
+        rgb
+            ``(3, H, W)`` float32 in [0, 1]; 0 where not valid.
+        valid
+            ``(H, W)`` bool. Beyond the array there is no scene, as far as a refiner can know.
+        """
+
+
+def refined(
+    strips: Iterable[Strip], refiners: Sequence[Refiner], block: PixelBlock
+) -> Iterator[Strip]:
+    """Refine the strips of an area, some rows at a time.
+
+    Parameters
+    ----------
+    strips
+        From its first row on, in order; rows that are left out at the end hold no data.
+    refiners
+        In the order in which they are applied.
+    block
+        Pixels of the area.
+    """
+    for refiner in refiners:
+        strips = _refined(strips, refiner, block)
+    yield from strips
+
+
+def _refined(strips: Iterable[Strip], refiner: Refiner, block: PixelBlock) -> Iterator[Strip]:
+    height, reach = len(block.valid), refiner.reach
+    waiting: Tensor | None = None
+    begin, first = 0, 0  # scene rows: of what waits, and of what is wanted next
+    for rows in _all_rows(strips, height):
+        waiting = rows if waiting is None else torch.cat([waiting, rows])
+        known = begin + len(waiting)
+        while first < height:
+            stop = min(first + _ROWS_AT_A_TIME, height)
+            below = min(stop + reach, height)
+            if below > known:
+                break
+            above = max(first - reach, 0)
+            here = (slice(None), slice(above, below))
+            device = waiting.device
+            found = refiner(
+                waiting[above - begin : below - begin],
+                to_device(block.rgb[here].copy(), device),
+                to_device(block.valid[above:below].copy(), device),
+            )
+            yield first, found[first - above : stop - above]
+            first = stop
+        drop = max(first - reach, 0) - begin
+        waiting, begin = waiting[drop:], begin + drop
+
+
+def _all_rows(strips: Iterable[Strip], height: int) -> Iterator[Tensor]:
+    """Rows of strips, and zeros for those that are left out."""
+    done, last = 0, None
+    for first, rows in strips:
+        assert first == done
+        done, last = first + len(rows), rows
+        yield rows
+    if last is not None and done < height:
+        yield last.new_zeros(height - done, *last.shape[1:])

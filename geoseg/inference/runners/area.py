@@ -1,0 +1,140 @@
+"""What a runner is given: windows, the pixels they see, and how many go together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from geoseg.inference.scorer import Encoder
+from geoseg.runtime.threads import in_order, threads_of_process
+from geoseg.types import PixelBlock, Window
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+_GPU_WINDOWS = 32
+"""Windows that a GPU encodes at once."""
+_PRODUCT_TOKENS, _WINDOWS_PER_CORE = 800, 4
+"""Tokens that make a product large, and windows beyond which more gain nothing."""
+_LOGIT_BYTES = 2**30
+"""Bytes that the logits of windows side by side may take."""
+_LOGIT_COPIES = 4
+"""How many times a window's logits are in memory while they are made."""
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """Windows of one part of a scene, row by row, and the pixels they see."""
+
+    encoder: Encoder
+    block: PixelBlock
+    """Pixels that hold all windows."""
+    windows: Sequence[Window]
+    """All of one size, counted from the block's corner."""
+    core: Window
+    """What is wanted of them."""
+    weight: Tensor
+    """``(H, W)`` of a window's pixels."""
+    stride: int
+    """Step between windows, in pixels."""
+    sent: Tensor | None = None
+    """Normalised pixels of the block that are on the device already."""
+
+    def pixels(self, window: Window) -> Tensor:
+        """Normalised pixels of a window."""
+        here = window.slices()
+        if self.sent is not None:
+            return self.sent[(slice(None), *here)]
+        rgb, valid = self.block.rgb[(slice(None), *here)], self.block.valid[here]
+        return self.encoder.normalise(PixelBlock(rgb, valid))
+
+    def batch(self, windows: Sequence[Window]) -> Tensor:
+        """Normalised pixels of some windows, ``(B, 3, H, W)``."""
+        return torch.stack([self.pixels(window) for window in windows])
+
+
+@dataclass
+class Batches:
+    """How many windows are encoded at once, and how many batches are worked on side by side."""
+
+    device: torch.device
+    given: int | None
+    """What was asked for; None picks what suits the device."""
+    window_pixels: int
+    """Pixels of a window; 0 if windows are whole images."""
+    patch_pixels: int
+    queries: int
+    fitting: int | None = field(default=None, init=False)
+    """How many fit the device at most, once more did not."""
+
+    @property
+    def size(self) -> int:
+        """Windows at once; fewer than asked for once so many did not fit the device."""
+        wanted = self.given or (
+            _GPU_WINDOWS if self.device.type == "cuda" else self._windows_per_core()
+        )
+        return wanted if self.fitting is None else min(wanted, self.fitting)
+
+    def _windows_per_core(self) -> int:
+        """Windows that a core of a CPU encodes at once: each reads all of the model's weights."""
+        if not self.window_pixels:
+            return 1
+        tokens = self.window_pixels // self.patch_pixels
+        fit = self._side_by_side(self.window_pixels) // threads_of_process()
+        return max(1, min(_PRODUCT_TOKENS // tokens, _WINDOWS_PER_CORE, fit))
+
+    def _side_by_side(self, pixels: int) -> int:
+        """How many windows of so many pixels may be worked on at once."""
+        return _LOGIT_BYTES // (_LOGIT_COPIES * 4 * pixels * self.queries)
+
+    def of(self, windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
+        """Windows to encode at once; fewer and fewer on a CPU, if it was not said how many."""
+        if self.device.type == "cpu" and self.given is None:
+            return fewer_and_fewer(windows, self.size)
+        size = self.size
+        return (windows[first : first + size] for first in range(0, len(windows), size))
+
+    def halve(self, tried: int) -> None:
+        """Remember that so many windows did not fit the device."""
+        self.fitting = tried // 2
+        log.warning(
+            "%d windows at once do not fit the device; going on with %d", tried, self.fitting
+        )
+
+    def side_by_side(
+        self,
+        work: Callable[[T], R],
+        items: Sequence[T],
+        area: Area,
+        *,
+        stop: threading.Event | None,
+        share_threads: bool,
+    ) -> Generator[R, None, None]:
+        """Results of work on items, in order; on a CPU as many at once as there are threads."""
+
+        def unless_stopped(item: T) -> R:
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            return work(item)
+
+        if self.device.type != "cpu":  # a GPU's own queue keeps it busy
+            return (unless_stopped(item) for item in items)
+        most = self._side_by_side(area.windows[0].area) // self.size
+        return in_order(unless_stopped, items, most=most, share=share_threads)
+
+
+def fewer_and_fewer(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Pieces of work for the threads: smaller towards the end, so that none waits for another."""
+    first, threads = 0, threads_of_process()
+    while first < len(items):
+        some = min(max((len(items) - first) // (2 * threads), 1), most)
+        yield items[first : first + some]
+        first += some

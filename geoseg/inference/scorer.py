@@ -1,0 +1,137 @@
+"""Encoder and head together: windows in, logits of their pixels out.
+
+What follows (averaging windows, refining, deciding) needs nothing else of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import OptionError, TilingError
+from geoseg.inference.decide import resize_logits
+from geoseg.inference.head import Head
+from geoseg.inference.views import View, mean_of_views
+from geoseg.model.attention.trunk import Attention
+from geoseg.model.loading import Model
+from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
+from geoseg.options import Precision
+from geoseg.runtime.transfer import to_device
+from geoseg.types import PixelBlock
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Encoder:
+    """Pixels to features; knows no words.
+
+    Parameters
+    ----------
+    model
+        Loaded model.
+    attention
+        How tokens attend to each other.
+    precision
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises
+    ------
+    OptionError
+        If the device does not have the precision.
+    """
+
+    def __init__(self, model: Model, attention: Attention, precision: Precision) -> None:
+        self.device = model.device
+        self.patch = model.patch_size
+        self.precision = resolve_precision(precision, model.device)
+        self._dense = DenseEncoder(model.clip.visual, attention)
+        self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
+
+    def normalise(self, block: PixelBlock) -> Tensor:
+        """Pixels as the model wants them, ``(3, H, W)`` on the device; 0 where not valid."""
+        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
+        if not block.valid.all():
+            pixels = pixels * to_device(block.valid, self.device)
+        return pixels
+
+    def __call__(self, images: Tensor) -> DenseFeatures:
+        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
+            return self._dense(images)
+
+
+def resolve_precision(name: Precision, device: torch.device) -> Precision:
+    """Say which arithmetic ``auto`` is on a device.
+
+    Raises
+    ------
+    OptionError
+        If the device does not have it.
+    """
+    if name == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise OptionError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    return name
+
+
+class Scorer:
+    """Windows of one size to logits of their pixels.
+
+    Parameters
+    ----------
+    encoder, head
+        Its two halves.
+    views
+        Views of every window, whose logits are averaged.
+    whole
+        Windows are whole images in one pass: no padding, and pixels beyond the last whole patch
+        are not seen.
+    """
+
+    def __init__(
+        self, encoder: Encoder, head: Head, views: Sequence[View], *, whole: bool = False
+    ) -> None:
+        self.encoder, self.head, self.views = encoder, head, views
+        self._whole = whole
+
+    @torch.no_grad()
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Logits ``(B, H, W, Q)`` float32 of ``(B, 3, H, W)`` windows from `Encoder.normalise`."""
+        return mean_of_views(self._one_pass if self._whole else self._padded, self.views, windows)
+
+    def _padded(self, windows: Tensor) -> Tensor:
+        height, width = windows.shape[2:]
+        left, right, top, bottom = padding_to_patch(
+            height, width, self.encoder.patch, self.head.min_grid
+        )
+        logits = self._score(F.pad(windows, (left, right, top, bottom)))
+        return logits[:, top : top + height, left : left + width]
+
+    def _one_pass(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        patch = self.encoder.patch
+        rows, cols = height // patch, width // patch
+        if min(rows, cols) < self.head.min_grid:
+            raise TilingError(
+                f"an image of {height} x {width} pixels is too small for one pass; "
+                "use sliding windows (--window 224)"
+            )
+        if self.head.upsampler is None:
+            return self._score(images)
+        logits = self._score(images[:, :, : rows * patch, : cols * patch])
+        if logits.shape[1:3] == (height, width):
+            return logits
+        return torch.stack([resize_logits(one, (height, width)) for one in logits])
+
+    def _score(self, images: Tensor) -> Tensor:
+        # On a CPU one window's upsampling fits the cache and several would not.
+        step = len(images) if self.encoder.device.type == "cuda" else 1
+        features = split_features(self.encoder(images), step)
+        parts = zip(features, torch.split(images, step), strict=True)
+        return torch.cat([self.head(*part) for part in parts])

@@ -1,0 +1,236 @@
+"""Which methods are there? One table for each kind, read without loading torch.
+
+A method is written ``NAME`` or ``NAME:key=value,key=value``; a value of several parts joins them
+with ``+``: ``naclip:std=3``, ``pamr:dilations=8+16``. Its class, which is only imported when the
+method is used, is a frozen dataclass whose fields are the keys. A new method is a file with such a
+class, a line in its table, a test against the paper's numbers and a line in the changelog.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from geoseg.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table."""
+
+    where: str
+    """``module:Class``."""
+    help: str
+    """What it does, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The methods of one kind."""
+
+    kind: str
+    """What one of them is called in messages."""
+    entries: dict[str, Entry]
+
+    def find(self, name: str) -> type[Any]:
+        """Import the class of a method.
+
+        Raises
+        ------
+        OptionError
+            If the name is not in the table; the message lists those that are, the nearest first.
+        """
+        if name not in self.entries:
+            raise OptionError(f"{self.kind} {name!r} is not known; {_suggest(name, self.entries)}")
+        module, _, attribute = self.entries[name].where.partition(":")
+        found: type[Any] = getattr(importlib.import_module(module), attribute)
+        return found
+
+
+ATTENTIONS = Table(
+    "attention",
+    {
+        "vanilla": Entry("geoseg.model.attention.last_block:Vanilla", "CLIP's own, q·k"),
+        "maskclip": Entry("geoseg.model.attention.last_block:MaskClip", "each token sees itself"),
+        "sclip": Entry("geoseg.model.attention.last_block:Sclip", "q·q and k·k"),
+        "clearclip": Entry("geoseg.model.attention.last_block:ClearClip", "q·q"),
+        "segearth": Entry("geoseg.model.attention.last_block:SegEarth", "q·q, k·k and v·v"),
+        "naclip": Entry("geoseg.model.attention.last_block:Naclip", "k·k and nearness (std)"),
+        "gem": Entry("geoseg.model.attention.gem:Gem", "self-self stream beside the last blocks"),
+    },
+)
+UPSAMPLERS = Table(
+    "upsampler",
+    {
+        "none": Entry("geoseg.model.upsampling.base:Bilinear", "bilinear resizing of logits"),
+        "jbu": Entry("geoseg.model.upsampling.jbu:Jbu", "joint bilateral, needs no weights"),
+        "simfeatup": Entry("geoseg.model.upsampling.learned:SimFeatUp", "JBU-One, needs weights"),
+        "featup": Entry("geoseg.model.upsampling.learned:FeatUp", "JBU-Stack, needs weights"),
+    },
+)
+VIEWS = Table(
+    "views",
+    {
+        "none": Entry("geoseg.inference.views:Plain", "windows as they are"),
+        "hflip": Entry("geoseg.inference.views:HorizontalFlip", "and mirrored; twice the time"),
+        "d4": Entry("geoseg.inference.views:D4", "in all eight flips and turns; 8 x the time"),
+    },
+)
+WINDOW_STEPS = Table("window step", {})
+"""Further steps on the logits of a window, after the CLS bias."""
+REFINERS = Table(
+    "refiner",
+    {
+        "pamr": Entry(
+            "geoseg.inference.refine.pamr:Pamr", "pixel-adaptive averaging (iterations, dilations)"
+        ),
+    },
+)
+REGIONS = Table("regions", {})
+VOCABULARY_STEPS = Table(
+    "vocabulary step",
+    {
+        "contrast": Entry(
+            "geoseg.text.contrast:Contrast", "hidden words that take what is none of the classes"
+        ),
+    },
+)
+BACKBONES = Table("backbone", {})
+
+TABLES = (
+    ATTENTIONS,
+    UPSAMPLERS,
+    VIEWS,
+    WINDOW_STEPS,
+    REFINERS,
+    REGIONS,
+    VOCABULARY_STEPS,
+    BACKBONES,
+)
+
+
+def resolve(table: Table, text: str, **more: Any) -> Any:
+    """Make the method that a text like ``naclip:std=3`` means.
+
+    Parameters
+    ----------
+    table
+        Where its name is looked up.
+    text
+        ``NAME`` or ``NAME:key=value,key=value``.
+    **more
+        Fields that options of their own set; a key in the text goes first, and what the method
+        has no field for is left out.
+
+    Returns
+    -------
+    object
+        The method's frozen dataclass.
+
+    Raises
+    ------
+    OptionError
+        If name, key or value is not possible; the message lists what is, the nearest first.
+    """
+    name, _, rest = text.strip().partition(":")
+    method = table.find(name)
+    types = get_type_hints(method)
+    known = [f.name for f in fields(method) if f.init]
+    values = {key: value for key, value in more.items() if key in known}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise OptionError(f"{table.kind} {text!r}: {part!r} is not key=value")
+        if key not in known:
+            raise OptionError(f"{table.kind} {name} has no key {key!r}; {_suggest(key, known)}")
+        values[key] = _value(f"{table.kind} {name}", key, value, types[key])
+    missing = [f.name for f in fields(method) if f.name not in values and _is_required(f)]
+    if missing:
+        raise OptionError(
+            f"{table.kind} {name} needs {', '.join(missing)}; write {name}:{missing[0]}=…"
+        )
+    return method(**values)
+
+
+def _is_required(f: Any) -> bool:
+    return f.init and f.default is MISSING and f.default_factory is MISSING
+
+
+def describe(table: Table, method: Any) -> dict[str, Any]:
+    """Name and all parameters of a method, as a record of a run keeps them."""
+    return {"name": _name_of(table, method)} | asdict(method)
+
+
+def canonical(table: Table, method: Any) -> str:
+    """Shortest text that `resolve` makes this method of."""
+    changed = [
+        f"{f.name}={_text(value)}"
+        for f in fields(method)
+        if (value := getattr(method, f.name)) != f.default
+    ]
+    name = _name_of(table, method)
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def _name_of(table: Table, method: Any) -> str:
+    where = f"{type(method).__module__}:{type(method).__qualname__}"
+    return next(name for name, entry in table.entries.items() if entry.where == where)
+
+
+def help_of(table: Table) -> str:
+    """All names with their lines of help, for the help of an option."""
+    return "; ".join(f"{name}: {entry.help}" for name, entry in table.entries.items())
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """List names, with the nearest one first if one is near."""
+    names = list(known)
+    if not names:
+        return "there are none to choose from"
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}choose from {', '.join(names)}"
+
+
+def _value(method: str, key: str, text: str, hint: Any) -> Any:
+    try:
+        return _parsed(text, hint)
+    except ValueError as error:
+        raise OptionError(f"{method}: {key} is {text!r}; give {_kind(hint)}") from error
+
+
+def _parsed(text: str, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return tuple(_parsed(part.strip(), get_args(hint)[0]) for part in text.split("+"))
+    if get_origin(hint) is UnionType:  # words, or None where the key is left out
+        return text
+    if hint is bool:
+        if text.lower() not in _SWITCH:
+            raise ValueError(text)
+        return _SWITCH[text.lower()]
+    return hint(text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+@functools.cache
+def _kind(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"{_kind(get_args(hint)[0])}, several joined with +"
+    return {int: "a whole number", float: "a number", bool: "yes or no"}.get(hint, "words")
+
+
+_SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}

@@ -1,0 +1,1 @@
+"""Attentions: how tokens attend to each other on their way through the blocks."""

@@ -1,0 +1,122 @@
+"""Attentions that change only the last block: which similarities, and what is kept around them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import OptionError
+from geoseg.model.attention.trunk import Context, Grid, Trunk, attend
+
+_QQ, _KK, _VV, _QK = ("q", "q"), ("k", "k"), ("v", "v"), ("q", "k")
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """Sum of the softmaxes of some similarities, times the values."""
+
+    residual: bool = False
+    """Add the block's input."""
+    ffn: bool = False
+    """Apply the block's MLP afterwards."""
+
+    terms: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Similarities; their softmaxes are summed, not averaged. Without any, each token sees only
+    itself."""
+    antialias_positions: ClassVar[bool] = False
+
+    def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
+        """Ordinary blocks, then the modified last one (its ordinary half is never computed)."""
+        for block in trunk.blocks[:-1]:
+            x = trunk.ordinary(block, x)
+        last = trunk.blocks[-1]
+        qkv = trunk.heads(last, last.ln_1(x), "v" + "".join(map("".join, self.terms)))
+        out = trunk.project(last, self._attend(qkv, context.grid))
+        if self.residual:
+            out = x + last.ls_1(out)
+        return (trunk.ffn(last, out) if self.ffn else out), context.grid
+
+    def _attend(self, qkv: dict[str, Tensor], grid: Grid) -> Tensor:
+        value = qkv["v"]
+        if not self.terms:
+            return value
+        bias = self._bias(grid, value.device)
+        return attend([(qkv[a], qkv[b]) for a, b in self.terms], value, bias)
+
+    def _bias(self, grid: Grid, device: torch.device) -> Tensor | None:
+        """What is added to every similarity, ``(1+N, 1+N)``."""
+        return None
+
+
+@dataclass(frozen=True)
+class Vanilla(LastBlock):
+    """CLIP's own attention."""
+
+    terms = (_QK,)
+
+
+@dataclass(frozen=True)
+class MaskClip(LastBlock):
+    """Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022."""
+
+
+@dataclass(frozen=True)
+class Sclip(LastBlock):
+    """Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", 2024."""
+
+    terms = (_QQ, _KK)
+
+
+@dataclass(frozen=True)
+class ClearClip(LastBlock):
+    """Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Inference", ECCV 2024."""
+
+    terms = (_QQ,)
+
+
+@dataclass(frozen=True)
+class SegEarth(LastBlock):
+    """Li et al., "SegEarth-OV: Towards Training-Free Open-Vocabulary Segmentation", CVPR 2025."""
+
+    terms = (_QQ, _KK, _VV)
+
+
+@dataclass(frozen=True)
+class Naclip(LastBlock):
+    """Hajimiri et al., "Pay Attention to Your Neighbours", WACV 2025.
+
+    Raises
+    ------
+    OptionError
+        If the width is not above 0.
+    """
+
+    std: float = 5.0
+    """Width of the Gaussian over patch distance, in patches."""
+
+    terms = (_KK,)
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise OptionError(f"naclip's Gaussian width is {self.std}; give patches above 0")
+
+    def _bias(self, grid: Grid, device: torch.device) -> Tensor | None:
+        return gaussian_bias(grid, self.std, device)
+
+
+@functools.lru_cache(maxsize=1)
+def gaussian_bias(grid: tuple[int, int], std: float, device: torch.device) -> Tensor:
+    """NACLIP's neighbourhood term ``(1+N, 1+N)``: ``exp(-d² / 2 std²)`` between patches.
+
+    ``d`` is the distance in patches; the CLS row and column are 0.
+    """
+    height, width = grid
+    rows = torch.arange(height, device=device, dtype=torch.float32).repeat_interleave(width)
+    cols = torch.arange(width, device=device, dtype=torch.float32).repeat(height)
+    squared = (rows[:, None] - rows) ** 2 + (cols[:, None] - cols) ** 2
+    return F.pad(torch.exp(-squared / (2 * std**2)), (1, 0, 1, 0))

@@ -1,0 +1,1 @@
+"""Upsamplers: from the patch grid to pixels, under the image's guidance."""

@@ -1,0 +1,455 @@
+"""Everything a person may choose, each thing declared once: type, default, help, limits.
+
+The command line makes its options of these fields, a model's own defaults are checked against
+them, ``run.json`` lists them, and `Options.resolve` says which value holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from geoseg import methods
+from geoseg._files import absolute
+from geoseg.errors import OptionError
+from geoseg.methods import Table
+
+Source = Literal["given", "model", "default"]
+Blend = Literal["uniform", "hann"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
+OutputGrid = Literal["native", "working"]
+ResizeRule = Literal["opencv", "antialias", "none"]
+"""``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
+
+POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
+INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
+WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an option's field says about itself, besides its name, type and default."""
+
+    help: str
+    panel: str
+    metavar: str | None = None
+    flag: str | None = None
+    """Its name on the command line, where that is not the field's."""
+    preferred: Any = None
+    """General default of an option that a model may set; None if models have no say."""
+    table: Table | None = None
+    """The methods that it chooses from."""
+    parse: Callable[[str], Any] | None = None
+    """From the word on the command line to the value."""
+
+
+def option(default: Any, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
+    """Declare one field."""
+    return field(default=default, metadata={"choice": Choice(help, panel, **more)})
+
+
+def by_model(preferred: Any, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
+    """Declare a field that is None until the model's default, or else this one, fills it."""
+    return option(None, help, panel, preferred=preferred, **more)
+
+
+def choices(kind: type[Any]) -> Mapping[str, Choice]:
+    """Return what the fields of a class say about themselves, by their names."""
+    return {f.name: f.metadata["choice"] for f in fields(kind) if "choice" in f.metadata}
+
+
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Read ``"3,2,1"`` or ``"1"``.
+
+    Raises
+    ------
+    OptionError
+        If it is not one or three band numbers.
+    """
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = ()
+    if len(bands) not in (1, 3) or min(bands) < 1:
+        raise OptionError(
+            f"--bands {text!r} is not one band or three; write for example --bands 3,2,1"
+        )
+    return bands
+
+
+@dataclass(frozen=True)
+class Options:
+    """How pixels become labels.
+
+    What is None takes the model's own default where it has one, else the general one that its
+    help names. An option given always wins. See `geoseg.methods` for how methods are written.
+    """
+
+    attention: str = by_model(
+        "segearth", "Attention of the last block.", METHOD, table=methods.ATTENTIONS
+    )
+    residual: bool = option(
+        False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
+    )
+    upsampler: str = by_model("jbu", "From patches to pixels.", METHOD, table=methods.UPSAMPLERS)
+    upsampler_weights: str | None = option(
+        None, "Checkpoint of simfeatup (JBU-One) or featup (JBU-Stack).", METHOD, metavar="FILE"
+    )
+    cls_bias: float = by_model(
+        0.3, "Subtract λ times the window's global logits from every pixel.", METHOD, metavar="λ"
+    )
+    window_steps: tuple[str, ...] = option(
+        (),
+        "Further step on a window's logits; may be repeated, in order.",
+        METHOD,
+        table=methods.WINDOW_STEPS,
+        flag="--window-step",
+    )
+    views: str = option(
+        "none",
+        "Views of every window, whose logits are averaged.",
+        METHOD,
+        table=methods.VIEWS,
+    )
+    refine: tuple[str, ...] = option(
+        (),
+        "Refine the logits of pixels along the image; may be repeated, in order.",
+        METHOD,
+        table=methods.REFINERS,
+    )
+    vocabulary_steps: tuple[str, ...] = option(
+        (),
+        "Step on the queries of the classes; may be repeated, in order.",
+        METHOD,
+        table=methods.VOCABULARY_STEPS,
+        flag="--vocabulary-step",
+    )
+    exact: bool = option(
+        False,
+        "Normalise upsampled features exactly; otherwise logits of simfeatup and featup may "
+        "differ by up to 0.0005 where that is faster.",
+        METHOD,
+    )
+    threshold: float | None = option(
+        None,
+        "Below this confidence a pixel becomes background. Confidence is that of a class's best "
+        "name: many synonyms share it.",
+        METHOD,
+        metavar="P",
+    )
+    background: str | None = option(
+        None,
+        "Class for pixels below the threshold. [default: the first class]",
+        METHOD,
+        metavar="NAME",
+    )
+    logit_scale: float = by_model(50.0, "Factor on logits before the softmax.", METHOD, metavar="S")
+    templates: str | tuple[str, ...] = option(
+        "imagenet",
+        "Prompt templates: imagenet (80), remote-sensing, none, or a text file with {} in every "
+        "line.",
+        MODEL,
+        metavar="NAME|FILE",
+    )
+    precision: Precision = option(
+        "auto", "Arithmetic of the encoder; auto is bf16 on a GPU, fp32 on a CPU.", MODEL
+    )
+    window: int = by_model(
+        224,
+        "Side of the encoder window; 0 takes the whole scene in one pass.",
+        WINDOWS,
+        metavar="PX",
+    )
+    stride: int = by_model(
+        112, "Step between windows; half of a window that is given.", WINDOWS, metavar="PX"
+    )
+    blend: Blend = by_model(
+        "uniform",
+        "Weights of overlapping windows: uniform as the original, or hann, which hides borders.",
+        WINDOWS,
+    )
+    batch_size: int | None = option(
+        None,
+        "Windows encoded at once; fewer if they do not fit. [default: picked for the device]",
+        WINDOWS,
+        metavar="N",
+    )
+
+    def __post_init__(self) -> None:
+        for name, chosen in choices(Options).items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif chosen.table and isinstance(value, str) and isinstance(_DEFAULTS[name], tuple):
+                object.__setattr__(self, name, (value,))
+
+    def portable(self) -> Options:
+        """Return the same options as a process in another folder understands them."""
+        templates = self.templates
+        if isinstance(templates, str) and Path(templates).suffix:
+            templates = absolute(templates)  # a name like "imagenet" stays one
+        weights = self.upsampler_weights
+        return replace(
+            self,
+            upsampler_weights=None if weights is None else absolute(weights),
+            templates=templates,
+        )
+
+    def resolve(self, model: Mapping[str, Any]) -> Resolved:
+        """Fill in what was not given.
+
+        Parameters
+        ----------
+        model
+            The model's own defaults by the names of fields, see `geoseg.model.defaults`.
+
+        Raises
+        ------
+        OptionError
+            If a value is impossible.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(Options)}
+        sources: dict[str, Source] = {}
+        for name, chosen in choices(Options).items():
+            if chosen.preferred is None:
+                continue
+            if values[name] is not None:
+                sources[name] = "given"
+            else:
+                values[name] = model.get(name, chosen.preferred)
+                sources[name] = "model" if name in model else "default"
+        upsampler = str(values["upsampler"]).partition(":")[0]
+        if values["upsampler_weights"] is None and upsampler == "simfeatup":
+            values["upsampler_weights"] = model.get("upsampler_weights")
+            sources["upsampler_weights"] = "model"
+        if sources["window"] == "given" and sources["stride"] != "given" and values["window"]:
+            # Half a window is the paper's overlap; a stride made for another window is not.
+            values["stride"] = max(values["window"] // 2, 1)
+            sources["stride"] = "default"
+        for name, chosen in choices(Options).items():
+            if chosen.table is not None:
+                values[name] = _canonical(chosen.table, values[name])
+        return Resolved(**values, sources=sources)
+
+
+@dataclass(frozen=True)
+class Resolved(Options):
+    """Options with nothing left open, and possible; see `Options` for their meaning."""
+
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where the options that a model may set came from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.cls_bias >= 0 and math.isfinite(self.cls_bias)):
+            raise OptionError(
+                f"CLS bias is {self.cls_bias}; give 0 or more (logits become patch - bias * cls)"
+            )
+        if not (self.logit_scale > 0 and math.isfinite(self.logit_scale)):
+            raise OptionError(f"logit scale is {self.logit_scale}; give a value above 0")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise OptionError(f"threshold is {self.threshold}; give a probability from 0 to 1")
+        if self.threshold is None and self.background is not None and not self.vocabulary_steps:
+            raise OptionError("a background class needs a threshold; give both or neither")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError(f"batch size is {self.batch_size}; give 1 or more")
+        check_words(self)
+
+    def method(self, name: str) -> Any:
+        """Make the method, or the tuple of methods, that a field names."""
+        table, text = choices(Options)[name].table, getattr(self, name)
+        assert table is not None
+        if isinstance(text, tuple):
+            return tuple(methods.resolve(table, one) for one in text)
+        # An option of its own is short for two keys that most attentions have.
+        kept = {"residual": True, "ffn": True} if name == "attention" and self.residual else {}
+        return methods.resolve(table, text, **kept)
+
+    def described_methods(self) -> dict[str, Any]:
+        """All parameters of all methods, as ``run.json`` keeps them."""
+        found: dict[str, Any] = {}
+        for name, chosen in choices(Options).items():
+            if (table := chosen.table) is None:
+                continue
+            made = self.method(name)
+            found[name] = (
+                [methods.describe(table, one) for one in made]
+                if isinstance(made, tuple)
+                else methods.describe(table, made)
+            )
+        return found
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Options)}
+
+
+def _canonical(table: Table, text: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Write methods the shortest way, so that the same method is always the same text."""
+    if isinstance(text, tuple):
+        return tuple(methods.canonical(table, methods.resolve(table, one)) for one in text)
+    return methods.canonical(table, methods.resolve(table, text))
+
+
+def check_words(values: Any) -> None:
+    """Refuse a value that is not among those its field's type lists.
+
+    Raises
+    ------
+    OptionError
+        That names the ones there are.
+    """
+    for name, hint in get_type_hints(type(values)).items():
+        value = getattr(values, name, None)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            *most, last = get_args(hint)
+            raise OptionError(
+                f"{name.replace('_', ' ')} {value!r} is not known; "
+                f"choose {', '.join(most)} or {last}"
+            )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a scene is read."""
+
+    bands: tuple[int, ...] | None = option(
+        None,
+        "Bands to use as red, green and blue, counted from 1; one band alone is grey. "
+        "[default: the file's colour bands, else 1,2,3]",
+        INPUT,
+        metavar="R,G,B",
+        parse=parse_bands,
+    )
+    stretch: str = option(
+        "auto",
+        "How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 percentiles of "
+        "the whole scene, or min:max values.",
+        INPUT,
+        metavar="RULE",
+    )
+    gsd: float | None = option(
+        None,
+        "Work at this ground sampling distance instead of the scene's own.",
+        INPUT,
+        metavar="METRES",
+    )
+    aoi: str | None = option(
+        None,
+        "Map only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
+        INPUT,
+        metavar="BOX|FILE",
+    )
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """How polygons are made of labels.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
+
+    min_area_m2: float = option(
+        0.0,
+        "Polygons below this area go to the neighbour with the longest shared boundary; the "
+        "pixels' area counts, before boundaries are simplified or smoothed.",
+        SHAPE,
+        metavar="M2",
+        flag="--min-area",
+    )
+    drop_small: bool = option(
+        False,
+        "Leave polygons below --min-area out instead, which makes holes in the map.",
+        SHAPE,
+    )
+    simplify_m: float = option(
+        0.0,
+        "How far a simplified boundary may lie from the pixels' edges; neighbours keep one common "
+        "boundary.",
+        SHAPE,
+        metavar="METRES",
+        flag="--simplify",
+    )
+    smooth: int = option(
+        0,
+        "How often corners are cut; neighbours keep one common boundary.",
+        SHAPE,
+        metavar="TIMES",
+    )
+    connectivity: int = option(
+        4,
+        "Whether pixels of one object share sides (4), or sides or corners (8).",
+        SHAPE,
+        metavar="4|8",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("min_area_m2", "simplify_m"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                words = name.rsplit("_", 1)[0].replace("_", " ")
+                raise OptionError(f"{words} {value} is not zero or a positive number")
+        if not 0 <= self.smooth <= 5:
+            raise OptionError(f"smooth {self.smooth}: corners can be cut 0 to 5 times")
+        if self.connectivity not in (4, 8):
+            raise OptionError(f"connectivity {self.connectivity} is not 4 or 8")
+        if self.drop_small and not self.min_area_m2:
+            raise OptionError("drop small needs a min area, below which polygons are small")
+
+
+@dataclass(frozen=True)
+class Products(VectorOptions):
+    """Which files a run leaves, and how.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
+
+    polygons: PolygonFormat = option("gpkg", "Format of the polygons.", OUTPUT)
+    confidence: bool = option(True, "Write confidence.tif, per cent of the winning class.", OUTPUT)
+    probabilities: bool = option(False, "Write probabilities.tif, a per-cent band a class.", OUTPUT)
+    margin: bool = option(False, "Write margin.tif, per cent between the two best classes.", OUTPUT)
+    preview: bool = option(True, "Write preview.png, the scene beside its map.", OUTPUT)
+    output_grid: OutputGrid = option(
+        "native",
+        "With --gsd: labels on the scene's own pixels or on the working ones.",
+        OUTPUT,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_words(self)
+
+    @property
+    def rasters(self) -> tuple[str, ...]:
+        """Names of the rasters, without suffix."""
+        optional = ("confidence", "probabilities", "margin")
+        return ("labels", *(name for name in optional if getattr(self, name)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Final file names, in the order in which they appear."""
+        return (
+            *(f"{name}.tif" for name in self.rasters),
+            *([] if self.polygons == "none" else [f"polygons.{self.polygons}"]),
+            *(["preview.png"] if self.preview else []),
+            "run.json",
+        )
+
+
+ALL_PRODUCTS = tuple(
+    dict.fromkeys(
+        name
+        for polygons in get_args(PolygonFormat)
+        for name in Products(polygons=polygons, probabilities=True, margin=True).names
+    )
+)
+"""Every file that some run leaves; ``run.json`` is among them."""

@@ -1,0 +1,181 @@
+"""The folder of a run: what may be replaced, who works in it, and when files get their names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from geoseg.errors import OptionError, OutputError
+from geoseg.options import ALL_PRODUCTS
+from geoseg.run.journal import Journal
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+WORK_FOLDER = ".geoseg-work"
+JOURNAL = "journal.jsonl"
+REPORT = "run.json"
+
+
+class OutputFolder:
+    """Where a run leaves its products, with a work folder in it while it goes on.
+
+    Parameters
+    ----------
+    path
+        The folder; made when a run claims it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.work = self.path / WORK_FOLDER
+        self.journal = self.work / JOURNAL
+        self.ready = self.work / "ready"
+        self._opened: Journal | None = None
+
+    def check(self, *, overwrite: bool, resume: bool, sources: Iterable[str] = ()) -> None:
+        """Fail before anything is loaded if a run would replace something.
+
+        Parameters
+        ----------
+        overwrite, resume
+            As for `geoseg.segment_to_files`.
+        sources
+            Files that the scene is read from.
+
+        Raises
+        ------
+        OutputError
+            If products are there and neither ``overwrite`` nor ``resume`` is set, or one of them
+            is the scene itself.
+        OptionError
+            If both are set.
+        """
+        out = self.path
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; give a folder with --out")
+        if overwrite and resume:
+            raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
+        existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
+        for file in sources:
+            if any(Path(file).samefile(out / name) for name in existing):
+                raise OutputError(
+                    f"{file} is the scene itself and would be replaced; give another --out"
+                )
+        interrupted = self.journal.exists()
+        if overwrite or (resume and (interrupted or not existing or (out / REPORT).exists())):
+            return
+        if interrupted:
+            raise OutputError(
+                f"{out} holds an interrupted run; finish it with --resume "
+                "or start anew with --overwrite"
+            )
+        if existing:
+            way_out = "" if resume else "finish an interrupted run with --resume, "
+            raise OutputError(
+                f"{out} already holds {existing[0]}; replace it with --overwrite, {way_out}"
+                "or give another --out"
+            )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the work folder, so that two runs never write into one output folder.
+
+        Afterwards a run that failed leaves what a resumed one can use, and nothing else.
+        """
+        made_out = not self.path.exists()
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = (self.work / "lock").open("w")
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be made: {error.strerror}") from error
+        with lock:
+            self._lock(lock)
+            try:
+                yield
+            finally:
+                self._tidy(remove_out=made_out)
+
+    def _lock(self, lock: Any) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(
+                    f"another run is writing to {self.path}; wait for it or give another --out"
+                ) from error
+
+    def open_journal(self, facts: dict[str, Any], *, resume: bool) -> Journal:
+        """Open the record of finished tiles; without ``resume`` nothing else stays."""
+        if not (resume and self.journal.exists()):
+            self.clear()
+            self.work.mkdir()
+        self._opened = Journal(self.journal, facts, resume=resume)
+        return self._opened
+
+    def clear(self) -> None:
+        """Remove the work folder."""
+        # The record goes first: without it, what is left behind is never taken for a run.
+        self.journal.unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _tidy(self, *, remove_out: bool) -> None:
+        if not self.work.exists():
+            return
+        # Without a journal of its own, what is there is an earlier run's that it could not use.
+        opened = self._opened
+        if not (self.journal.exists() if opened is None else opened.finished):
+            self.clear()
+            if remove_out and not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def finished(self, identity: str, names: Sequence[str]) -> dict[str, Any] | None:
+        """Report of a finished run with the same identity; None if there is no finished run.
+
+        Raises
+        ------
+        OutputError
+            If the finished run is another one.
+        """
+        record = self.path / REPORT
+        if self.journal.exists() or not record.is_file():
+            return None
+        try:
+            report = dict(json.loads(record.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise OutputError(
+                f"{record} is not a record of a run; replace it with --overwrite"
+            ) from error
+        complete = all((self.path / name).exists() for name in names)
+        if report.get("identity") != identity or not complete:
+            raise OutputError(
+                f"{self.path} holds a finished run with other input or options; "
+                "replace it with --overwrite"
+            )
+        self.clear()
+        return report
+
+    def make_ready(self) -> Path:
+        """Return an empty folder for complete products that wait for their final names."""
+        shutil.rmtree(self.ready, ignore_errors=True)
+        self.ready.mkdir()
+        return self.ready
+
+    def publish(self, names: Sequence[str]) -> tuple[Path, ...]:
+        """Give complete files their final names.
+
+        An earlier run's report goes first and the new one comes last, so that a folder that has
+        one holds the files of one run.
+        """
+        for stale in (REPORT, *(name for name in ALL_PRODUCTS if name not in names)):
+            (self.path / stale).unlink(missing_ok=True)
+        for name in names:
+            (self.ready / name).replace(self.path / name)
+        self.clear()
+        return tuple(self.path / name for name in names)

@@ -1,0 +1,138 @@
+"""What a run depends on, and what it says of itself in ``run.json``."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import repeat
+from typing import Any
+
+from geoseg.inference.segmenter import Segmenter
+from geoseg.io.aoi import Aoi
+from geoseg.io.grid import Grid
+from geoseg.io.scene import Scene
+from geoseg.model.checkpoint import file_digest
+from geoseg.options import Products, Reading, Resolved
+from geoseg.run.journal import digest
+from geoseg.run.tally import Tally
+from geoseg.text.templates import load_templates
+from geoseg.text.vocabulary import Vocabulary
+
+_PACKAGES = ("geoseg", "torch", "open_clip_torch", "rasterio", "numpy", "dask")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What there is to say about a segmenter, without its weights."""
+
+    options: Resolved
+    vocabulary: Vocabulary
+    model: dict[str, str]
+    """Specification, name and digest of its weights."""
+    fingerprint: str
+    """Of the weights and the architecture."""
+    device: str
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> Method:
+        """Describe a segmenter as it is now."""
+        model = segmenter.model
+        return cls(
+            segmenter.options,
+            segmenter.vocabulary,
+            {
+                "spec": model.spec,
+                "weights": model.weights.name,
+                "weights_sha256": model.weights_sha256,
+            },
+            model.fingerprint,
+            str(segmenter.device),
+            segmenter.batch_size,
+            segmenter.precision,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that labels depend on, by the name the user knows it by."""
+        options = asdict(self.options)
+        del options["sources"]
+        weights = options["upsampler_weights"]
+        options["upsampler_weights"] = None if weights is None else file_digest(weights)
+        options["templates"] = digest(list(load_templates(options["templates"])))
+        return {
+            "--classes": digest(asdict(self.vocabulary)),
+            "--model": self.fingerprint,
+            **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+            "the kind of device": self.device.partition(":")[0],
+        }
+
+
+def run_facts(
+    scene: Scene, reading: Reading, area: Aoi | None, method: Method, products: Products, tile: int
+) -> dict[str, Any]:
+    """Everything the outputs depend on, by the name the user knows it by."""
+    return {
+        "geoseg's version": version("geoseg"),
+        "the scene": scene.fingerprint(),
+        "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
+        "--aoi": None if area is None else digest([area.window, area.outline.wkt]),
+        "--tile": tile,
+        "the wanted products": asdict(products),
+        **method.facts(),
+    }
+
+
+def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:
+    """What was mapped, and on which grid its map lies."""
+    return {
+        "scene": scene.path,
+        "size": list(grid.shape),
+        "crs": None if grid.crs is None else grid.crs.to_string(),
+        "gsd_m": grid.gsd_m,
+        "reading": asdict(reading) | {"bands": list(scene.bands), "limits": scene.stretch},
+    }
+
+
+def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, Any]:
+    """Pixels, shares and areas of every class."""
+    total = max(int(tally.counts.sum()), 1)
+    classes = [
+        {
+            "index": index,
+            "name": entry.name,
+            "queries": list(entry.prompts),
+            "pixels": int(count),
+            "per_cent": round(100 * int(count) / total, 3),
+            "area_m2": None if area is None else round(float(area), 2),
+        }
+        for index, (entry, count, area) in enumerate(
+            zip(
+                vocabulary.classes,
+                tally.counts,
+                repeat(None) if tally.areas_m2 is None else tally.areas_m2,
+                strict=False,
+            )
+        )
+    ]
+    nodata = int(grid.height * grid.width - tally.counts.sum())
+    return {"classes": classes, "nodata_pixels": nodata}
+
+
+def method_report(method: Method) -> dict[str, Any]:
+    """Model, options and the parameters of all methods."""
+    options = asdict(method.options)
+    sources = options.pop("sources")
+    return {
+        "model": method.model,
+        "options": options | {"batch_size": method.batch_size, "precision": method.precision},
+        "option_sources": sources,
+        "methods": method.options.described_methods(),
+        "device": method.device,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that may change a map."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}

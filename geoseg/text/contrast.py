@@ -1,0 +1,33 @@
+"""Words that are not asked for, so that what they stand for is not taken for a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geoseg.errors import OptionError
+from geoseg.text.queries import Embed, Queries
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Hidden queries beside the classes; where one of them is best, a pixel is background.
+
+    After Wysoczańska et al., "A Study of Test-Time Contrastive Concepts for Open-World,
+    Open-Vocabulary Semantic Segmentation", 2024; the words are given here, not mined.
+
+    Raises
+    ------
+    OptionError
+        If there are no words.
+    """
+
+    words: tuple[str, ...]
+    """E.g. ``cloud`` and ``shadow``."""
+
+    def __post_init__(self) -> None:
+        if not all(word.strip() for word in self.words):
+            raise OptionError("contrast needs words; write for example contrast:words=cloud+shadow")
+
+    def __call__(self, queries: Queries, embed: Embed) -> Queries:
+        """Add the words."""
+        return queries.with_hidden(embed(self.words))
