@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from geoseg._optional import require
 from geoseg.errors import OptionError
 
 _CONNECT_SECONDS = 15
@@ -39,8 +38,6 @@ def connect(
     OptionError
         If both are given, ``workers`` is negative, nothing answers at the address, or no worker
         is there that could run geoseg.
-    MissingExtraError
-        If ``distributed`` is not installed.
     """
     if workers < 0:
         raise OptionError(f"--workers is {workers}; give 0 for this process, or more")
@@ -49,7 +46,6 @@ def connect(
     if not workers and not scheduler:
         yield None
         return
-    require("distributed", extra="distributed", feature="--workers and --scheduler")
     with _running(scheduler) if scheduler else _local(workers, threads) as client:
         yield client
 
