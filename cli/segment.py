@@ -64,9 +64,26 @@ def segment(
             help="Address of a running Dask scheduler whose workers run the tiles.",
         ),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard",
+            rich_help_panel=RUN,
+            help="Serve Dask's dashboard of --workers on this machine.",
+        ),
+    ] = False,
     naclip_std: Annotated[float | None, typer.Option(hidden=True)] = None,
     gem_depth: Annotated[int | None, typer.Option(hidden=True)] = None,
     resume: options.ResumeOption = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going",
+            rich_help_panel=RUN,
+            help="Map the rest where a part of a scene fails twice; it stays nodata, run.json "
+            "lists it, and --resume tries it again.",
+        ),
+    ] = False,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -87,10 +104,10 @@ def segment(
     several = len(paths) > 1 and not mosaic
     try:
         with (
-            connect(workers=workers, scheduler=scheduler) as client,
+            connect(workers=workers, scheduler=scheduler, dashboard=dashboard) as client,
             _run.progress_bar(quiet=quiet) as progress,
         ):
-            if client is not None and not quiet:
+            if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
             run_all: Any = segment_many if several else segment_to_files
             done = run_all(
@@ -105,6 +122,7 @@ def segment(
                 device=device,
                 overwrite=overwrite,
                 resume=resume,
+                keep_going=keep_going,
                 client=client,
                 progress=progress,
                 **({"on_scene": _announce(quiet=quiet)} if several else {}),
@@ -119,7 +137,10 @@ def segment(
     elif not quiet:
         for run in runs:
             _summarise(run)
-    if several and done.errors:
+    for run in runs:
+        for hole in run.report["holes"]:
+            _run.say_error(f"{run.report['scene']}: {hole['error']}")
+    if (several and done.errors) or any(run.report["holes"] for run in runs):
         raise typer.Exit(_run.FAILED)
 
 

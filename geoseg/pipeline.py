@@ -56,6 +56,7 @@ def segment_to_files(
     device: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
+    keep_going: bool = False,
     client: Any = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
@@ -86,6 +87,9 @@ def segment_to_files(
         Replace the products of an earlier run in ``out``.
     resume
         Go on with an interrupted run in ``out``.
+    keep_going
+        Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
+        holes, and a run with ``resume`` tries them again.
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
@@ -124,6 +128,7 @@ def segment_to_files(
         tile,
         client,
         progress or (lambda state: None),
+        keep_going=keep_going,
     )
     return run.execute(resume=resume)
 
@@ -217,6 +222,7 @@ class _SceneRun:
     tile: int
     client: Any
     progress: ProgressCallback
+    keep_going: bool = False
 
     def __post_init__(self) -> None:
         assert self.segmenter is not None
@@ -235,6 +241,7 @@ class _SceneRun:
             self.method.vocabulary.label_classes,
         )
         self.seconds: dict[str, float] = {}
+        self.holes: dict[int, GeosegError] = {}
 
     def execute(self, *, resume: bool) -> Run:
         names = self.products.names
@@ -249,7 +256,8 @@ class _SceneRun:
             self._let_go_of_model()
             rasters, tally = self._on_output_grid(journal)
             report = self._make_products(rasters, tally, journal)
-            return Run(self.folder.path, self.folder.publish(names), report)
+            files = self.folder.publish(names, finished=not self.holes)
+            return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
@@ -263,10 +271,14 @@ class _SceneRun:
             self._timed("segment"),
             self.rasters.writing(resume=bool(journal.finished)) as writers,
             # Closed at once when this block is left, so that tiles under way stop too.
-            closing(run_tiles(job, todo, client=self.client)) as results,
+            closing(
+                run_tiles(job, todo, client=self.client, keep_going=self.keep_going)
+            ) as results,
         ):
             for index, result in results:
-                if result is None:
+                if isinstance(result, GeosegError):
+                    self.holes[index] = result
+                elif result is None:
                     journal.add(TileRecord(index, (0,) * classes, 0))
                 else:
                     write_tile(writers, result.core.relative_to(self.plan.region), result)
@@ -352,6 +364,10 @@ class _SceneRun:
             "tile": self.plan.tile,
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
+            "holes": [
+                {"window": asdict(self.plan.core(index)), "error": str(error)}
+                for index, error in sorted(self.holes.items())
+            ],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "versions": versions(),
             "identity": digest(self.facts),
