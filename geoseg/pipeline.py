@@ -198,6 +198,17 @@ def segment_many(
     return Batch(tuple(runs), errors)
 
 
+def _warn_if_untold(scene: dict[str, Any]) -> None:
+    """Say so where a resumed run cannot know whether its scene is still the same."""
+    if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
+        warnings.warn(
+            f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
+            "start anew with --overwrite if it may have been replaced",
+            GeosegWarning,
+            stacklevel=2,
+        )
+
+
 def _check_products(scene: Scene, products: Products) -> None:
     """Refuse, before any work, polygons that a scene without a place cannot have."""
     if scene.grid.placed or products.polygons == "none":
@@ -252,6 +263,8 @@ class _SceneRun:
             return Run(self.folder.path, tuple(self.folder.path / name for name in names), done)
         with bounded_cache(), self.folder.claimed():
             journal = self.folder.open_journal(self.facts, resume=resume)
+            if journal.finished:
+                _warn_if_untold(self.facts["the scene"])
             with kept_memory():
                 self._segment(journal)
             self._let_go_of_model()
