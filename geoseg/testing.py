@@ -208,8 +208,7 @@ def write_scene(
                 shared = hole.intersection(block)
                 if shared is not None:
                     pixels[(slice(None), *shared.relative_to(block).slices())] = nodata or 0
-            rows, cols = block.slices()
-            dataset.write(pixels, window=((rows.start, rows.stop), (cols.start, cols.stop)))
+            dataset.write(pixels, window=block.slices())
     return path
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError
 from geoseg.evaluation.metrics import (
@@ -29,6 +28,7 @@ from geoseg.evaluation.pairs import confidence_beside, find_pairs
 from geoseg.evaluation.truth import Truth, open_raster, open_truth
 from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMapSource
 from geoseg.io.aoi import Aoi
+from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -193,9 +193,8 @@ class _Sources:
         """Whole per cents of a window, or None without a confidence raster."""
         if self.confidence is None:
             return None
-        at = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            values: npt.NDArray[np.integer] = self.confidence.read(1, window=at)
+            values: npt.NDArray[np.integer] = self.confidence.read(1, window=window.slices())
         except RasterioError as error:
             raise EvaluationError(f"{self.confidence.name}: cannot be read: {error}") from error
         return values
@@ -232,7 +231,7 @@ class _Totals:
 
     def _add_window(self, sources: _Sources, core: Window) -> CountArray:
         halo = self._boundary.halo if self._boundary is not None else 0
-        window = _grown(core, halo, sources.labels.grid.window)
+        window = core.grown(halo).intersection(sources.labels.grid.window) or core
         truth, predicted = sources.read(window)
         inside = core.relative_to(window).slices()
         if self._boundary is not None:
@@ -286,18 +285,8 @@ def _windows(whole: Window) -> Iterator[Window]:
     """Cut an area into broad strips, so that untiled files are read once from top to bottom."""
     width = min(whole.width, _WINDOW_WIDTH)
     height = max(_WINDOW_PIXELS // width, _LEAST_ROWS)
-    for col in range(whole.col, whole.col_stop, width):
-        for row in range(whole.row, whole.row_stop, height):
-            yield Window(
-                row, col, min(height, whole.row_stop - row), min(width, whole.col_stop - col)
-            )
-
-
-def _grown(core: Window, by: int, limits: Window) -> Window:
-    row, col = max(core.row - by, 0), max(core.col - by, 0)
-    row_stop = min(core.row_stop + by, limits.height)
-    col_stop = min(core.col_stop + by, limits.width)
-    return Window(row, col, row_stop - row, col_stop - col)
+    for column in pieces(whole, whole.height, width):
+        yield from pieces(column, height, width)
 
 
 def _match_classes(rasters: Sequence[LabelRaster], vocabulary: Vocabulary | None) -> ClassNumbers:

@@ -17,7 +17,6 @@ from pyogrio.errors import DataSourceError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError
 from geoseg.evaluation.metrics import IGNORE, IndexArray
@@ -216,10 +215,9 @@ class RasterTruth:
     def read(self, window: Window) -> IndexArray:
         """Class number of every pixel of a window."""
         source = self._warped or self._source
-        at = RasterioWindow(window.col, window.row, window.width, window.height)
         bands = [*self._bands, source.count] if self._warped else self._bands
         try:
-            pixels = source.read(bands, window=at)
+            pixels = source.read(bands, window=window.slices())
         except RasterioError as error:
             raise EvaluationError(f"{self._path}: cannot be read: {error}") from error
         values = pixels[: len(self._bands)]
@@ -298,13 +296,10 @@ class RasterTruth:
             )
         return WarpedVRT(
             source,
-            crs=grid.crs,
-            transform=grid.transform,
-            height=grid.height,
-            width=grid.width,
             resampling=Resampling.nearest,
             src_nodata=None,
             add_alpha=ColorInterp.alpha not in source.colorinterp,
+            **grid.profile,
         )
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
+from geoseg.io.grid import pieces
 from geoseg.io.write import BLOCK, RasterWriter
 from geoseg.types import Window
 
@@ -37,18 +37,12 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[tuple[Window,
         rasterio.open(source) as dataset,
         WarpedVRT(
             dataset,
-            crs=grid.crs,
-            transform=grid.transform,
-            width=grid.width,
-            height=grid.height,
             resampling=Resampling.nearest,
             nodata=writer.layout.nodata,
+            **grid.profile,
         ) as warped,
     ):
-        for row in range(0, grid.height, step):
-            for col in range(0, grid.width, step):
-                height, width = min(step, grid.height - row), min(step, grid.width - col)
-                block = warped.read(window=RasterioWindow(col, row, width, height))
-                target = Window(row, col, height, width)
-                writer.write(target, block)
-                yield target, block[0]
+        for target in pieces(grid.window, step, step):
+            block = warped.read(window=target.slices())
+            writer.write(target, block)
+            yield target, block[0]

@@ -21,8 +21,6 @@ from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
 
-logger = logging.getLogger(__name__)
-
 _CONFIG_NAME = "open_clip_config.json"
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)

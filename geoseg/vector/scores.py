@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
 from geoseg.io.grid import Grid
@@ -84,9 +83,8 @@ class ScoreRaster:
         SceneError
             If the file is damaged there.
         """
-        part = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            values = self._dataset.read(1, window=part)
+            values = self._dataset.read(1, window=window.slices())
         except RasterioError as error:
             raise SceneError(
                 f"{self._path}: rows {window.row} to {window.row_stop - 1} cannot be read, "
@@ -105,13 +103,8 @@ def _difference(one: Grid, other: Grid) -> str | None:
         return f"{one.width} x {one.height} pixels against {other.width} x {other.height}"
     if one.crs != other.crs:
         return "another coordinate system"
-    back = ~other.transform
-    corners = np.array([(0, 0), (one.width, 0), (0, one.height)], np.float64)
-    x, y = one.to_ground(corners[:, 0], corners[:, 1])
-    away = (
-        np.column_stack([back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f])
-        - corners
-    )
-    if np.hypot(*away.T).max() > _SAME_PLACE_PIXELS:
+    corners = np.array([(0, one.width, 0), (0, 0, one.height)], np.float64)
+    away = np.array(other.to_pixels(*one.to_ground(*corners))) - corners
+    if np.hypot(*away).max() > _SAME_PLACE_PIXELS:
         return "another position or pixel size"
     return None
