@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -231,13 +231,7 @@ class _Journal:
         entry = {
             "file": file,
             "images": [
-                {
-                    "name": image.name,
-                    "height": image.height,
-                    "width": image.width,
-                    "confusion": image.confusion.tolist(),
-                }
-                for image in images
+                {**asdict(image), "confusion": image.confusion.tolist()} for image in images
             ],
         }
         try:

@@ -144,22 +144,22 @@ def evaluate(
     numbers = _match_classes(rasters, vocabulary)
     values = ValueMap.of(truth_values)
     totals = _Totals(numbers, boundary_tolerance)
-    report = _Share(progress, len(rasters))
-    done = []
+    done: list[EvaluatedPair] = []
+
+    def report(share: float) -> None:
+        if progress is not None:
+            progress((len(done) + share) / len(rasters))
+
     with bounded_cache():
         for (labels_path, truth_path), raster in zip(pairs, rasters, strict=True):
-            with contextlib.ExitStack() as stack:
-                sources = _Sources(
-                    labels=raster,
-                    coder=_label_coder(raster, numbers, vocabulary),
-                    truth=open_truth(
-                        truth_path, raster.grid, numbers, values, truth_column, outside
-                    ),
-                    aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
-                    confidence=_open_confidence(confidence, labels_path, raster),
-                    where=str(labels_path),
-                )
-                stack.callback(sources.close)
+            sources = _Sources(
+                labels=raster,
+                coder=_label_coder(raster, numbers, vocabulary),
+                truth=open_truth(truth_path, raster.grid, numbers, values, truth_column, outside),
+                aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
+                confidence=_open_confidence(confidence, labels_path, raster),
+            )
+            with contextlib.closing(sources):
                 confusion = totals.add(sources, report)
             scores = Scores.from_confusion(confusion, numbers.names)
             done.append(EvaluatedPair(labels_path, truth_path, scores))
@@ -175,7 +175,6 @@ class _Sources:
     truth: Truth
     aoi: Aoi | None
     confidence: Any | None
-    where: str
 
     @property
     def limits(self) -> Window:
@@ -187,7 +186,7 @@ class _Sources:
         truth = self.truth.read(window)
         if self.aoi is not None:
             truth = np.where(self.aoi.mask(window), truth, np.int32(IGNORE))
-        return truth, self.coder.encode(self.labels.read(window), self.where)
+        return truth, self.coder.encode(self.labels.read(window), self.labels.path)
 
     def read_confidence(self, window: Window) -> npt.NDArray[np.integer] | None:
         """Whole per cents of a window, or None without a confidence raster."""
@@ -219,13 +218,15 @@ class _Totals:
         self._has_confidence = False
         self._ignored = self._nodata = 0
 
-    def add(self, sources: _Sources, report: _Share) -> CountArray:
+    def add(self, sources: _Sources, report: Progress) -> CountArray:
         """Count one label raster and return its own confusion matrix."""
         size = len(self._numbers.names)
         confusion: CountArray = np.zeros((size, size), np.int64)
+        done = 0
         for core in _windows(sources.limits):
             confusion += self._add_window(sources, core)
-            report.add(core.area / sources.limits.area)
+            done += core.area
+            report(done / sources.limits.area)
         self._confusion += confusion
         return confusion
 
@@ -265,20 +266,6 @@ class _Totals:
             ignored_pixels=self._ignored,
             nodata_pixels=self._nodata,
         )
-
-
-class _Share:
-    """Tell how much is done."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0.0
-
-    def add(self, part: float) -> None:
-        self._done += part
-        if self._progress is not None:
-            self._progress(self._done / self._total)
 
 
 def _windows(whole: Window) -> Iterator[Window]:
