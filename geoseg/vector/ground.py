@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 from scipy.ndimage import map_coordinates
 
 from geoseg.io.grid import Geodetic, Grid
 from geoseg.vector.measure import Ellipsoid
+from geoseg.vector.ragged import FloatArray, IntArray
 from geoseg.vector.trace import Measures
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-
 
 _AREA_NODES = (129, 17)
 _NO_AREA = 1e30

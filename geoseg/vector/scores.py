@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,7 @@ class Scores:
 
 
 class ScoreRaster:
-    """An open raster of scores on the grid of a label raster; a context.
+    """An open raster of scores on the grid of a label raster.
 
     Parameters
     ----------
@@ -64,15 +63,8 @@ class ScoreRaster:
             found.close()
             raise SceneError(f"{path}: does not lie on the grid of {labels}: {difference}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         self._dataset.close()
 
     def read(self, window: Window) -> Scores:
