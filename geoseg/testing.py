@@ -51,7 +51,7 @@ def tiny_random_model(
     seed
         Of the weights.
     window, stride, upsampler
-        The defaults the model brings, see `geoseg.model.defaults.ModelDefaults`.
+        The defaults the model brings, see `geoseg.model.defaults.read_defaults`.
     width, layers, patch
         Size of the image tower; ``width`` is a multiple of 32.
 

@@ -58,13 +58,9 @@ class ImageSegmenter(Protocol):
 
 def paper_options(dataset: Dataset, given: Options) -> Options:
     """Fill in what the paper sets for this data set; an option given wins."""
-    threshold = dataset.threshold if given.threshold is None else given.threshold
-    return replace(
-        given,
-        threshold=threshold,
-        background=dataset.background if given.background is None else given.background,
-        cls_bias=dataset.cls_bias if given.cls_bias is None else given.cls_bias,
-    )
+    names = ("threshold", "background", "cls_bias")
+    missing = [name for name in names if getattr(given, name) is None]
+    return replace(given, **{name: getattr(dataset, name) for name in missing})
 
 
 def run_benchmark(

@@ -60,7 +60,7 @@ class LabelRaster:
         with _open(path) as dataset:
             _refuse_other_rasters(dataset, path)
             stored = np.dtype(dataset.dtypes[0])
-            file_nodata = _whole(dataset.nodata)
+            file_nodata = None if dataset.nodata is None else int(dataset.nodata)
             small = stored == np.uint8
             raster = cls(
                 path=path,
@@ -178,10 +178,6 @@ def _refuse_other_rasters(dataset: Any, path: str) -> None:
         raise SceneError(f"{path}: has {dataset.count} bands; a label raster has one")
     if not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
         raise SceneError(f"{path}: holds {dataset.dtypes[0]}; labels are whole numbers")
-
-
-def _whole(nodata: float | None) -> int | None:
-    return None if nodata is None else int(nodata)
 
 
 def _modified(path: str) -> int:

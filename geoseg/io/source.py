@@ -197,13 +197,13 @@ class RasterSource:
     def _read(
         self, window: Window, shape: tuple[int, int], resampling: Resampling
     ) -> tuple[Pixels, BoolArray]:
-        def fetch(bands: Sequence[int], *, how: Resampling = resampling) -> Pixels:
+        def fetch(bands: Sequence[int]) -> Pixels:
             return np.asarray(
                 dataset.read(
                     list(bands),
                     window=window.slices(),
                     out_shape=(len(bands), *shape),
-                    resampling=how,
+                    resampling=resampling,
                 )
             )
 
