@@ -64,9 +64,26 @@ def segment(
             help="Address of a running Dask scheduler whose workers run the tiles.",
         ),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard",
+            rich_help_panel=RUN,
+            help="Serve Dask's dashboard of --workers on this machine.",
+        ),
+    ] = False,
     naclip_std: Annotated[float | None, typer.Option(hidden=True)] = None,
     gem_depth: Annotated[int | None, typer.Option(hidden=True)] = None,
     resume: options.ResumeOption = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going",
+            rich_help_panel=RUN,
+            help="Map the rest where a part of a scene fails twice; it stays nodata, run.json "
+            "lists it, and --resume tries it again.",
+        ),
+    ] = False,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -87,10 +104,10 @@ def segment(
     several = len(paths) > 1 and not mosaic
     try:
         with (
-            connect(workers=workers, scheduler=scheduler) as client,
+            connect(workers=workers, scheduler=scheduler, dashboard=dashboard) as client,
             _run.progress_bar(quiet=quiet) as progress,
         ):
-            if client is not None and not quiet:
+            if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
             run_all: Any = segment_many if several else segment_to_files
             done = run_all(
@@ -105,21 +122,25 @@ def segment(
                 device=device,
                 overwrite=overwrite,
                 resume=resume,
+                keep_going=keep_going,
                 client=client,
                 progress=progress,
                 **({"on_scene": _announce(quiet=quiet)} if several else {}),
             )
-    except KeyboardInterrupt:
-        kept = any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}"))
-        hint = "; run the same command with --resume to go on" if kept else ""
-        _run.fail(f"interrupted{hint}", _run.INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as stop:
+        if any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
+            stop.add_note("run the same command with --resume to go on")
+        raise
     runs = [run for run in done.runs if run is not None] if several else [done]
     if as_json:
         _run.print_json({"runs": [_as_json(run) for run in runs]})
     elif not quiet:
         for run in runs:
             _summarise(run)
-    if several and done.errors:
+    for run in runs:
+        for hole in run.report["holes"]:
+            _run.say_error(f"{run.report['scene']}: {hole['error']}")
+    if (several and done.errors) or any(run.report["holes"] for run in runs):
         raise typer.Exit(_run.FAILED)
 
 
@@ -149,7 +170,7 @@ def _announce(*, quiet: bool) -> Any:
         if error is not None:
             _run.say_error(str(error))
         elif not quiet:
-            typer.echo(f"{scene} -> {folder}", err=True)
+            typer.echo(_run.printable(f"{scene} -> {folder}"), err=True)
 
     return say
 
@@ -160,7 +181,6 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 def _summarise(run: Run) -> None:
     """Class shares and where the files are, on stderr."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -168,10 +188,13 @@ def _summarise(run: Run) -> None:
     table.add_column("per cent", justify="right")
     table.add_column("area", justify="right")
     for entry in sorted(run.report["classes"], key=lambda c: -c["pixels"]):
-        table.add_row(entry["name"], f"{entry['per_cent']:.1f}", _area(entry["area_m2"]))
-    console = Console(stderr=True)
+        table.add_row(
+            _run.printable(entry["name"]), f"{entry['per_cent']:.1f}", _area(entry["area_m2"])
+        )
+    console = _run.console(stderr=True)
     console.print(table)
-    console.print(f"{run.out}: " + ", ".join(file.name for file in run.files), soft_wrap=True)
+    files = ", ".join(file.name for file in run.files)
+    console.print(_run.printable(f"{run.out}: {files}"), soft_wrap=True)
 
 
 def _area(square_metres: float | None) -> str:

@@ -12,6 +12,7 @@
     │   ├── UnknownModelError           the name is not known; near names are listed
     │   ├── UnsupportedModelError       the architecture is not a classic CLIP ViT
     │   └── WeightsError                weights are missing, unreachable or do not fit
+    ├── TileError                       a tile of a scene cannot be mapped, whatever is tried
     ├── EvaluationError (also ValueError)  labels and truth cannot be compared
     └── MissingExtraError (also ImportError)  an optional package is not installed
 
@@ -63,6 +64,10 @@ class UnsupportedModelError(ModelError):
 
 class WeightsError(ModelError):
     """Weights are missing, unreachable or do not fit the architecture."""
+
+
+class TileError(GeosegError):
+    """A tile of a scene cannot be mapped, whatever is tried."""
 
 
 class EvaluationError(GeosegError, ValueError):

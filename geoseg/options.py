@@ -12,10 +12,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from geoseg import methods
 from geoseg._files import absolute
 from geoseg.errors import OptionError
-from geoseg.methods import Table
+from geoseg.methods import (
+    ATTENTIONS,
+    REFINERS,
+    UPSAMPLERS,
+    VIEWS,
+    VOCABULARY_STEPS,
+    WINDOW_STEPS,
+    Table,
+    canonical,
+    describe,
+    resolve,
+)
 
 Source = Literal["given", "model", "default"]
 Blend = Literal["uniform", "hann"]
@@ -89,13 +99,11 @@ class Options:
     help names. An option given always wins. See `geoseg.methods` for how methods are written.
     """
 
-    attention: str = by_model(
-        "segearth", "Attention of the last block.", METHOD, table=methods.ATTENTIONS
-    )
+    attention: str = by_model("segearth", "Attention of the last block.", METHOD, table=ATTENTIONS)
     residual: bool = option(
         False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
     )
-    upsampler: str = by_model("jbu", "From patches to pixels.", METHOD, table=methods.UPSAMPLERS)
+    upsampler: str = by_model("jbu", "From patches to pixels.", METHOD, table=UPSAMPLERS)
     upsampler_weights: str | None = option(
         None, "Checkpoint of simfeatup (JBU-One) or featup (JBU-Stack).", METHOD, metavar="FILE"
     )
@@ -106,26 +114,26 @@ class Options:
         (),
         "Further step on a window's logits; may be repeated, in order.",
         METHOD,
-        table=methods.WINDOW_STEPS,
+        table=WINDOW_STEPS,
         flag="--window-step",
     )
     views: str = option(
         "none",
         "Views of every window, whose logits are averaged.",
         METHOD,
-        table=methods.VIEWS,
+        table=VIEWS,
     )
     refine: tuple[str, ...] = option(
         (),
         "Refine the logits of pixels along the image; may be repeated, in order.",
         METHOD,
-        table=methods.REFINERS,
+        table=REFINERS,
     )
     vocabulary_steps: tuple[str, ...] = option(
         (),
         "Step on the queries of the classes; may be repeated, in order.",
         METHOD,
-        table=methods.VOCABULARY_STEPS,
+        table=VOCABULARY_STEPS,
         flag="--vocabulary-step",
     )
     exact: bool = option(
@@ -264,10 +272,10 @@ class Resolved(Options):
         table, text = choices(Options)[name].table, getattr(self, name)
         assert table is not None
         if isinstance(text, tuple):
-            return tuple(methods.resolve(table, one) for one in text)
+            return tuple(resolve(table, one) for one in text)
         # An option of its own is short for two keys that most attentions have.
         kept = {"residual": True, "ffn": True} if name == "attention" and self.residual else {}
-        return methods.resolve(table, text, **kept)
+        return resolve(table, text, **kept)
 
     def described_methods(self) -> dict[str, Any]:
         """All parameters of all methods, as ``run.json`` keeps them."""
@@ -277,9 +285,9 @@ class Resolved(Options):
                 continue
             made = self.method(name)
             found[name] = (
-                [methods.describe(table, one) for one in made]
+                [describe(table, one) for one in made]
                 if isinstance(made, tuple)
-                else methods.describe(table, made)
+                else describe(table, made)
             )
         return found
 
@@ -290,8 +298,8 @@ _DEFAULTS = {f.name: f.default for f in fields(Options)}
 def _canonical(table: Table, text: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Write methods the shortest way, so that the same method is always the same text."""
     if isinstance(text, tuple):
-        return tuple(methods.canonical(table, methods.resolve(table, one)) for one in text)
-    return methods.canonical(table, methods.resolve(table, text))
+        return tuple(canonical(table, resolve(table, one)) for one in text)
+    return canonical(table, resolve(table, text))
 
 
 def check_words(values: Any) -> None:

@@ -6,23 +6,25 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
+from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
-from geoseg.run.rasters import WorkRasters, write_tile
+from geoseg.run.rasters import WorkRasters, is_intact, write_tile
 from geoseg.run.report import (
     Method,
     class_report,
@@ -33,11 +35,12 @@ from geoseg.run.report import (
 )
 from geoseg.run.result import Batch, Progress, ProgressCallback, Run
 from geoseg.run.scenes import SceneSource, folder_names, open_input
-from geoseg.run.tally import Tally, class_counts
+from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.types import Window
 from geoseg.vector import vectorize
 
 __all__ = ["JOURNAL", "WORK_FOLDER", "Batch", "Progress", "Run", "segment_many", "segment_to_files"]
@@ -56,6 +59,7 @@ def segment_to_files(
     device: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
+    keep_going: bool = False,
     client: Any = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
@@ -86,6 +90,9 @@ def segment_to_files(
         Replace the products of an earlier run in ``out``.
     resume
         Go on with an interrupted run in ``out``.
+    keep_going
+        Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
+        holes, and a run with ``resume`` tries them again.
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
@@ -124,6 +131,7 @@ def segment_to_files(
         tile,
         client,
         progress or (lambda state: None),
+        keep_going=keep_going,
     )
     return run.execute(resume=resume)
 
@@ -190,6 +198,17 @@ def segment_many(
     return Batch(tuple(runs), errors)
 
 
+def _warn_if_untold(scene: dict[str, Any]) -> None:
+    """Say so where a resumed run cannot know whether its scene is still the same."""
+    if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
+        warnings.warn(
+            f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
+            "start anew with --overwrite if it may have been replaced",
+            GeosegWarning,
+            stacklevel=2,
+        )
+
+
 def _check_products(scene: Scene, products: Products) -> None:
     """Refuse, before any work, polygons that a scene without a place cannot have."""
     if scene.grid.placed or products.polygons == "none":
@@ -217,6 +236,7 @@ class _SceneRun:
     tile: int
     client: Any
     progress: ProgressCallback
+    keep_going: bool = False
 
     def __post_init__(self) -> None:
         assert self.segmenter is not None
@@ -235,6 +255,7 @@ class _SceneRun:
             self.method.vocabulary.label_classes,
         )
         self.seconds: dict[str, float] = {}
+        self.holes: dict[int, GeosegError] = {}
 
     def execute(self, *, resume: bool) -> Run:
         names = self.products.names
@@ -243,41 +264,50 @@ class _SceneRun:
         with bounded_cache(), self.folder.claimed():
             journal = self.folder.open_journal(self.facts, resume=resume)
             if journal.finished:
-                self.rasters.check_present()
+                _warn_if_untold(self.facts["the scene"])
             with kept_memory():
                 self._segment(journal)
             self._let_go_of_model()
-            rasters, tally = self._on_output_grid(journal)
-            report = self._make_products(rasters, tally, journal)
-            return Run(self.folder.path, self.folder.publish(names), report)
+            report = self._make_products(self._on_output_grid(), journal)
+            files = self.folder.publish(names, finished=not self.holes)
+            return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
         job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
-        todo = [index for index in range(len(self.plan)) if index not in journal.finished]
-        pixels = sum(self.plan.core(index).area for index in todo)
-        state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
-        self.progress(state)
-        classes = len(self.rasters.classes)
-        with (
-            self._timed("segment"),
-            self.rasters.writing(resume=bool(journal.finished)) as writers,
+        with ExitStack() as stack:
+            stack.enter_context(self._timed("segment"))
+            writers = stack.enter_context(self.rasters.writing(resume=bool(journal.finished)))
+            journal.forget(
+                record.tile
+                for record in journal.finished.values()
+                if not is_intact(writers, self._place(record.tile), record.checksums)
+            )
+            todo = [index for index in range(len(self.plan)) if index not in journal.finished]
+            pixels = sum(self.plan.core(index).area for index in todo)
+            state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
+            self.progress(state)
+            results = run_tiles(job, todo, client=self.client, keep_going=self.keep_going)
             # Closed at once when this block is left, so that tiles under way stop too.
-            closing(run_tiles(job, todo, client=self.client)) as results,
-        ):
+            stack.enter_context(closing(results))
             for index, result in results:
-                if result is None:
-                    journal.add(TileRecord(index, (0,) * classes, 0))
+                if isinstance(result, GeosegError):
+                    self.holes[index] = result
+                elif result is None:
+                    journal.add(TileRecord(index, 0, {}))
                 else:
-                    write_tile(writers, result.core.relative_to(self.plan.region), result)
-                    counts = class_counts(result.labels, classes)
-                    journal.add(TileRecord(index, counts, result.windows))
+                    checksums = write_tile(writers, self._place(index), result)
+                    journal.add(TileRecord(index, result.windows, checksums))
                 state = replace(
                     state,
                     tiles_done=state.tiles_done + 1,
                     pixels_done=state.pixels_done + self.plan.core(index).area,
                 )
                 self.progress(state)
+
+    def _place(self, index: int) -> Window:
+        """Pixels of a tile in the work files."""
+        return self.plan.core(index).relative_to(self.plan.region)
 
     def _let_go_of_model(self) -> None:
         """Make room for the products, which need memory of their own.
@@ -289,26 +319,24 @@ class _SceneRun:
         self.segmenter = None
         give_back_memory()
 
-    def _on_output_grid(self, journal: Journal) -> tuple[WorkRasters, Tally]:
+    def _on_output_grid(self) -> WorkRasters:
         """Bring the work files to the grid of the outputs."""
         if self.reading.gsd is None or self.products.output_grid == "working":
-            region = self.plan.region
-            return self.rasters, self.rasters.tally(
-                {
-                    self.plan.core(record.tile).relative_to(region): record.counts
-                    for record in journal.finished.values()
-                }
-            )
+            return self.rasters
         native = self.scene.native_grid
         if self.reading.aoi is not None:
             native = native.crop(Aoi.open(self.reading.aoi, native).window)
         with self._timed("regrid"):
             return self.rasters.on_grid(native)
 
-    def _make_products(
-        self, rasters: WorkRasters, tally: Tally, journal: Journal
-    ) -> dict[str, Any]:
+    def _make_products(self, rasters: WorkRasters, journal: Journal) -> dict[str, Any]:
         """Make every product, complete, in the work folder; return the report."""
+        ready, products = self.folder.make_ready(), self.products
+        labels, confidence = ready / "labels.tif", ready / "confidence.tif"
+        for name in rasters.names:
+            with self._stage(f"{name}.tif"):
+                rasters.finish(name, ready / f"{name}.tif")
+        tally = Tally.of_raster(labels, len(rasters.classes))
         if not tally.counts.any():
             warnings.warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
@@ -316,11 +344,6 @@ class _SceneRun:
                 GeosegWarning,
                 stacklevel=2,
             )
-        ready, products = self.folder.make_ready(), self.products
-        labels, confidence = ready / "labels.tif", ready / "confidence.tif"
-        for name in rasters.names:
-            with self._stage(f"{name}.tif"):
-                rasters.finish(name, ready / f"{name}.tif")
         polygons = {}
         if products.polygons != "none":
             with self._stage(f"polygons.{products.polygons}"):
@@ -340,7 +363,13 @@ class _SceneRun:
                     title=Path(self.scene.path).name,
                 )
         report = self._report(rasters.grid, tally, journal) | polygons
-        (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report["files"] = {
+            name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
+            for name in products.names
+            if name != REPORT
+        }
+        with writing_to(self.folder.path / REPORT):
+            (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:
@@ -352,6 +381,10 @@ class _SceneRun:
             "tile": self.plan.tile,
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
+            "holes": [
+                {"window": asdict(self.plan.core(index)), "error": str(error)}
+                for index, error in sorted(self.holes.items())
+            ],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "versions": versions(),
             "identity": digest(self.facts),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geoseg.errors import SceneError, TilingError
+from geoseg.errors import SceneError, TileError, TilingError
 from geoseg.inference.decide import Decision, resize_logits
 from geoseg.inference.head import Head
 from geoseg.inference.merge import Strip, blend_weight, cropped, merged
@@ -206,6 +206,12 @@ class Segmenter:
         """
         return self._scorer(windows)
 
+    def need_less_memory(self) -> None:
+        """Run one window at a time from now on."""
+        self._batches.fitting = 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def send(self, block: PixelBlock) -> Tensor | None:
         """Normalised pixels of a tile on their way to a GPU; None on a CPU.
 
@@ -240,6 +246,8 @@ class Segmenter:
 
         Raises
         ------
+        TileError
+            If the logits are not finite.
         concurrent.futures.CancelledError
             If ``stop`` was set.
         """
@@ -258,7 +266,12 @@ class Segmenter:
             for first, logits in cropped(strips, grown, core)
         )
         for first, arriving in one_behind(decided):
-            index, *per_cents = arriving.arrays()
+            index, finite, *per_cents = arriving.arrays()
+            if not finite.all():
+                raise TileError(
+                    "a window's logits are not finite, so the model's weights, its precision or "
+                    "the scene's pixels are out of bounds; try --precision fp32"
+                )
             rows = slice(first, first + len(index))
             keep = valid[rows]
             empty.labels[rows][keep] = index.astype(empty.labels.dtype)[keep]
@@ -279,7 +292,10 @@ class Segmenter:
         per_cents = [best, first_two[..., 0] - first_two[..., -1]]
         if probabilities:
             per_cents.append(scores)
-        return Arriving([index, *((100 * share).round().to(torch.uint8) for share in per_cents)])
+        finite = best.isfinite().all()[None]
+        return Arriving(
+            [index, finite, *((100 * share).round().to(torch.uint8) for share in per_cents)]
+        )
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
-from geoseg._optional import require
 from geoseg.errors import OptionError
 
 _CONNECT_SECONDS = 15
+_HERE = "127.0.0.1"
 
 _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """A terminal sends Ctrl-C to the workers too, but it is the run that ends them."""
@@ -19,7 +21,11 @@ _IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 @contextmanager
 def connect(
-    *, workers: int = 0, scheduler: str | None = None, threads: int | None = None
+    *,
+    workers: int = 0,
+    scheduler: str | None = None,
+    threads: int | None = None,
+    dashboard: bool = False,
 ) -> Iterator[Any]:
     """Give a ``distributed.Client`` for the time of a run, or None to stay in this process.
 
@@ -33,14 +39,14 @@ def connect(
         scene, model and class files under the same paths as here.
     threads
         Cores that each started worker computes with; by default all, shared out.
+    dashboard
+        Serve Dask's dashboard for started workers, to this machine alone.
 
     Raises
     ------
     OptionError
         If both are given, ``workers`` is negative, nothing answers at the address, or no worker
         is there that could run geoseg.
-    MissingExtraError
-        If ``distributed`` is not installed.
     """
     if workers < 0:
         raise OptionError(f"--workers is {workers}; give 0 for this process, or more")
@@ -49,8 +55,8 @@ def connect(
     if not workers and not scheduler:
         yield None
         return
-    require("distributed", extra="distributed", feature="--workers and --scheduler")
-    with _running(scheduler) if scheduler else _local(workers, threads) as client:
+    local = _local(workers, threads, dashboard=dashboard)
+    with _running(scheduler) if scheduler else local as client:
         yield client
 
 
@@ -76,52 +82,65 @@ def _running(scheduler: str) -> Iterator[Any]:
                 f"`dask worker {scheduler}`"
             ) from error
         try:
-            client.run(_import_geoseg)
+            found = set(client.run(_geoseg_version).values())
         except ImportError as error:
             raise OptionError(
                 f"the Dask workers at {scheduler} cannot import geoseg ({error}); install the "
                 "same version of geoseg on their machines"
             ) from error
+        if found != {_geoseg_version()}:
+            raise OptionError(
+                f"the Dask workers at {scheduler} have geoseg {' and '.join(sorted(found))}, this "
+                f"is geoseg {_geoseg_version()}; install the same version on their machines"
+            )
         yield client
 
 
-def _import_geoseg() -> None:
-    """Fail where a worker has no geoseg; pickled by name, so arriving is enough."""
+def _geoseg_version() -> str:
+    """Version here; fails where a worker has no geoseg, since it is pickled by name."""
+    return version("geoseg")
 
 
 @contextmanager
-def _local(workers: int, threads: int | None) -> Iterator[Any]:
+def _local(workers: int, threads: int | None, *, dashboard: bool) -> Iterator[Any]:
     """Worker processes on this machine; ended with the run."""
     import distributed
 
     gpus, cores = _gpu_count(), (threads or 0) * workers or os.cpu_count() or 1
-    workers_spec = {
-        number: {
-            "cls": distributed.Nanny,
-            "options": {
-                "nthreads": 1,
-                # geoseg bounds what a worker needs; Dask's limit would pause or end workers that
-                # have a share of the memory's size in weights.
-                "memory_limit": 0,
-                "env": worker_environment(number, workers, gpus, cores),
-                "silence_logs": logging.CRITICAL,
-                "preload": [_IGNORE_CTRL_C],
-            },
+    # Nothing listens where another machine could reach it: who speaks to a worker can run code.
+    here = {
+        "host": _HERE,
+        "dashboard_address": f"{_HERE}:0",
+        "dashboard": dashboard,
+        "silence_logs": logging.CRITICAL,
+    }
+    with tempfile.TemporaryDirectory(prefix="geoseg-workers-") as scratch:
+        workers_spec = {
+            number: {
+                "cls": distributed.Nanny,
+                "options": {
+                    **here,
+                    "nthreads": 1,
+                    # geoseg bounds what a worker needs; Dask's limit would pause or end workers
+                    # that have a share of the memory's size in weights.
+                    "memory_limit": 0,
+                    "env": worker_environment(number, workers, gpus, cores),
+                    "preload": [_IGNORE_CTRL_C],
+                    "local_directory": scratch,
+                },
+            }
+            for number in range(workers)
         }
-        for number in range(workers)
-    }
-    scheduler_spec = {
-        "cls": distributed.Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"},
-    }
-    with (
-        distributed.SpecCluster(
-            workers=workers_spec, scheduler=scheduler_spec, silence_logs=logging.CRITICAL
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.wait_for_workers(workers)
-        yield client
+        del here["silence_logs"]
+        scheduler_spec = {"cls": distributed.Scheduler, "options": {**here, "port": 0}}
+        with (
+            distributed.SpecCluster(
+                workers=workers_spec, scheduler=scheduler_spec, silence_logs=logging.CRITICAL
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            client.wait_for_workers(workers)
+            yield client
 
 
 def worker_environment(number: int, workers: int, gpus: int, cores: int) -> dict[str, str]:

@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from geoseg._claim import claimed
 from geoseg.errors import OptionError, OutputError
+from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS
 from geoseg.run.journal import Journal
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
 WORK_FOLDER = ".geoseg-work"
 JOURNAL = "journal.jsonl"
+CLAIM = ".geoseg-claim"
 REPORT = "run.json"
 
 
@@ -85,31 +83,25 @@ class OutputFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the work folder, so that two runs never write into one output folder.
+        """Hold the folder, so that two runs never write into it at the same time.
 
         Afterwards a run that failed leaves what a resumed one can use, and nothing else.
         """
         made_out = not self.path.exists()
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = (self.work / "lock").open("w")
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be made: {error.strerror}") from error
-        with lock:
-            self._lock(lock)
-            try:
-                yield
-            finally:
-                self._tidy(remove_out=made_out)
-
-    def _lock(self, lock: Any) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OutputError(
-                    f"another run is writing to {self.path}; wait for it or give another --out"
-                ) from error
+        try:
+            with claimed(self.path / CLAIM, self.path):
+                try:
+                    self.work.mkdir(exist_ok=True)
+                    yield
+                finally:
+                    self._tidy()
+        finally:
+            if made_out and self.path.is_dir() and not any(self.path.iterdir()):
+                self.path.rmdir()
 
     def open_journal(self, facts: dict[str, Any], *, resume: bool) -> Journal:
         """Open the record of finished tiles; without ``resume`` nothing else stays."""
@@ -125,15 +117,13 @@ class OutputFolder:
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _tidy(self, *, remove_out: bool) -> None:
-        if not self.work.exists():
-            return
+    def _tidy(self) -> None:
         # Without a journal of its own, what is there is an earlier run's that it could not use.
         opened = self._opened
-        if not (self.journal.exists() if opened is None else opened.finished):
+        if self.work.exists() and not (
+            self.journal.exists() if opened is None else opened.finished
+        ):
             self.clear()
-            if remove_out and not any(self.path.iterdir()):
-                self.path.rmdir()
 
     def finished(self, identity: str, names: Sequence[str]) -> dict[str, Any] | None:
         """Report of a finished run with the same identity; None if there is no finished run.
@@ -152,14 +142,31 @@ class OutputFolder:
             raise OutputError(
                 f"{record} is not a record of a run; replace it with --overwrite"
             ) from error
-        complete = all((self.path / name).exists() for name in names)
-        if report.get("identity") != identity or not complete:
+        if report.get("holes"):
+            return None
+        if report.get("identity") != identity:
             raise OutputError(
                 f"{self.path} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
+        for name in names:
+            if name != REPORT:
+                self._check_product(name, report)
         self.clear()
         return report
+
+    def _check_product(self, name: str, report: dict[str, Any]) -> None:
+        """Refuse a file that is not the one that the run left."""
+        file = self.path / name
+        try:
+            intact = file_digest(file) == report["files"][name]["sha256"]
+        except (OSError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise OutputError(
+                f"{file} is missing or has changed since the run that made it; make it anew with "
+                "--overwrite"
+            )
 
     def make_ready(self) -> Path:
         """Return an empty folder for complete products that wait for their final names."""
@@ -167,8 +174,8 @@ class OutputFolder:
         self.ready.mkdir()
         return self.ready
 
-    def publish(self, names: Sequence[str]) -> tuple[Path, ...]:
-        """Give complete files their final names.
+    def publish(self, names: Sequence[str], *, finished: bool = True) -> tuple[Path, ...]:
+        """Give complete files their final names; keep the record of a run that is not finished.
 
         An earlier run's report goes first and the new one comes last, so that a folder that has
         one holds the files of one run.
@@ -177,5 +184,6 @@ class OutputFolder:
             (self.path / stale).unlink(missing_ok=True)
         for name in names:
             (self.ready / name).replace(self.path / name)
-        self.clear()
+        if finished:
+            self.clear()
         return tuple(self.path / name for name in names)

@@ -7,6 +7,7 @@ array.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,9 +18,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from dask.delayed import Delayed, delayed
 
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, SceneError, TileError
 from geoseg.inference.recipe import Recipe
 from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.runtime.allocator import keep_freed_memory
@@ -71,12 +73,34 @@ class TileJob:
         return self.scene is not None and self.scene.known_empty(self.plan.core(index))
 
     def run(self, index: int, stop: threading.Event | None = None) -> TileResult | None:
-        """Read one tile and label its core; None if no pixel of it is valid and wanted."""
+        """Read one tile and label its core; None if no pixel of it is valid and wanted.
+
+        What fails is tried once more, one window at a time where memory was the cause.
+        """
         assert self.scene is not None
         tile = self.plan[index]
         inside = self.area.mask(tile.core) if self.area is not None else None
         if inside is not None and not inside.any():
             return None
+        label = functools.partial(self._read_and_label, tile, inside, stop)
+        try:
+            return label()
+        except (SceneError, TileError):
+            return label()  # what hindered it may be over
+        except (MemoryError, torch.OutOfMemoryError):
+            self._segmenter().need_less_memory()
+        try:
+            return label()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise TileError(
+                f"{words_of(tile.core)} do not fit into memory, one window at a time; give a "
+                "smaller --tile or --window, or fewer --workers, and go on with --resume"
+            ) from error
+
+    def _read_and_label(
+        self, tile: Tile, inside: BoolArray | None, stop: threading.Event | None
+    ) -> TileResult | None:
+        assert self.scene is not None
         with bounded_cache():
             return self._label(tile, self.scene.read(tile.read), inside, stop)
 
@@ -120,6 +144,14 @@ class TileJob:
     def _nodata(self, core: Window) -> TileResult:
         classes = len(self.segmenter.vocabulary.names)
         return TileResult.empty(core, classes, probabilities=self.probabilities)
+
+
+def words_of(core: Window) -> str:
+    """Say which pixels of a scene a tile has."""
+    return (
+        f"pixels in rows {core.row} to {core.row_stop - 1}, "
+        f"columns {core.col} to {core.col_stop - 1}"
+    )
 
 
 def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
@@ -172,8 +204,8 @@ def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed
 
 
 def run_tiles(
-    job: TileJob, indices: Iterable[int], *, client: Any = None
-) -> Generator[tuple[int, TileResult | None], None, None]:
+    job: TileJob, indices: Iterable[int], *, client: Any = None, keep_going: bool = False
+) -> Generator[tuple[int, TileResult | GeosegError | None], None, None]:
     """Run tiles and yield each as it is finished, in any order.
 
     Parameters
@@ -185,6 +217,8 @@ def run_tiles(
     client
         A ``distributed.Client``; None runs on local threads, where reading of the next tiles and
         writing of the last ones overlap the computing of one.
+    keep_going
+        Yield the error of a tile that fails, instead of raising it, and go on.
 
     Yields
     ------
@@ -210,7 +244,15 @@ def run_tiles(
             if not running:
                 return
             for future in sorted(pool.finished(running), key=lambda f: running[f]):
-                yield running.pop(future), pool.result(future)
+                index = running.pop(future)
+                try:
+                    found = pool.result(future)
+                except (SceneError, TileError) as error:
+                    if not keep_going:
+                        raise
+                    yield index, error
+                else:
+                    yield index, found
 
 
 @dataclass(frozen=True)
@@ -266,9 +308,16 @@ def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
         return future
 
     def result(future: Any) -> TileResult | None:
-        found: TileResult | None = future.result()
-        open_futures.discard(future)
-        future.release()
+        try:
+            found: TileResult | None = future.result()
+        except distributed.KilledWorker as error:
+            raise TileError(
+                "a tile ended every worker that tried it, most likely for lack of memory; give a "
+                "smaller --tile or fewer --workers, and go on with --resume"
+            ) from error
+        finally:
+            open_futures.discard(future)
+            future.release()
         return found
 
     try:
@@ -278,11 +327,6 @@ def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
             finished=finished,
             result=result,
         )
-    except distributed.KilledWorker as error:
-        raise GeosegError(
-            "a tile ended every worker that tried it, most likely for lack of memory; give a "
-            "smaller --tile or fewer --workers, and go on with --resume"
-        ) from error
     except (futures.CancelledError, CommClosedError, TimeoutError) as error:
         raise GeosegError(
             "the Dask scheduler is gone; finished tiles are kept, go on with --resume"
