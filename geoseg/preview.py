@@ -33,7 +33,6 @@ _COMPRESSION = 4
 """Of the PNG: five times as fast as the best one, and seven per cent larger."""
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_Rgb = tuple[int, int, int]
 
 
 def preview_files(
@@ -440,17 +439,9 @@ def _save(page: Image.Image, out: Path) -> None:
 
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     """Window of the scene that the labels cover."""
-    inverse, grid = ~scene.grid.transform, labels.grid
-    corners = []
-    for col, row in ((0, 0), (grid.width, grid.height)):
-        x, y = grid.to_ground(col, row)
-        corners.append(
-            (
-                inverse.a * x + inverse.b * y + inverse.c,
-                inverse.d * x + inverse.e * y + inverse.f,
-            )
-        )
-    (left, top), (right, bottom) = corners
+    grid = labels.grid
+    left, top = scene.grid.to_pixels(*grid.to_ground(0, 0))
+    right, bottom = scene.grid.to_pixels(*grid.to_ground(grid.width, grid.height))
     # A working pixel at the edge may reach beyond the scene.
     reach_x, reach_y = abs(right - left) / grid.width + 1, abs(bottom - top) / grid.height + 1
     height, width = scene.shape

@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,13 +58,9 @@ class ImageSegmenter(Protocol):
 
 def paper_options(dataset: Dataset, given: Options) -> Options:
     """Fill in what the paper sets for this data set; an option given wins."""
-    threshold = dataset.threshold if given.threshold is None else given.threshold
-    return replace(
-        given,
-        threshold=threshold,
-        background=dataset.background if given.background is None else given.background,
-        cls_bias=dataset.cls_bias if given.cls_bias is None else given.cls_bias,
-    )
+    names = ("threshold", "background", "cls_bias")
+    missing = [name for name in names if getattr(given, name) is None]
+    return replace(given, **{name: getattr(dataset, name) for name in missing})
 
 
 def run_benchmark(
@@ -231,13 +227,7 @@ class _Journal:
         entry = {
             "file": file,
             "images": [
-                {
-                    "name": image.name,
-                    "height": image.height,
-                    "width": image.width,
-                    "confusion": image.confusion.tolist(),
-                }
-                for image in images
+                {**asdict(image), "confusion": image.confusion.tolist()} for image in images
             ],
         }
         try:

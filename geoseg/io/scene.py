@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,6 @@ from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, par
 from geoseg.types import BoolArray, PixelBlock, Window
 
 __all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
-
-logger = logging.getLogger(__name__)
 
 _STATISTICS_SIZE = 2048
 _COARSE_GSD_M = 30.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ import numpy.typing as npt
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.types import BoolArray, FloatArray
-
-logger = logging.getLogger(__name__)
 
 AUTO_PERCENTILES = (2.0, 98.0)
 
