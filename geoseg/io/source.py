@@ -136,14 +136,14 @@ class RasterSource:
                 "transform and so no known pixel size; leave --gsd out"
             )
         fx, fy = gsd / size[0], gsd / size[1]
+        height, width = self.native_grid.shape
+        if min(fx, fy) <= 0 or (height / fy) * (width / fx) > 2**40:
+            raise OptionError(
+                f"gsd {gsd:g} m would make more than 2^40 pixels of {self.path}; give a larger one"
+            )
         if abs(fx - 1) < 1e-6 and abs(fy - 1) < 1e-6:
             return self
-        grid = self.native_grid.scaled(fx, fy)
-        if grid.height * grid.width > 2**40:
-            raise OptionError(
-                f"gsd {gsd:g} m would make {self.path} {grid.width} x {grid.height} pixels large"
-            )
-        return replace(self, grid=grid)
+        return replace(self, grid=self.native_grid.scaled(fx, fy))
 
     def native(self) -> RasterSource:
         """Return the same source on the file's own grid."""
