@@ -314,15 +314,12 @@ def _draw_north(panel: Image.Image, grid: Grid) -> None:
 
 def _label_box(panel: Image.Image, box: tuple[int, int, int, int]) -> ImageDraw.ImageDraw:
     """Lighten a rounded box of the panel, for text to stand on."""
-    light = Image.blend(panel.crop(box), Image.new("RGB", _box_size(box), _PAPER), 0.82)
-    mask = Image.new("L", _box_size(box), 0)
+    part = panel.crop(box)
+    light = Image.blend(part, Image.new("RGB", part.size, _PAPER), 0.82)
+    mask = Image.new("L", part.size, 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), 8, 255)
     panel.paste(light, box[:2], mask)
     return ImageDraw.Draw(panel)
-
-
-def _box_size(box: tuple[int, int, int, int]) -> tuple[int, int]:
-    return box[2] - box[0], box[3] - box[1]
 
 
 # -- legend ---------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from geoseg.evaluation.metrics import confusion_matrix
 from geoseg.evaluation.registry import Dataset
 from geoseg.evaluation.report import write_csv, write_whole
 from geoseg.evaluation.resize import fitted_size, resize_image
-from geoseg.evaluation.samples import Cut, SampleReader
+from geoseg.evaluation.samples import Cut, cuts
+from geoseg.evaluation.values import ClassNumbers
 from geoseg.options import Options, ResizeRule
 from geoseg.types import LabelArray, UInt8Array
 
@@ -138,14 +139,15 @@ def run_benchmark(
         **(facts or {}),
     }
     journal = _Journal(Path(out), settings, resume=resume, overwrite=overwrite)
-    reader = SampleReader(found.layout, dataset.vocabulary.names)
+    classes = ClassNumbers(dataset.vocabulary.names)
     size = None if resize == "none" else settings["long side"]
     images = []
     for done, sample in enumerate(samples):
         if progress is not None:
             progress(done, len(samples))
         if sample.name not in journal.finished:
-            results = [_score(cut, segmenter, size, resize, dataset) for cut in reader.cuts(sample)]
+            parts = cuts(sample, found.layout, classes)
+            results = [_score(cut, segmenter, size, resize, dataset) for cut in parts]
             journal.add(sample.name, results)
         images += journal.finished[sample.name]
     if progress is not None:

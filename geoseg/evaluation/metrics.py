@@ -112,19 +112,9 @@ class Scores:
         accuracy = float(hits.sum() / total) if total else math.nan
         chance = float((support / total) @ (predicted / total)) if total else math.nan
         occurs = support > 0
+        columns = (v.tolist() for v in (iou, f1, precision, recall, support, predicted))
         return cls(
-            classes=tuple(
-                ClassScores(
-                    name=name,
-                    iou=float(iou[i]),
-                    f1=float(f1[i]),
-                    precision=float(precision[i]),
-                    recall=float(recall[i]),
-                    support=int(support[i]),
-                    predicted=int(predicted[i]),
-                )
-                for i, name in enumerate(names)
-            ),
+            classes=tuple(ClassScores(*row) for row in zip(names, *columns, strict=True)),
             confusion=confusion,
             accuracy=accuracy,
             kappa=(accuracy - chance) / (1 - chance) if chance < 1 else math.nan,

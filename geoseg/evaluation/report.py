@@ -249,15 +249,7 @@ def _write_text(path: Path, content: str) -> None:
 
 def _class_rows(evaluation: Evaluation) -> list[list[object]]:
     head: list[object] = ["class", "iou", "f1", "precision", "recall", "support", "predicted"]
-    rows: list[list[object]] = [
-        [
-            entry.name,
-            *(_plain(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)),
-            entry.support,
-            entry.predicted,
-        ]
-        for entry in evaluation.scores.classes
-    ]
+    rows = [list(_fields(entry).values()) for entry in evaluation.scores.classes]
     if evaluation.boundary is not None:
         head += ["boundary_f1", "boundary_precision", "boundary_recall"]
         for row, edge in zip(rows, evaluation.boundary, strict=True):
