@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from geoseg._files import whole_file
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
@@ -425,17 +425,14 @@ def _shorten(text: str, font: _Font, width: int) -> str:
 
 
 def _save(page: Image.Image, out: Path) -> None:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # The mark keeps a folder's old previews from being taken for scenes.
+    mark = PngInfo()
+    mark.add_text(PRODUCT_TAG, "preview")
     try:
-        # The mark keeps a folder's old previews from being taken for scenes.
-        mark = PngInfo()
-        mark.add_text(PRODUCT_TAG, "preview")
-        page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
-        part.replace(out)
+        with whole_file(out) as part:
+            page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +17,13 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from geoseg._files import whole_file
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.grid import Grid
-from geoseg.types import LabelClass, Window, label_dtype, label_nodata
-
-logger = logging.getLogger(__name__)
+from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
 BLOCK = 512
-PER_CENT_NODATA = 255
 PRODUCT_TAG = "GEOSEG_PRODUCT"
 
 Rgba = tuple[int, int, int, int]
@@ -165,26 +161,22 @@ class RasterWriter:
         self.close()
         if final.exists() and not overwrite:
             raise OutputError(f"{final}: exists already; replace it with --overwrite")
-        part = final.with_name(f".{final.name}.{os.getpid()}.part")
         try:
-            rasterio.shutil.copy(
-                str(self.work),
-                str(part),
-                driver="COG",
-                COMPRESS="DEFLATE",
-                PREDICTOR="YES" if self.layout.predictor else "NO",
-                BLOCKSIZE=BLOCK,
-                OVERVIEW_RESAMPLING=self.layout.overviews,
-                SPARSE_OK="TRUE",
-                BIGTIFF="IF_SAFER",
-                NUM_THREADS="ALL_CPUS",
-            )
-            part.replace(final)
+            with whole_file(final) as part:
+                rasterio.shutil.copy(
+                    str(self.work),
+                    str(part),
+                    driver="COG",
+                    COMPRESS="DEFLATE",
+                    PREDICTOR="YES" if self.layout.predictor else "NO",
+                    BLOCKSIZE=BLOCK,
+                    OVERVIEW_RESAMPLING=self.layout.overviews,
+                    SPARSE_OK="TRUE",
+                    BIGTIFF="IF_SAFER",
+                    NUM_THREADS="ALL_CPUS",
+                )
         except (RasterioError, OSError) as error:
             raise OutputError(f"{final}: cannot be written ({error})") from error
-        finally:
-            for leftover in final.parent.glob(f"{part.name}*"):
-                leftover.unlink()
 
     def _create(self) -> None:
         layout = self.layout

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from geoseg._files import whole_file
 from geoseg.errors import OutputError
 
 
@@ -81,9 +82,8 @@ class Journal:
 
     def _rewrite(self, facts: dict[str, Any]) -> None:
         lines = [facts, *(asdict(record) for record in self.finished.values())]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(_as_line(line) for line in lines), encoding="utf-8")
-        part.replace(self.path)
+        with whole_file(self.path) as part:
+            part.write_text("".join(_as_line(line) for line in lines), encoding="utf-8")
 
     def add(self, record: TileRecord) -> None:
         """Record a tile; call it only when the tile's pixels have left this process."""

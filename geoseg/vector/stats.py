@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import features
 
+from geoseg._files import whole_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.labels import LabelRaster
@@ -100,14 +100,11 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     """
     target = Path(out)
     write = check_stats_target(target, overwrite=overwrite)
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
-        write(table, part)
-        part.replace(target)
+        with whole_file(target) as part:
+            write(table, part)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 
