@@ -20,6 +20,7 @@ from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -36,6 +37,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rgb = tuple[int, int, int]
 
 
+@bounded_cache()
 def preview_files(
     scene: str | Path | Scene,
     labels_path: str | Path,

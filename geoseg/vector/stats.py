@@ -21,6 +21,7 @@ from geoseg._files import whole_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.labels import LabelRaster
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
 from geoseg.vector.ground import Ground
 
@@ -32,6 +33,7 @@ COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2",
 """Columns of a table of zones, in this order."""
 
 
+@bounded_cache()
 def zone_stats(
     labels: str | Path,
     zones: str | Path,
