@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from geoseg_cli import _signals
+
 if TYPE_CHECKING:
-    from types import FrameType
+    from rich.console import Console
 
     from geoseg.run.result import Progress
 
@@ -26,6 +28,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         with (
+            _signals.stoppable(),
             reporting(debug=values["debug"], quiet=values.get("quiet", False)),
             own_process(),
         ):
@@ -38,8 +41,8 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
 def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     """Turn errors into one line on stderr and an exit code.
 
-    Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted. ``debug`` shows
-    the traceback as well.
+    Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
+    ``debug`` shows the traceback as well.
     """
     from geoseg.errors import GeosegError, OptionError
 
@@ -49,8 +52,9 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
             yield
         except GeosegError as error:
             fail(str(error), USAGE if isinstance(error, OptionError) else FAILED, debug=debug)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED, debug=debug)
+        except KeyboardInterrupt as stop:
+            words = [str(stop) or "interrupted", *getattr(stop, "__notes__", ())]
+            fail("; ".join(words), getattr(stop, "code", INTERRUPTED), debug=debug)
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -105,13 +109,27 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
     warnings.showwarning = show
 
 
+def printable(text: str) -> str:
+    """Show what a terminal would obey: control characters and the like, in names of others."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text
+    )
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that takes texts as they are, not for markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def _say(kind: str, message: str, style: str) -> None:
     """One line on stderr: coloured on a terminal, plain elsewhere, never wrapped in a pipe."""
+    message = printable(message)
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.text import Text
 
-        Console(stderr=True).print(Text(f"{kind}: ", style=style) + Text(message))
+        console(stderr=True).print(Text(f"{kind}: ", style=style) + Text(message))
     else:
         typer.echo(f"{kind}: {message}", err=True)
 
@@ -125,44 +143,14 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Bar with rate and time left on a terminal; a line now and then elsewhere.
-
-    What is yielded raises KeyboardInterrupt where Ctrl-C was pressed and came to nothing.
-    """
-    with _interruptions() as check, _shown(quiet=quiet) as show:
+    """Bar with rate and time left on a terminal; a line now and then elsewhere."""
+    with _shown(quiet=quiet) as show:
 
         def update(state: Progress) -> None:
-            check()
+            _signals.check()
             show(state)
 
         yield update
-
-
-@contextmanager
-def _interruptions() -> Iterator[Callable[[], None]]:
-    """Remember Ctrl-C: Python drops what is raised in a finaliser or a garbage collection."""
-    import signal
-    import threading
-
-    asked = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.default_int_handler(number, frame)
-
-    def check() -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -93,7 +93,6 @@ def benchmark(
         )
     data.find(root)  # Fail before the model is loaded.
 
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from geoseg.evaluation.benchmark import run_benchmark
@@ -105,7 +104,7 @@ def benchmark(
         device,
         chosen,
     )
-    console = Console(stderr=True)
+    console = _run.console(stderr=True)
 
     def progress(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
@@ -136,7 +135,7 @@ def benchmark(
     if as_json:
         _run.print_json(as_dict(result))
     elif not quiet:
-        Console().print(as_tables(result, f"geoseg, {model}"))
+        _run.console().print(as_tables(result, f"geoseg, {model}"))
 
 
 def _segmenter(
@@ -158,7 +157,6 @@ def _segmenter(
 
 
 def _list(*, as_json: bool) -> None:
-    from rich.console import Console
 
     from geoseg.evaluation.registry import dataset_ids, load_dataset
     from geoseg.evaluation.report import plain_table
@@ -190,4 +188,4 @@ def _list(*, as_json: bool) -> None:
     table.add_column("metric")
     for data in found:
         table.add_row(data.id, data.title, str(len(data.vocabulary.names)), data.metric)
-    Console().print(table)
+    _run.console().print(table)

@@ -104,13 +104,12 @@ def evaluate(
     debug: options.DebugOption = False,
 ) -> None:
     """Score labels against the truth: IoU, F1, accuracy, outlines, calibration."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from geoseg.evaluation import evaluate as run
     from geoseg.evaluation.report import as_dict, as_tables, write_report
 
-    console = Console(stderr=True)
+    console = _run.console(stderr=True)
     hidden = quiet or not console.is_terminal
     with Progress(console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("compare", total=1.0)
@@ -131,4 +130,4 @@ def evaluate(
     if as_json:
         _run.print_json(as_dict(evaluation))
     elif not quiet:
-        Console().print(as_tables(evaluation))
+        _run.console().print(as_tables(evaluation))

@@ -48,17 +48,17 @@ def info(
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = _run.console()
     for section, values in facts.items():
         table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
         table.add_column(style="dim", min_width=18)
         table.add_column(overflow="fold")
         for name, value in values.items():
             table.add_row(name.replace("_", " "), _text(value))
-        console.print(f"[bold]{section}[/bold]")
+        console.print(Text(section, style="bold"))
         console.print(table)
         console.print()
 
@@ -70,4 +70,4 @@ def _text(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ", ".join(_text(v) for v in value)
-    return str(value)
+    return _run.printable(str(value))

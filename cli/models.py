@@ -39,7 +39,6 @@ def models(
 
 
 def _print(entries: list[Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -48,4 +47,4 @@ def _print(entries: list[Any]) -> None:
     for entry in entries:
         where = "bundled" if entry.bundled else "cached" if entry.cached else "download"
         table.add_row(entry.spec, str(entry.patch_size), str(entry.image_size), where)
-    Console().print(table)
+    _run.console().print(table)

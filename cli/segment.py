@@ -127,10 +127,10 @@ def segment(
                 progress=progress,
                 **({"on_scene": _announce(quiet=quiet)} if several else {}),
             )
-    except KeyboardInterrupt:
-        kept = any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}"))
-        hint = "; run the same command with --resume to go on" if kept else ""
-        _run.fail(f"interrupted{hint}", _run.INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as stop:
+        if any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
+            stop.add_note("run the same command with --resume to go on")
+        raise
     runs = [run for run in done.runs if run is not None] if several else [done]
     if as_json:
         _run.print_json({"runs": [_as_json(run) for run in runs]})
@@ -170,7 +170,7 @@ def _announce(*, quiet: bool) -> Any:
         if error is not None:
             _run.say_error(str(error))
         elif not quiet:
-            typer.echo(f"{scene} -> {folder}", err=True)
+            typer.echo(_run.printable(f"{scene} -> {folder}"), err=True)
 
     return say
 
@@ -181,7 +181,6 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 def _summarise(run: Run) -> None:
     """Class shares and where the files are, on stderr."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -189,10 +188,13 @@ def _summarise(run: Run) -> None:
     table.add_column("per cent", justify="right")
     table.add_column("area", justify="right")
     for entry in sorted(run.report["classes"], key=lambda c: -c["pixels"]):
-        table.add_row(entry["name"], f"{entry['per_cent']:.1f}", _area(entry["area_m2"]))
-    console = Console(stderr=True)
+        table.add_row(
+            _run.printable(entry["name"]), f"{entry['per_cent']:.1f}", _area(entry["area_m2"])
+        )
+    console = _run.console(stderr=True)
     console.print(table)
-    console.print(f"{run.out}: " + ", ".join(file.name for file in run.files), soft_wrap=True)
+    files = ", ".join(file.name for file in run.files)
+    console.print(_run.printable(f"{run.out}: {files}"), soft_wrap=True)
 
 
 def _area(square_metres: float | None) -> str:

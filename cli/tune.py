@@ -98,13 +98,12 @@ def tune(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; add --overwrite to replace it")
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from geoseg.evaluation.tune import as_dict, as_tables
     from geoseg.evaluation.tune_samples import tune_on_scenes
 
-    console = Console(stderr=True)
+    console = _run.console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("segment", total=None)
         tuning = tune_on_scenes(
@@ -126,7 +125,7 @@ def tune(
     if as_json:
         _run.print_json(as_dict(tuning))
     elif not quiet:
-        Console().print(as_tables(tuning))
+        _run.console().print(as_tables(tuning))
 
 
 def _write(tuning: Tuning, out: Path) -> None:

@@ -90,9 +90,8 @@ def _rows_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=_run.console(stderr=True), transient=True) as bar:
         task = bar.add_task("polygons", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
+from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
-from geoseg.run.rasters import WorkRasters, write_tile
+from geoseg.run.rasters import WorkRasters, is_intact, write_tile
 from geoseg.run.report import (
     Method,
     class_report,
@@ -33,12 +36,15 @@ from geoseg.run.report import (
 )
 from geoseg.run.result import Batch, Progress, ProgressCallback, Run
 from geoseg.run.scenes import SceneSource, folder_names, open_input
-from geoseg.run.tally import Tally, class_counts
+from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.types import Window
 from geoseg.vector import vectorize
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["JOURNAL", "WORK_FOLDER", "Batch", "Progress", "Run", "segment_many", "segment_to_files"]
 
@@ -195,6 +201,17 @@ def segment_many(
     return Batch(tuple(runs), errors)
 
 
+def _warn_if_untold(scene: dict[str, Any]) -> None:
+    """Say so where a resumed run cannot know whether its scene is still the same."""
+    if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
+        warnings.warn(
+            f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
+            "start anew with --overwrite if it may have been replaced",
+            GeosegWarning,
+            stacklevel=2,
+        )
+
+
 def _check_products(scene: Scene, products: Products) -> None:
     """Refuse, before any work, polygons that a scene without a place cannot have."""
     if scene.grid.placed or products.polygons == "none":
@@ -250,46 +267,62 @@ class _SceneRun:
         with bounded_cache(), self.folder.claimed():
             journal = self.folder.open_journal(self.facts, resume=resume)
             if journal.finished:
-                self.rasters.check_present()
+                _warn_if_untold(self.facts["the scene"])
             with kept_memory():
                 self._segment(journal)
             self._let_go_of_model()
-            rasters, tally = self._on_output_grid(journal)
-            report = self._make_products(rasters, tally, journal)
+            report = self._make_products(self._on_output_grid(), journal)
             files = self.folder.publish(names, finished=not self.holes)
             return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
         job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
-        todo = [index for index in range(len(self.plan)) if index not in journal.finished]
-        pixels = sum(self.plan.core(index).area for index in todo)
-        state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
-        self.progress(state)
-        classes = len(self.rasters.classes)
-        with (
-            self._timed("segment"),
-            self.rasters.writing(resume=bool(journal.finished)) as writers,
+        self._verify(journal)
+        with ExitStack() as stack:
+            stack.enter_context(self._timed("segment"))
+            writers = stack.enter_context(self.rasters.writing(resume=bool(journal.finished)))
+            todo = [index for index in range(len(self.plan)) if index not in journal.finished]
+            pixels = sum(self.plan.core(index).area for index in todo)
+            state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
+            self.progress(state)
+            results = run_tiles(job, todo, client=self.client, keep_going=self.keep_going)
             # Closed at once when this block is left, so that tiles under way stop too.
-            closing(
-                run_tiles(job, todo, client=self.client, keep_going=self.keep_going)
-            ) as results,
-        ):
+            stack.enter_context(closing(results))
             for index, result in results:
                 if isinstance(result, GeosegError):
                     self.holes[index] = result
                 elif result is None:
-                    journal.add(TileRecord(index, (0,) * classes, 0))
+                    journal.add(TileRecord(index, 0, {}))
                 else:
-                    write_tile(writers, result.core.relative_to(self.plan.region), result)
-                    counts = class_counts(result.labels, classes)
-                    journal.add(TileRecord(index, counts, result.windows))
+                    checksums = write_tile(writers, self._place(index), result)
+                    journal.add(TileRecord(index, result.windows, checksums))
                 state = replace(
                     state,
                     tiles_done=state.tiles_done + 1,
                     pixels_done=state.pixels_done + self.plan.core(index).area,
                 )
                 self.progress(state)
+
+    def _verify(self, journal: Journal) -> None:
+        """Forget recorded tiles whose pixels are not in the work files as they were."""
+        if not journal.finished:
+            return
+        with self.rasters.writing(resume=True) as writers:
+            damaged = [
+                record.tile
+                for record in journal.finished.values()
+                if not is_intact(writers, self._place(record.tile), record.checksums)
+            ]
+        if damaged:
+            logger.warning("%s: %d tiles are run again", self.folder.work, len(damaged))
+            journal.forget(damaged)
+            written = [r.tile for r in journal.finished.values() if r.checksums]
+            self.rasters.rebuild(map(self._place, written))
+
+    def _place(self, index: int) -> Window:
+        """Pixels of a tile in the work files."""
+        return self.plan.core(index).relative_to(self.plan.region)
 
     def _let_go_of_model(self) -> None:
         """Make room for the products, which need memory of their own.
@@ -301,26 +334,24 @@ class _SceneRun:
         self.segmenter = None
         give_back_memory()
 
-    def _on_output_grid(self, journal: Journal) -> tuple[WorkRasters, Tally]:
+    def _on_output_grid(self) -> WorkRasters:
         """Bring the work files to the grid of the outputs."""
         if self.reading.gsd is None or self.products.output_grid == "working":
-            region = self.plan.region
-            return self.rasters, self.rasters.tally(
-                {
-                    self.plan.core(record.tile).relative_to(region): record.counts
-                    for record in journal.finished.values()
-                }
-            )
+            return self.rasters
         native = self.scene.native_grid
         if self.reading.aoi is not None:
             native = native.crop(Aoi.open(self.reading.aoi, native).window)
         with self._timed("regrid"):
             return self.rasters.on_grid(native)
 
-    def _make_products(
-        self, rasters: WorkRasters, tally: Tally, journal: Journal
-    ) -> dict[str, Any]:
+    def _make_products(self, rasters: WorkRasters, journal: Journal) -> dict[str, Any]:
         """Make every product, complete, in the work folder; return the report."""
+        ready, products = self.folder.make_ready(), self.products
+        labels, confidence = ready / "labels.tif", ready / "confidence.tif"
+        for name in rasters.names:
+            with self._stage(f"{name}.tif"):
+                rasters.finish(name, ready / f"{name}.tif")
+        tally = Tally.of_raster(labels, len(rasters.classes))
         if not tally.counts.any():
             warnings.warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
@@ -328,11 +359,6 @@ class _SceneRun:
                 GeosegWarning,
                 stacklevel=2,
             )
-        ready, products = self.folder.make_ready(), self.products
-        labels, confidence = ready / "labels.tif", ready / "confidence.tif"
-        for name in rasters.names:
-            with self._stage(f"{name}.tif"):
-                rasters.finish(name, ready / f"{name}.tif")
         polygons = {}
         if products.polygons != "none":
             with self._stage(f"polygons.{products.polygons}"):
@@ -352,7 +378,13 @@ class _SceneRun:
                     title=Path(self.scene.path).name,
                 )
         report = self._report(rasters.grid, tally, journal) | polygons
-        (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        report["files"] = {
+            name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
+            for name in products.names
+            if name != REPORT
+        }
+        with writing_to(self.folder.path / REPORT):
+            (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from geoseg._files import whole_file
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
@@ -430,11 +430,8 @@ def _save(page: Image.Image, out: Path) -> None:
     # The mark keeps a folder's old previews from being taken for scenes.
     mark = PngInfo()
     mark.add_text(PRODUCT_TAG, "preview")
-    try:
-        with whole_file(out) as part:
-            page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error})") from error
+    with writing_to(out), whole_file(out) as part:
+        page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
 
 
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:

@@ -19,7 +19,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
-from geoseg._files import whole_file
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
 
@@ -112,7 +112,7 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     xml = _as_xml(parts)
     ElementTree.indent(xml)
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
-    try:
+    with writing_to(target):
         known = target.read_text(encoding="utf-8", errors="replace") if target.exists() else None
         ours = known is None or _MADE_BY in known
         if ours and known != text:
@@ -123,8 +123,6 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
         newest = max(times, default=0)
         if ours:
             os.utime(target, ns=(newest, newest))
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror})") from error
     if not ours:
         raise OutputError(
             f"{target} was not made by geoseg and would be replaced; give another --out"

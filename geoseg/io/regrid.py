@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
@@ -16,7 +13,7 @@ from geoseg.io.write import BLOCK, RasterWriter
 from geoseg.types import Window
 
 
-def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[tuple[Window, npt.NDArray[Any]]]:
+def regrid_nearest(source: Path, writer: RasterWriter) -> None:
     """Copy a raster onto a writer's grid, each pixel from the nearest one.
 
     Parameters
@@ -25,11 +22,6 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[tuple[Window,
         Raster with the writer's bands, type and nodata, on any grid of the same CRS.
     writer
         Takes every block.
-
-    Yields
-    ------
-    tuple of Window and numpy.ndarray
-        Where each block was written, and its first band.
     """
     grid = writer.grid
     step = 4 * BLOCK
@@ -49,6 +41,4 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> Iterator[tuple[Window,
             for col in range(0, grid.width, step):
                 height, width = min(step, grid.height - row), min(step, grid.width - col)
                 block = warped.read(window=RasterioWindow(col, row, width, height))
-                target = Window(row, col, height, width)
-                writer.write(target, block)
-                yield target, block[0]
+                writer.write(Window(row, col, height, width), block)

@@ -14,6 +14,7 @@ from affine import Affine
 
 from geoseg.errors import GeosegWarning
 from geoseg.io.expand import expand_scenes
+from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
@@ -196,12 +197,15 @@ class Scene:
     def fingerprint(self) -> dict[str, Any]:
         """Identity of the input, for a resumed run to compare; plain JSON values.
 
-        Files behind the scene (a VRT's sources, masks, overviews) count with size and time.
+        Files behind the scene (a VRT's sources, masks, overviews) count with size, time and
+        samples, a file at an address with what its server says; see `geoseg.io.fingerprint`.
         """
         grid = self.native_grid
+        address = address_of(self.path)
         return {
             "path": self.path if not self.source.files else self.source.files[0][0],
-            "files": [list(entry) for entry in self.source.files],
+            "files": [[*entry, sample_digest(entry[0])] for entry in self.source.files],
+            "server": server_mark(address) if address else None,
             "shape": list(grid.shape),
             "transform": list(grid.transform)[:6],
             "crs": None if grid.crs is None else grid.crs.to_wkt(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +19,17 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg._files import whole_file
+from geoseg._files import complaint, whole_file
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.grid import Grid
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 512
+_PIXELS_AT_A_TIME = 2**24
+_STARTED_IN = os.getpid()
 PRODUCT_TAG = "GEOSEG_PRODUCT"
 
 Rgba = tuple[int, int, int, int]
@@ -64,12 +70,12 @@ class RasterWriter:
     layout
         Bands, type, nodata and colours.
     resume
-        Go on with the work file, if it is there.
+        Go on with the work file, if it is there and sound; otherwise it is made anew, empty.
 
     Raises
     ------
     OutputError
-        If the work file cannot be made, or is one of another run.
+        If the work file cannot be made.
     """
 
     def __init__(
@@ -80,10 +86,17 @@ class RasterWriter:
         self.layout = layout
         self._lock = threading.RLock()
         self._dataset: Any = None
-        if resume and work.exists():
-            self._reopen()
-        else:
+        if not (resume and self._goes_on()):
             self._create()
+
+    def _goes_on(self) -> bool:
+        """Whether the work file is there and can be written on."""
+        try:
+            self._reopen()
+        except (RasterioError, OSError, ValueError, TypeError) as error:
+            logger.info("%s is made anew: %s", self.work, error)
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -122,16 +135,34 @@ class RasterWriter:
             raise ValueError(f"{window} is not inside the raster of {self.grid.shape} pixels")
         target = RasterioWindow(window.col, window.row, window.width, window.height)
         with self._lock:
-            if self._dataset is None:
-                self._reopen()
             try:
+                if self._dataset is None:
+                    self._reopen()
                 self._dataset.write(bands, window=target)
-            except RasterioError as error:
-                raise self._failed(error) from error
+            except (RasterioError, OSError, TypeError) as error:
+                raise OutputError(self.complaint(error)) from error
 
     def flush(self) -> None:
         """Hand all pixels written so far to the operating system; the next write goes on."""
         self.close()
+
+    def read(self, window: Window) -> npt.NDArray[Any] | None:
+        """Pixels of a window as they lie in the work file, ``(h, w)`` or ``(bands, h, w)``.
+
+        None where they cannot be read.
+        """
+        target = RasterioWindow(window.col, window.row, window.width, window.height)
+        self.close()
+        try:
+            with self._lock, open_dataset(str(self.work)) as dataset:
+                bands: npt.NDArray[Any] = dataset.read(window=target)
+        except RasterioError:
+            return None
+        return bands[0] if len(bands) == 1 else bands
+
+    def complaint(self, error: BaseException | str) -> str:
+        """Say in one line that the work file could not be written, and why."""
+        return complaint(self.work, error)
 
     def close(self) -> None:
         """Close the work file and keep it."""
@@ -141,7 +172,7 @@ class RasterWriter:
                 try:
                     dataset.close()
                 except RasterioError as error:
-                    raise self._failed(error) from error
+                    raise OutputError(self.complaint(error)) from error
 
     def discard(self) -> None:
         """Close the work file and delete it."""
@@ -161,6 +192,8 @@ class RasterWriter:
         self.close()
         if final.exists() and not overwrite:
             raise OutputError(f"{final}: exists already; replace it with --overwrite")
+        # GDAL's threads do not outlive a fork, and starting new ones then hangs.
+        threads = "ALL_CPUS" if os.getpid() == _STARTED_IN else "1"
         try:
             with whole_file(final) as part:
                 rasterio.shutil.copy(
@@ -173,10 +206,26 @@ class RasterWriter:
                     OVERVIEW_RESAMPLING=self.layout.overviews,
                     SPARSE_OK="TRUE",
                     BIGTIFF="IF_SAFER",
-                    NUM_THREADS="ALL_CPUS",
+                    NUM_THREADS=threads,
                 )
+                self._check_copy(part, final)
+        except OutputError:
+            raise
         except (RasterioError, OSError) as error:
-            raise OutputError(f"{final}: cannot be written ({error})") from error
+            raise OutputError(complaint(final, error)) from error
+
+    def _check_copy(self, copy: Path, final: Path) -> None:
+        """Refuse a copy that does not hold what the work file does."""
+        step = max(BLOCK, _PIXELS_AT_A_TIME // self.grid.width // BLOCK * BLOCK)
+        with open_dataset(str(self.work)) as work, open_dataset(str(copy)) as made:
+            for row in range(0, self.grid.height, step):
+                rows = min(step, self.grid.height - row)
+                target = RasterioWindow(0, row, self.grid.width, rows)
+                for band in range(1, work.count + 1):
+                    if not np.array_equal(
+                        work.read(band, window=target), made.read(band, window=target)
+                    ):
+                        raise OutputError(complaint(final, "what was written cannot be read back"))
 
     def _create(self) -> None:
         layout = self.layout
@@ -213,26 +262,18 @@ class RasterWriter:
                 dataset.set_band_description(number, text)
             if layout.colours:
                 dataset.write_colormap(1, dict(layout.colours))
-        except (RasterioError, OSError) as error:
-            raise self._failed(error) from error
+        except (RasterioError, OSError, TypeError) as error:
+            raise OutputError(self.complaint(error)) from error
 
     def _reopen(self) -> None:
-        try:
-            dataset = open_dataset(str(self.work), "r+")
-        except RasterioError as error:
-            raise self._failed(error) from error
+        dataset = open_dataset(str(self.work), "r+")
         found = (dataset.shape, dataset.count, dataset.dtypes[0], dict(dataset.tags(1)))
         layout = self.layout
         wanted = (self.grid.shape, len(layout.descriptions), layout.dtype, dict(layout.band_tags))
         if found != wanted:
             dataset.close()
-            raise OutputError(
-                f"{self.work}: is the work file of another run; start anew with --overwrite"
-            )
+            raise ValueError(f"{self.work} is another raster's")
         self._dataset = dataset
-
-    def _failed(self, error: BaseException) -> OutputError:
-        return OutputError(f"{self.work}: cannot be written ({error})")
 
 
 def _plain_bands(count: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from geoseg._claim import claimed
 from geoseg.errors import OptionError, OutputError
+from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS
 from geoseg.run.journal import Journal
 
@@ -143,14 +144,29 @@ class OutputFolder:
             ) from error
         if report.get("holes"):
             return None
-        complete = all((self.path / name).exists() for name in names)
-        if report.get("identity") != identity or not complete:
+        if report.get("identity") != identity:
             raise OutputError(
                 f"{self.path} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
+        for name in names:
+            if name != REPORT:
+                self._check_product(name, report)
         self.clear()
         return report
+
+    def _check_product(self, name: str, report: dict[str, Any]) -> None:
+        """Refuse a file that is not the one that the run left."""
+        file = self.path / name
+        try:
+            intact = file_digest(file) == report["files"][name]["sha256"]
+        except (OSError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise OutputError(
+                f"{file} is missing or has changed since the run that made it; make it anew with "
+                "--overwrite"
+            )
 
     def make_ready(self) -> Path:
         """Return an empty folder for complete products that wait for their final names."""

@@ -1,20 +1,24 @@
 """What a run has finished, kept beside its outputs so that it can go on after a crash.
 
-One JSON object a line: first the key of the run, then a line for each tile whose pixels are
-safely in the work files. A line cut off by a crash is ignored; its tile is run again.
+One JSON object a line: first what the run depends on, then a line for each tile whose pixels were
+read back from the work files as they were meant. A line cut off by a crash is ignored; its tile
+is run again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg._files import whole_file
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError
+
+_LAYOUT = "the layout of the record"
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,28 @@ class TileRecord:
     """One finished tile."""
 
     tile: int
-    counts: tuple[int, ...]
-    """Pixels of each class."""
     windows: int
     """Windows that were encoded."""
+    checksums: Mapping[str, int]
+    """CRC-32 of its pixels in each work file, by the raster's name."""
+
+    @classmethod
+    def of(cls, line: Any) -> TileRecord:
+        """Read a line of the record.
+
+        Raises
+        ------
+        ValueError
+            If it is not one.
+        """
+        try:
+            numbers = [line["tile"], line["windows"], *line["checksums"].values()]
+            sound = all(type(number) is int and number >= 0 for number in numbers)
+            if sound and line.keys() == {"tile", "windows", "checksums"}:
+                return cls(line["tile"], line["windows"], dict(line["checksums"]))
+        except (KeyError, TypeError, AttributeError):
+            pass
+        raise ValueError(f"{line!r} is no record of a tile")
 
 
 class Journal:
@@ -44,26 +66,30 @@ class Journal:
     Raises
     ------
     OutputError
-        If a resumed run differs from the recorded one; the message names what changed.
+        If a resumed run differs from the recorded one (the message names what changed), or the
+        record is damaged or cannot be written.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
         self.path = path
         self.finished: dict[int, TileRecord] = {}
-        wanted = json.loads(json.dumps(facts, sort_keys=True, default=str))
+        self._facts = json.loads(json.dumps({**facts, _LAYOUT: _VERSION}, default=str))
         if resume and path.is_file():
-            self._read(wanted)
-        else:
-            self._rewrite(wanted)
+            self._read()
+        self._rewrite()
 
-    def _read(self, wanted: dict[str, Any]) -> None:
+    def _read(self) -> None:
         content = _readable_lines(self.path)
-        if not content:
-            raise OutputError(f"{self.path}: the record of the earlier run is damaged; "
-                              "start anew with --overwrite")  # fmt: skip
-        recorded = content[0]
+        recorded = content[0] if content else None
+        if not isinstance(recorded, dict):
+            raise OutputError(
+                f"{self.path}: the record of the earlier run is damaged; "
+                "start anew with --overwrite"
+            )
         changed = sorted(
-            k for k in wanted.keys() | recorded.keys() if wanted.get(k) != recorded.get(k)
+            key
+            for key in self._facts.keys() | recorded.keys()
+            if self._facts.get(key) != recorded.get(key)
         )
         if changed:
             raise OutputError(
@@ -73,36 +99,42 @@ class Journal:
             )
         for line in content[1:]:
             try:
-                record = TileRecord(line["tile"], tuple(line["counts"]), line["windows"])
-            except (KeyError, TypeError):
+                record = TileRecord.of(line)
+            except ValueError:
                 break
             self.finished[record.tile] = record
-        # What follows a cut-off line would be unreadable; write back what was understood.
-        self._rewrite(wanted)
 
-    def _rewrite(self, facts: dict[str, Any]) -> None:
-        lines = [facts, *(asdict(record) for record in self.finished.values())]
-        with whole_file(self.path) as part:
-            part.write_text("".join(_as_line(line) for line in lines), encoding="utf-8")
+    def _rewrite(self) -> None:
+        # What follows a cut-off line would be unreadable; what was understood is written back.
+        lines = [self._facts, *(asdict(record) for record in self.finished.values())]
+        with writing_to(self.path), whole_file(self.path) as part:
+            part.write_text("".join(map(_as_line, lines)), encoding="utf-8")
 
     def add(self, record: TileRecord) -> None:
-        """Record a tile; call it only when the tile's pixels have left this process."""
-        self.finished[record.tile] = record
-        with self.path.open("a", encoding="utf-8") as file:
+        """Record a tile; call it only when its pixels were read back as they were meant."""
+        with writing_to(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_as_line(asdict(record)))
+        self.finished[record.tile] = record
+
+    def forget(self, tiles: Iterable[int]) -> None:
+        """Drop tiles, so that they are run again."""
+        dropped = set(tiles)
+        if dropped:
+            self.finished = {k: v for k, v in self.finished.items() if k not in dropped}
+            self._rewrite()
 
 
 def _as_line(value: Any) -> str:
     return json.dumps(value, sort_keys=True) + "\n"
 
 
-def _readable_lines(path: Path) -> list[dict[str, Any]]:
+def _readable_lines(path: Path) -> list[Any]:
     """Read a JSON-lines file up to its first unreadable line."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return lines
 

@@ -1,17 +1,19 @@
-"""The rasters of a run while they grow: one work file each, tile by tile."""
+"""The rasters of a run while they grow: one work file each, tile by tile, read back and checked."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
+
+import numpy as np
 
 from geoseg.errors import OutputError
 from geoseg.inference.segmenter import TileResult
 from geoseg.io.grid import Grid
-from geoseg.io.labels import LabelRaster
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.write import (
     RasterWriter,
@@ -20,8 +22,9 @@ from geoseg.io.write import (
     margin_writer,
     probability_writer,
 )
-from geoseg.run.tally import Tally
 from geoseg.types import LabelClass, Window
+
+Writers = Mapping[str, RasterWriter]
 
 
 @dataclass(frozen=True)
@@ -34,34 +37,17 @@ class WorkRasters:
     grid: Grid
     classes: Sequence[LabelClass]
 
-    def file(self, name: str) -> Path:
-        """Work file of a raster."""
-        return self.folder / f"{name}.work.tif"
-
-    def check_present(self) -> None:
-        """Refuse to go on where a work file has gone.
-
-        Raises
-        ------
-        OutputError
-            With the file's name.
-        """
-        for name in self.names:
-            if not self.file(name).exists():
-                raise OutputError(
-                    f"{self.file(name)} of the interrupted run is gone; start anew with --overwrite"
-                )
-
     def _writer(self, name: str, *, resume: bool) -> RasterWriter:
+        file = self.folder / f"{name}.work.tif"
         plain = {"confidence": confidence_writer, "margin": margin_writer}
         if name in plain:
-            return plain[name](self.file(name), self.grid, resume=resume)
+            return plain[name](file, self.grid, resume=resume)
         make = label_writer if name == "labels" else probability_writer
-        return make(self.file(name), self.grid, self.classes, resume=resume)
+        return make(file, self.grid, self.classes, resume=resume)
 
     @contextmanager
-    def writing(self, *, resume: bool) -> Iterator[dict[str, RasterWriter]]:
-        """Open all work files."""
+    def writing(self, *, resume: bool) -> Iterator[Writers]:
+        """Open all work files; with ``resume`` those that are there and sound go on."""
         with ExitStack() as stack:
             writers = {}
             for name in self.names:
@@ -69,38 +55,79 @@ class WorkRasters:
                 writers[name].flush()  # a resumed run may count on the file
             yield writers
 
+    def rebuild(self, windows: Iterable[Window]) -> None:
+        """Make all work files anew, with only these windows of what is there.
+
+        A file that has lost something in one place may not take anything in another.
+        """
+        folder = self.folder / "rebuilt"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        rebuilt = replace(self, folder=folder)
+        with self.writing(resume=True) as old, rebuilt.writing(resume=False) as new:
+            for window in windows:
+                for name, writer in old.items():
+                    block = writer.read(window)
+                    assert block is not None
+                    new[name].write(window, block)
+        for file in folder.iterdir():
+            file.replace(self.folder / file.name)
+        folder.rmdir()
+
     def finish(self, name: str, target: Path) -> None:
         """Make the finished file of one raster."""
         self._writer(name, resume=True).finish(target)
 
-    def on_grid(self, grid: Grid) -> tuple[WorkRasters, Tally]:
-        """Bring all rasters to another grid; count its labels."""
+    def on_grid(self, grid: Grid) -> WorkRasters:
+        """Bring all rasters to another grid."""
         folder = self.folder / "native"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        moved, tally = replace(self, folder=folder, grid=grid), Tally(grid, len(self.classes))
+        moved = replace(self, folder=folder, grid=grid)
         for name in self.names:
             with moved._writer(name, resume=False) as writer:
-                for window, block in regrid_nearest(self.file(name), writer):
-                    if name == "labels":
-                        tally.add_labels(window, block)
-        return moved, tally
-
-    def tally(self, cores: dict[Window, tuple[int, ...]]) -> Tally:
-        """Count the labels, from the counts of all tiles where those are enough."""
-        tally = Tally(self.grid, len(self.classes))
-        if tally.even:
-            for core, counts in cores.items():
-                tally.add(core, counts)
-        else:
-            labels = LabelRaster.open(self.file("labels"))
-            for core in cores:
-                tally.add_labels(core, labels.read(core))
-        return tally
+                regrid_nearest(self.folder / f"{name}.work.tif", writer)
+        return moved
 
 
-def write_tile(writers: dict[str, RasterWriter], window: Window, result: TileResult) -> None:
-    """Write a tile's blocks, so that they outlive this process."""
+def write_tile(writers: Writers, window: Window, result: TileResult) -> dict[str, int]:
+    """Write a tile's blocks and read them back.
+
+    Returns
+    -------
+    dict
+        CRC-32 of each block, by the raster's name.
+
+    Raises
+    ------
+    OutputError
+        If what lies in a file is not what was written.
+    """
+    checksums = {}
     for name, writer in writers.items():
-        writer.write(window, getattr(result, name))
+        block = np.ascontiguousarray(getattr(result, name))
+        writer.write(window, block)
         writer.flush()
+        checksums[name] = crc32(block.data)
+        if checksum(writer, window) != checksums[name]:
+            raise OutputError(writer.complaint("what was written cannot be read back"))
+    return checksums
+
+
+def checksum(writer: RasterWriter, window: Window) -> int | None:
+    """CRC-32 of what lies in a work file; None where it cannot be read."""
+    block = writer.read(window)
+    return None if block is None else crc32(block.data)
+
+
+def is_intact(writers: Writers, window: Window, checksums: Mapping[str, int]) -> bool:
+    """Whether a tile's pixels are in the work files as they were recorded.
+
+    A tile without checksums had nothing to label, and nothing was written.
+    """
+    if checksums:
+        return checksums.keys() == writers.keys() and all(
+            checksum(writer, window) == checksums[name] for name, writer in writers.items()
+        )
+    blocks = [(writer.read(window), writer.layout.nodata) for writer in writers.values()]
+    return all(block is not None and (block == nodata).all() for block, nodata in blocks)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.io.grid import Grid
+from geoseg.io.labels import LabelRaster
 from geoseg.types import Window, label_nodata
 
 _EQUAL_AREAS = 1e-4
 """Share by which areas of pixels may differ and still be taken for one."""
+_PIXELS_AT_A_TIME = 2**24
 _SAMPLE_SIDE = 64
 """Pixels a side whose area is looked at here and there."""
 
@@ -27,6 +30,18 @@ class Tally:
         self._strip = max(1, grid.height // 512)
         self.counts = np.zeros(classes, dtype=np.int64)
         self.areas_m2: npt.NDArray[np.float64] | None = np.zeros(classes)
+
+    @classmethod
+    def of_raster(cls, path: Path, classes: int) -> Tally:
+        """Count the labels in a file, from its pixels."""
+        labels = LabelRaster.open(path)
+        tally = cls(labels.grid, classes)
+        step = max(1, _PIXELS_AT_A_TIME // labels.grid.width)
+        for row in range(0, labels.grid.height, step):
+            rows = min(step, labels.grid.height - row)
+            window = Window(row, 0, rows, labels.grid.width)
+            tally.add_labels(window, labels.read(window))
+        return tally
 
     @cached_property
     def even(self) -> bool:

@@ -17,7 +17,7 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import features
 
-from geoseg._files import whole_file
+from geoseg._files import whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.labels import LabelRaster
@@ -102,11 +102,8 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     """
     target = Path(out)
     write = check_stats_target(target, overwrite=overwrite)
-    try:
-        with whole_file(target) as part:
-            write(table, part)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error})") from error
+    with writing_to(target), whole_file(target) as part:
+        write(table, part)
     return target
 
 
