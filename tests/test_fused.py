@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from geoseg.inference import head
-from geoseg.model import fused
+from geoseg.inference import cosines
+from geoseg.model.upsampling import fused
 
 pytest.importorskip("triton")
 
@@ -54,8 +54,10 @@ def test_logits_are_those_of_the_plain_steps() -> None:
     """All steps, the norms and the cosines; nearly exact norms from sketched directions."""
     code = """
 import torch
-from geoseg.inference import head
-from geoseg.model import fused
+from geoseg.inference import cosines
+from geoseg.model.upsampling import fused
+from geoseg.inference.head import Head
+from geoseg.inference.steps import ClsBias
 from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseFeatures
 from tests.test_segmenter import jbu_state
@@ -68,18 +70,17 @@ text = torch.nn.functional.normalize(torch.randn(3, 128), dim=-1)
 guidance = torch.randn(1, 3, 80, 80)
 
 def logits(exact):
-    return head.window_logits(features, text, upsampler=upsampler, guidance=guidance,
-                              cls_bias=0.3, exact=exact)
+    return Head(text, upsampler, (ClsBias(0.3),), exact)(features, guidance)
 
 plain = logits(True)
 fused.takes = lambda *step: True
 print(float((logits(True) - plain).abs().max()))
 asked = []
 def sketched(folded, constant, text, others):
-    asked.append(head._sketched_directions(folded, others))
+    asked.append(cosines._sketched_directions(folded, others))
     return asked[-1]
-head._fewest_directions = sketched
-head._with_exact_norms = None  # not to be fallen back to
+cosines._fewest_directions = sketched
+cosines._with_exact_norms = None  # not to be fallen back to
 print(float((logits(False) - plain).abs().max()), asked[0].shape[-1])
 """
     exact, nearly, directions = python(code, TRITON_INTERPRET="1").split()
@@ -93,13 +94,13 @@ def test_sketched_directions_are_orthonormal_and_nearly_the_best() -> None:
     strength = torch.arange(1, 197) ** -1.0
     left, right = (torch.linalg.qr(torch.randn(2, n, 196)).Q for n in (196, 512))
     tokens = (left * strength) @ right.mT
-    found = head._sketched_directions(tokens, others=20)
+    found = cosines._sketched_directions(tokens, others=20)
     assert found is not None
     assert found.shape == (2, 512, 48)
     assert (found.mT @ found - torch.eye(48)).abs().max() < 1e-5
     outside = (tokens - tokens @ found @ found.mT).square().sum((1, 2))
     assert (outside < 1.25 * strength[48:].square().sum()).all()
-    assert head._sketched_directions(tokens, others=100) is None  # exact norms cost no more
+    assert cosines._sketched_directions(tokens, others=100) is None  # exact norms cost no more
 
 
 @pytest.mark.slow

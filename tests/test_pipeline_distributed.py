@@ -15,7 +15,7 @@ import pytest
 
 import geoseg
 from geoseg.errors import GeosegError, OptionError, SceneError
-from geoseg.inference.segmenter import _segmenter_here
+from geoseg.inference.recipe import _built
 from geoseg.pipeline import Progress
 from geoseg.run.cluster import connect, worker_environment
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
@@ -59,7 +59,7 @@ def client() -> Iterator[Any]:
 
 def loads(client: Any) -> list[int]:
     """How often each worker has built the segmenter."""
-    return [info.misses for info in client.run(_segmenter_here.cache_info).values()]
+    return [info.misses for info in client.run(_built.cache_info).values()]
 
 
 def damage(scene: Path, target: Path) -> Path:

@@ -17,7 +17,8 @@ import pytest
 import geoseg
 from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError
-from geoseg.pipeline import ALL_PRODUCTS, Progress
+from geoseg.options import ALL_PRODUCTS
+from geoseg.pipeline import Progress
 from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window

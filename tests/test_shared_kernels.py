@@ -14,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.inference import head
+from geoseg.inference import cosines, runners
+from geoseg.inference.runners.shared import windows as shared_windows
 from geoseg.inference.runners.shared.edges import EdgeWeights
 from geoseg.inference.runners.shared.kernels import SharedKernels
+from geoseg.inference.scorer import Encoder
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
 from geoseg.model.upsampling.blocks import BLOCK
@@ -193,7 +195,9 @@ def test_cell_by_cell_gives_what_whole_windows_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool, blend: str
 ) -> None:
     """Also with windows moved inwards, windows without data, and several to a batch."""
-    monkeypatch.setattr(head, "_WORTHWHILE", 10.0)  # few channels: norms from leading directions
+    monkeypatch.setattr(
+        cosines, "_WORTHWHILE_SHARE", 10.0
+    )  # few channels: norms from leading directions
     segmenter = made(tmp_path, exact=exact, blend=blend, cls_bias=0.3)
     rgb = np.random.default_rng(0).random((3, 171, 205), dtype=np.float32)
     valid = np.ones((171, 205), dtype=bool)
@@ -202,13 +206,13 @@ def test_cell_by_cell_gives_what_whole_windows_give(
     block = PixelBlock(rgb, valid)
     tile = TilePlan(segmenter.lattice(171, 205), 512)[0]
     with monkeypatch.context() as alone:
-        alone.setattr(Segmenter, "_lattices", lambda *given: {})
+        alone.setattr(runners, "shared_lattices", lambda *given: {})
         expected = segmenter.segment_tile(block, tile, probabilities=True)
         logits = segmenter.logits(block)
     assert np.abs(segmenter.logits(block) - logits).max() < 1e-5
     for batch in (1, 4):
         one = Segmenter(
-            segmenter.model, segmenter.vocabulary, replace(segmenter._given, batch_size=batch)
+            segmenter.model, segmenter.vocabulary, replace(segmenter.given, batch_size=batch)
         )
         found = one.segment_tile(block, tile, probabilities=True)
         for name in ("confidence", "margin", "probabilities"):
@@ -241,20 +245,20 @@ def test_windows_moved_inwards_share_kernels_with_one_another(
 def test_a_window_gets_exact_norms_in_the_cells_where_it_needs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_WORTHWHILE", 10.0)
+    monkeypatch.setattr(cosines, "_WORTHWHILE_SHARE", 10.0)
     rgb = np.random.default_rng(0).random((3, 160, 160), dtype=np.float32)
     block = PixelBlock(rgb, np.ones((160, 160), dtype=bool))
     exact = made(tmp_path, exact=True).logits(block)
     segmenter = made(tmp_path)
     near = segmenter.logits(block)
     assert 0 < np.abs(near - exact).max() < 5e-4
-    nearly = head._nearly_summed
+    nearly = shared_windows._nearly_summed
 
     def doubted(windows: Sequence[Any], chosen: Sequence[int], *given: Any) -> Any:
         found, doubts = nearly(windows, chosen, *given)
         return found, [doubt + (k in doubtful) for k, doubt in zip(chosen, doubts, strict=True)]
 
-    monkeypatch.setattr(head, "_nearly_summed", doubted)
+    monkeypatch.setattr(shared_windows, "_nearly_summed", doubted)
     doubtful = {0}
     mixed = segmenter.logits(block)
     assert 0 < np.abs(mixed - near).max() < 5e-4
@@ -291,14 +295,14 @@ def test_labels_do_not_depend_on_tiles(
 def test_a_window_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that other threads put together do not wait for it for ever."""
     segmenter = made(tmp_path)
-    encode, calls = segmenter.encode, itertools.count()
+    encode, calls = Encoder.__call__, itertools.count()
 
-    def failing(images: torch.Tensor) -> Any:
+    def failing(encoder: Encoder, images: torch.Tensor) -> Any:
         if next(calls) == 5:
             raise RuntimeError("the encoder broke")
-        return encode(images)
+        return encode(encoder, images)
 
-    monkeypatch.setattr(segmenter, "encode", failing)
+    monkeypatch.setattr(Encoder, "__call__", failing)
     rgb = np.random.default_rng(0).random((3, 224, 224), dtype=np.float32)
     with pytest.raises(RuntimeError, match="the encoder broke"):
         segmenter.logits(PixelBlock(rgb, np.ones((224, 224), dtype=bool)))

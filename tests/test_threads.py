@@ -11,6 +11,14 @@ import pytest
 import torch
 
 from geoseg import Options, Segmenter, load_model
+from geoseg.inference.head import Head
+from geoseg.inference.merge import StripMerger, merged
+from geoseg.inference.runners import run_windows
+from geoseg.inference.runners.area import Area, Batches
+from geoseg.inference.scorer import Scorer
+from geoseg.inference.steps import ClsBias
+from geoseg.inference.views import View
+from geoseg.model.upsampling.base import Fit
 from geoseg.runtime.threads import in_order
 from geoseg.types import PixelBlock, Window
 
@@ -118,11 +126,22 @@ def test_a_window_has_the_same_bits_in_every_tile(threads: None) -> None:
     wide = PixelBlock(rgb, np.ones((112, 280), dtype=bool))
     narrow = PixelBlock(np.ascontiguousarray(rgb[..., :112]), np.ones((112, 112), dtype=bool))
     core = Window(0, 0, 112, 112)
-    windows = [Window(0, 0, 112, 112), Window(0, 56, 112, 112)]
-    (_, one), (_, of_many) = (
-        next(iter(segmenter._merged_rows(block, chosen, core)))
-        for block, chosen in ((narrow, windows[:1]), (wide, windows))
-    )
+    windows = [core, Window(0, 56, 112, 112)]
+    chosen, device = segmenter.options, model.device
+    fit = Fit(model.embedding_size, model.std, device, chosen.upsampler_weights)
+    text = torch.from_numpy(segmenter.text_embeddings)
+    head = Head(text, chosen.method("upsampler").build(fit), (ClsBias(0.3),), exact=False)
+    scorer = Scorer(segmenter.encoder, head, [View()])
+
+    def logits(block: PixelBlock, windows: list[Window]) -> torch.Tensor:
+        area = Area(segmenter.encoder, block, windows, core, torch.ones(112, 112), stride=56)
+        batches = Batches(
+            device, None, window_pixels=112**2, patch_pixels=model.patch_size**2, queries=4
+        )
+        _, rows = next(iter(merged(run_windows(scorer, area, batches), core)))
+        return rows
+
+    one, of_many = logits(narrow, windows[:1]), logits(wide, windows)
     assert torch.equal(one[:, :56], of_many[:, :56])
 
 
@@ -134,7 +153,7 @@ def test_an_interruption_ends_the_threads(threads: None, monkeypatch: pytest.Mon
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geoseg.inference.segmenter._StripMerger.add", interrupted)
+    monkeypatch.setattr(StripMerger, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         segmenter.logits(block)
     assert torch.get_num_threads() == 4

@@ -318,7 +318,7 @@ def test_a_second_run_leaves_the_first_alone(
 
     def intrude(state: Any) -> None:
         if state.tiles_done == 4:
-            with pytest.raises(OutputError, match="another geoseg is at work there") as caught:
+            with pytest.raises(OutputError, match="another run is at work there") as caught:
                 segment(scene, out, model, overwrite=True)
             refused.append(str(caught.value))
 

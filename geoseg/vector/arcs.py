@@ -59,9 +59,7 @@ class Ends:
     def followed_by(self, other: Ends) -> Ends:
         """Return these entries and then those of ``other``."""
         return Ends(
-            np.append(self.corner, other.corner),
-            np.append(self.leaving, other.leaving),
-            np.append(self.mask, other.mask),
+            *(np.append(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         )
 
     def swapped(self, other: Ends, swap: BoolArray) -> Ends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -162,7 +162,7 @@ class _Job:
             scores = None
             if self.confidence is not None:
                 scores = stack.enter_context(
-                    ScoreRaster(self.confidence, self.raster.grid, self.raster.path)
+                    closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
             for window, values in self._strips():
                 rows = values if relabel is None else relabel(values)

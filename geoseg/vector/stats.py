@@ -20,6 +20,7 @@ from rasterio import features
 from geoseg._files import whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
@@ -198,11 +199,9 @@ def _windows(raster: LabelRaster, zone: Any) -> Iterator[Window]:
     left, top = (max(0, int(np.floor(v))) for v in bounds[:2])
     right = min(raster.grid.width, int(np.ceil(bounds[2])))
     bottom = min(raster.grid.height, int(np.ceil(bounds[3])))
-    if right <= left:
-        return
-    rows = max(1, _STRIP_PIXELS // (right - left))
-    for row in range(top, bottom, rows):
-        yield Window(row, left, min(rows, bottom - row), right - left)
+    if right > left and bottom > top:
+        area = Window(top, left, bottom - top, right - left)
+        yield from pieces(area, max(1, _STRIP_PIXELS // area.width), area.width)
 
 
 def _weights(zone: Any, window: Window) -> FloatArray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -86,11 +87,11 @@ class Translated:
         GDAL's layer creation options.
     """
 
-    def __init__(self, path: Path, layer: Layer, driver: str, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, layer: Layer, driver: str, **options: str) -> None:
         self._path = path
         self._layer = layer
         self._driver = driver
-        self._options = dict(options)
+        self._options = options
         self._spool = path.with_name(f"{path.stem}.spool.gpkg")
         self._begun = False
 
@@ -146,28 +147,16 @@ def _write_features(
     )
 
 
-def _geopackage(path: Path, layer: Layer) -> Target:
-    return GeoPackage(path, layer)
-
-
-def _flatgeobuf(path: Path, layer: Layer) -> Target:
-    return Translated(path, layer, "FlatGeobuf", {})
-
-
-def _geojson(path: Path, layer: Layer) -> Target:
-    return Translated(path, layer, "GeoJSON", {"RFC7946": "YES"})
-
-
 def _geoparquet(path: Path, layer: Layer) -> Target:
     require("pyarrow", extra="parquet", feature="GeoParquet")
     return parquet.GeoParquet(path, layer.crs, layer.geometry_type)
 
 
-FORMATS = {
-    ".gpkg": _geopackage,
+FORMATS: Mapping[str, Callable[[Path, Layer], Target]] = {
+    ".gpkg": GeoPackage,
     ".parquet": _geoparquet,
-    ".fgb": _flatgeobuf,
-    ".geojson": _geojson,
+    ".fgb": partial(Translated, driver="FlatGeobuf"),
+    ".geojson": partial(Translated, driver="GeoJSON", RFC7946="YES"),
 }
 """How each suffix is written."""
 
@@ -243,8 +232,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         If the file exists and ``overwrite`` is False, or there is no such folder.
     """
     if path.suffix.lower() not in FORMATS:
-        known: Sequence[str] = list(FORMATS)
-        raise OptionError(f"{path}: polygons can be written as {', '.join(known)}")
+        raise OptionError(f"{path}: polygons can be written as {', '.join(FORMATS)}")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; replace it with --overwrite")
     if not path.parent.is_dir():
