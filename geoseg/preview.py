@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -35,6 +36,7 @@ _COMPRESSION = 4
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+@bounded_cache()
 def preview_files(
     scene: str | Path | Scene,
     labels_path: str | Path,
@@ -421,17 +423,11 @@ def _shorten(text: str, font: _Font, width: int) -> str:
 
 
 def _save(page: Image.Image, out: Path) -> None:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        # The mark keeps a folder's old previews from being taken for scenes.
-        mark = PngInfo()
-        mark.add_text(PRODUCT_TAG, "preview")
+    # The mark keeps a folder's old previews from being taken for scenes.
+    mark = PngInfo()
+    mark.add_text(PRODUCT_TAG, "preview")
+    with writing_to(out), whole_file(out) as part:
         page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:

@@ -139,18 +139,18 @@ def evaluate(
         raise OptionError("a confidence raster can only be given for a single label raster")
     if boundary_tolerance is not None and boundary_tolerance < 0:
         raise OptionError(f"the boundary tolerance must be 0 or more, not {boundary_tolerance}")
-    rasters = [LabelRaster.open(path) for path, _ in pairs]
-    vocabulary = Vocabulary.parse(classes) if classes is not None else None
-    numbers = _match_classes(rasters, vocabulary)
-    values = ValueMap.of(truth_values)
-    totals = _Totals(numbers, boundary_tolerance)
-    done: list[EvaluatedPair] = []
-
-    def report(share: float) -> None:
-        if progress is not None:
-            progress((len(done) + share) / len(rasters))
-
     with bounded_cache():
+        rasters = [LabelRaster.open(path) for path, _ in pairs]
+        vocabulary = Vocabulary.parse(classes) if classes is not None else None
+        numbers = _match_classes(rasters, vocabulary)
+        values = ValueMap.of(truth_values)
+        totals = _Totals(numbers, boundary_tolerance)
+        done: list[EvaluatedPair] = []
+
+        def report(share: float) -> None:
+            if progress is not None:
+                progress((len(done) + share) / len(rasters))
+
         for (labels_path, truth_path), raster in zip(pairs, rasters, strict=True):
             sources = _Sources(
                 labels=raster,

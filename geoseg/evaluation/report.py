@@ -17,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from geoseg._files import whole_file
 from geoseg.errors import OutputError
 from geoseg.evaluation.compare import Evaluation
 from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, ReliabilityBin, Scores
@@ -122,12 +123,8 @@ def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a file appear under its name only when it is complete."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with whole_file(path) as part:
         write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

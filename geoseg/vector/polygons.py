@@ -16,6 +16,7 @@ import shapely
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
 from geoseg.options import VectorOptions
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
 from geoseg.vector.components import Tallies
 from geoseg.vector.ground import Ground
@@ -46,6 +47,7 @@ class VectorSummary:
     """Geodesic area by class name; None where the labels have no coordinate system."""
 
 
+@bounded_cache()
 def vectorize(
     labels: str | Path,
     out: str | Path,

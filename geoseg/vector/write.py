@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
+from geoseg._files import whole_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
 from geoseg.types import LabelClass
@@ -186,18 +186,19 @@ class VectorFile:
     def __init__(self, path: Path, layer: Layer, *, overwrite: bool = False) -> None:
         check_target(path, overwrite=overwrite)
         self._final = path
-        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix.lower()}")
-        self._target = FORMATS[path.suffix.lower()](self._part, layer)
+        self._layer = layer
+        self._ending = ExitStack()
 
     def __enter__(self) -> Self:
+        part = self._ending.enter_context(whole_file(self._final))
+        self._target = FORMATS[self._final.suffix.lower()](part, self._layer)
+        self._ending.push(self._close_target)
         return self
 
     def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Add features; the fields must be the same every time."""
-        try:
+        with self._explained():
             self._target.write(wkb, columns)
-        except (DataSourceError, DataLayerError, OSError) as error:
-            raise OutputError(f"{self._final}: cannot be written ({error})") from error
 
     def __exit__(
         self,
@@ -205,16 +206,19 @@ class VectorFile:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        with self._explained():
+            self._ending.__exit__(exc_type, exc, traceback)
+
+    def _close_target(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
+            self._target.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            if exc_type is None:
-                self._target.close()
-                self._part.replace(self._final)
+            yield
         except (DataSourceError, DataLayerError, OSError) as error:
             raise OutputError(f"{self._final}: cannot be written ({error})") from error
-        finally:
-            for leftover in self._final.parent.glob(f"{self._part.stem}*"):
-                with suppress(OSError):
-                    leftover.unlink()
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
