@@ -3,6 +3,7 @@
 # make lint   ruff and mypy
 # make fast   the tests that take seconds
 # make bench  the benchmarks, one after another
+# make faults kills, full disks, damage: what runs do about them, in half an hour
 # make clean  removes what the others made
 
 # The first Python that is new enough; `make PYTHON=...` picks another.
@@ -16,7 +17,7 @@ DEMO_SCENE ?= sample_tiles/town_river.tif
 DEMO_CLASSES ?= sample_tiles/classes.txt
 DEMO_OUT ?= demo_output
 
-.PHONY: demo test lint fast bench clean
+.PHONY: demo test lint fast bench faults clean
 
 demo: $(VENV)/.installed
 	$(BIN)/geoseg segment $(DEMO_SCENE) --classes $(DEMO_CLASSES) --model geoseg-tiny \
@@ -41,6 +42,9 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	@set -e; for script in benchmarks/bench_*.py; do \
 		echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m tools.faults
 
 clean:
 	rm -rf .venv demo_output build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
