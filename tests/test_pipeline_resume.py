@@ -234,7 +234,7 @@ def test_a_lost_work_file_is_not_taken_for_an_empty_map(run: Any, tmp_path: Path
     cut(run, tiles=9)
     (tmp_path / "out" / pipeline.WORK_FOLDER / "confidence.work.tif").unlink()
     resumed = run(resume=True)
-    straight = run(out=tmp_path / "straight")
+    straight = run("straight")
     for name in ("labels.tif", "confidence.tif"):
         assert_same_raster(resumed.out / name, straight.out / name)
 
