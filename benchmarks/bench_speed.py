@@ -47,7 +47,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import bundled_folder
 from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseEncoder
-from geoseg.runtime.allocator import keep_freed_memory
+from geoseg.runtime.allocator import keep_freed_memory, own_process
 from geoseg.runtime.matmul import full_width
 from geoseg.runtime.threads import in_order
 from geoseg.testing import write_scene
@@ -541,11 +541,10 @@ def main() -> None:
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as every run does
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     turns = 1 if arguments.quick else 3  # of what is nearest to its bound
     model = random_model()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_process():
         weights = upsampler_file(Path(folder), model.embedding_size)
         questions: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "upsamplers": lambda: upsamplers(model, weights, runs),
@@ -557,6 +556,7 @@ def main() -> None:
             "original": lambda: original(model, weights, size),
         }
         for name in arguments.only or questions:
+            keep_freed_memory()  # as every run does
             rows = questions[name]()
             print(f"\n{name}", flush=True)
             _common.table(rows)

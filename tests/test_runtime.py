@@ -204,14 +204,14 @@ def a_comparison_fails_in_the_middle() -> None:
 def two_runs_go_on_at_once() -> None:
     import torch
 
-    import geoseg
-
-    both, model = threading.Barrier(2), geoseg.load_model("local-dir:model", device="cpu")
+    both = threading.Barrier(2)
 
     def one(name: str) -> tuple[int, int]:
         before = torch.get_num_threads()
         both.wait(60)
-        to_files(name, model=model)
+        a_model_is_loaded()
+        to_files(name)
+        labels_are_compared()
         return before, torch.get_num_threads()
 
     with ThreadPoolExecutor(2) as pool:
@@ -255,13 +255,14 @@ CALLS: tuple[Callable[[], None], ...] = (
 )
 
 
-def to_files(name: str, model: Any = "local-dir:model", **given: Any) -> None:
+def to_files(name: str, **given: Any) -> None:
     import geoseg
 
     products = geoseg.Products(polygons="gpkg", preview=True)
     geoseg.segment_to_files(
-        "scene.tif", CLASSES, name, model=model, products=products, tile=128, device="cpu", **given
-    )
+        "scene.tif", CLASSES, name, model="local-dir:model", products=products, tile=128,
+        device="cpu", **given,
+    )  # fmt: skip
 
 
 class BrokenError(Exception):

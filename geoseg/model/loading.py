@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +17,7 @@ from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsErr
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
+from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
 _CONFIG_NAME = "open_clip_config.json"
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -388,11 +386,10 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
     # The random state is for weights that are replaced at once; the caller's stays as it was.
     with (
-        warnings.catch_warnings(),
-        _quiet_root_logger(),
-        torch.random.fork_rng(devices=[]),
+        without_warnings(),
+        without_root_logger(),
+        same_randomness(),
     ):
-        warnings.simplefilter("ignore")
         try:
             clip = open_clip.create_model(
                 located.factory_name,
@@ -439,7 +436,7 @@ def _fill(clip: Any, state: StateDict, weights: Path) -> None:
 def _tokenizer(factory_name: str) -> Any:
     import open_clip
 
-    with _quiet_root_logger():
+    with without_root_logger():
         return open_clip.get_tokenizer(factory_name)
 
 
@@ -448,20 +445,3 @@ def _triple(value: Any, default: tuple[float, float, float]) -> tuple[float, flo
         return default
     first, second, third = (float(v) for v in value)
     return first, second, third
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip's reports through the root logger back; what matters is raised as an error.
-
-    The handler is there because ``logging.warning`` installs one of its own where none is, which
-    would print every library's warnings from then on.
-    """
-    level, handler = logging.root.level, logging.NullHandler()
-    logging.root.setLevel(logging.CRITICAL)
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
-        logging.root.setLevel(level)
