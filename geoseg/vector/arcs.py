@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.vector.chains import Chains, order_chains
-from geoseg.vector.lattice import (
+from geoseg.vector.corners import (
     DEGREE,
     EAST,
     NORTH,

@@ -19,8 +19,8 @@ from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
 from geoseg.vector.components import Tallies
+from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
-from geoseg.vector.lattice import Values
 from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster
 from geoseg.vector.shape import Shaper

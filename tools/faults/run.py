@@ -99,7 +99,8 @@ def attempt(stand: Stand, kind: str, number: int, seed: int, short: bool) -> dic
     if outcome == "survived":
         shutil.rmtree(t.here, ignore_errors=True)
     return {
-        "kind": kind, "try": number, "fault": t.fault, "detail": t.detail.strip(", "), "outcome": outcome,
+        "kind": kind, "try": number, "fault": t.fault, "detail": t.detail.strip(", "),
+        "outcome": outcome,
         "why": why.replace(str(t.here), "HERE"), "litter": t.litter,
         "long": [str(e) for e in t.ends if e.long],
         "unexpected": [str(e) for e in t.ends if e.unexpected],
