@@ -407,6 +407,35 @@ def test_signals_end_a_run_with_a_line(
     assert said == f"error: {word}; run the same command with --resume to go on\n"
 
 
+@pytest.mark.slow
+def test_many_runs_in_one_process_leave_nothing_behind(spec: str, tmp_path: Path) -> None:
+    """Descriptors, threads, temporary files and memory are level after the first runs."""
+    code = f"""
+import gc, tempfile, threading
+from pathlib import Path
+import psutil
+import geoseg
+from geoseg.testing import write_scene
+folder = Path({str(tmp_path)!r})
+scene = write_scene(folder / "scene.tif", 100, 130)
+options, me = geoseg.Options(templates="none"), psutil.Process()
+for number in range(50):
+    geoseg.segment_to_files(scene, "building; road; water", folder / "out", model={spec!r},
+                            options=options, tile=64, overwrite=True)
+    if number in (9, 49):
+        gc.collect()
+        print(me.num_fds(), threading.active_count(), len(list(Path(tempfile.gettempdir()).iterdir())),
+              me.memory_info().rss, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    early, late = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert late[:3] == early[:3]
+    assert late[3] < 1.1 * early[3]
+
+
 def test_an_address_that_tells_nothing_warns_when_resumed(
     scene: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
