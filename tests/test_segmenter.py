@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from geoseg import methods
 from geoseg.errors import OptionError, SceneError, TilingError, VocabularyError, WeightsError
-from geoseg.inference import cosines
 from geoseg.inference.decide import Decision
 from geoseg.inference.head import Head
 from geoseg.inference.scorer import Encoder
@@ -141,31 +140,27 @@ def test_nearly_exact_norms_stay_within_their_tolerance(rank: int) -> None:
     features = DenseFeatures(torch.randn(1, channels), tokens, grid)
     text = torch.nn.functional.normalize(torch.randn(5, channels), dim=-1)
     upsampler = LearnedJbu(smooth_jbu_state(channels), source="random")
-    folded, constant = upsampler.fold(tokens)
-    basis = cosines.leading_basis(folded, constant, text)
-    assert basis is not None
-    assert basis.shape[-1] < 60
     exact, nearly = (
         Head(text, upsampler, (ClsBias(0.3),), exact)(features, guidance) for exact in (True, False)
     )
     assert 0 < (exact - nearly).abs().max() <= 5e-4
 
 
-def test_norms_are_exact_where_the_estimate_could_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens in all directions, or an estimate that is not certain enough: the exact path."""
+@pytest.mark.parametrize("noise", [0.1, 1.0, 10.0, 100.0])
+def test_norms_are_exact_where_the_estimate_could_be_wrong(noise: float) -> None:
+    """The more tokens leave the few directions, the less do a few directions tell."""
     torch.manual_seed(5)
-    grid, guidance = (12, 12), torch.randn(1, 3, 96, 96)
+    guidance = torch.randn(1, 3, 96, 96)
     text = torch.nn.functional.normalize(torch.randn(5, 160), dim=-1)
     upsampler = LearnedJbu(smooth_jbu_state(160), source="random")
-    flat = DenseFeatures(torch.randn(1, 160), torch.randn(1, 144, 160), grid)
-    assert cosines.leading_basis(*upsampler.fold(flat.patches), text) is None
-    low = torch.randn(1, 144, 3) @ torch.randn(3, 160) + 0.02 * torch.randn(1, 144, 160)
-    monkeypatch.setattr(cosines, "LOGIT_TOLERANCE", 1e-9)
-    features = DenseFeatures(torch.randn(1, 160), low, grid)
+    tokens = torch.randn(1, 144, 3) @ torch.randn(3, 160) + noise * torch.randn(1, 144, 160)
+    features = DenseFeatures(torch.randn(1, 160), tokens, (12, 12))
     exact, nearly = (
         Head(text, upsampler, (), exact)(features, guidance) for exact in (True, False)
     )
-    assert torch.equal(nearly, exact)
+    assert (exact - nearly).abs().max() <= 5e-4
+    if noise > 1:
+        assert torch.equal(nearly, exact)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -360,10 +355,9 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
 def test_a_few_windows_share_the_reading_of_weights(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They get fewer towards the end, so that no core waits for another's batch."""
+    """Each window is encoded once, several at a time, whoever picks how many."""
     block = noise(64, 64 + 32 * 30)
     expected = segmenter(model, batch_size=1).logits(block)
-    one = segmenter(model)
     encode, sizes = Encoder.__call__, []
 
     def counted(encoder: Encoder, images: torch.Tensor) -> DenseFeatures:
@@ -371,14 +365,10 @@ def test_a_few_windows_share_the_reading_of_weights(
         return encode(encoder, images)
 
     monkeypatch.setattr(Encoder, "__call__", counted)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert np.abs(one.logits(block) - expected).max() < 1e-5
-        assert one.batch_size == 4
-    finally:
-        torch.set_num_threads(before)
-    assert sorted(sizes) == [1] * 7 + [2, 3, 3] + [4] * 4
+    one = segmenter(model)
+    assert np.abs(one.logits(block) - expected).max() < 1e-5
+    assert sum(sizes) == 31
+    assert 1 < max(sizes) <= one.batch_size
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "segearth", "gem"])
@@ -409,10 +399,11 @@ def test_windows_that_do_not_fit_the_device_run_in_halves(
 
     monkeypatch.setattr(Encoder, "__call__", small_device)
     assert np.abs(one.logits(block) - expected).max() < 1e-5
-    several = [size for size in sizes if size > 1]  # the ninth window may come at any time
-    assert several[:3] == [8, 4, 2]
-    assert max(several[3:]) == 2
     assert one.batch_size == 2
+    assert max(sizes) == 8
+    sizes.clear()
+    assert np.abs(one.logits(block) - expected).max() < 1e-5
+    assert max(sizes) == 2  # what did not fit is not tried again
     most = 0
     with pytest.raises(torch.OutOfMemoryError):
         one.logits(block)
