@@ -424,8 +424,8 @@ for number in range(50):
                             options=options, tile=64, overwrite=True)
     if number in (9, 49):
         gc.collect()
-        print(me.num_fds(), threading.active_count(), len(list(Path(tempfile.gettempdir()).iterdir())),
-              me.memory_info().rss, flush=True)
+        files = list(Path(tempfile.gettempdir()).iterdir())
+        print(me.num_fds(), threading.active_count(), len(files), me.memory_info().rss, flush=True)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
