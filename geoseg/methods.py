@@ -13,8 +13,8 @@ import functools
 import importlib
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from geoseg.errors import OptionError
 
@@ -207,7 +207,11 @@ def _value(method: str, key: str, text: str, hint: Any) -> Any:
 def _parsed(text: str, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         return tuple(_parsed(part.strip(), get_args(hint)[0]) for part in text.split("+"))
-    if get_origin(hint) is UnionType:  # words, or None where the key is left out
+    if get_origin(hint) is UnionType:  # None is said by leaving the key out
+        return _parsed(text, next(kind for kind in get_args(hint) if kind is not NoneType))
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise ValueError(text)
         return text
     if hint is bool:
         if text.lower() not in _SWITCH:
@@ -230,6 +234,10 @@ def _text(value: Any) -> str:
 def _kind(hint: Any) -> str:
     if get_origin(hint) is tuple:
         return f"{_kind(get_args(hint)[0])}, several joined with +"
+    if get_origin(hint) is Literal:
+        return " or ".join(get_args(hint))
+    if get_origin(hint) is UnionType:
+        return _kind(get_args(hint)[0])
     return {int: "a whole number", float: "a number", bool: "yes or no"}.get(hint, "words")
 
 

@@ -35,6 +35,8 @@ OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
 """``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
 
+OPTIONAL_RASTERS = ("confidence", "probabilities", "margin")
+"""Fields of `Products` that are rasters of their own, in the order in which they are made."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
 INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
 WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
@@ -439,8 +441,7 @@ class Products(VectorOptions):
     @property
     def rasters(self) -> tuple[str, ...]:
         """Names of the rasters, without suffix."""
-        optional = ("confidence", "probabilities", "margin")
-        return ("labels", *(name for name in optional if getattr(self, name)))
+        return ("labels", *(name for name in OPTIONAL_RASTERS if getattr(self, name)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -453,11 +454,12 @@ class Products(VectorOptions):
         )
 
 
+_ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)
 ALL_PRODUCTS = tuple(
     dict.fromkeys(
         name
         for polygons in get_args(PolygonFormat)
-        for name in Products(polygons=polygons, probabilities=True, margin=True).names
+        for name in Products(polygons=polygons, **_ALL_RASTERS).names
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -38,12 +39,14 @@ class WorkRasters:
     classes: Sequence[LabelClass]
 
     def _writer(self, name: str, *, resume: bool) -> RasterWriter:
-        file = self.folder / f"{name}.work.tif"
-        plain = {"confidence": confidence_writer, "margin": margin_writer}
-        if name in plain:
-            return plain[name](file, self.grid, resume=resume)
-        make = label_writer if name == "labels" else probability_writer
-        return make(file, self.grid, self.classes, resume=resume)
+        file, grid = self.folder / f"{name}.work.tif", self.grid
+        makers: dict[str, Callable[..., RasterWriter]] = {
+            "labels": partial(label_writer, classes=self.classes),
+            "confidence": confidence_writer,
+            "margin": margin_writer,
+            "probabilities": partial(probability_writer, classes=self.classes),
+        }
+        return makers[name](file, grid, resume=resume)
 
     @contextmanager
     def writing(self, *, resume: bool) -> Iterator[Writers]:

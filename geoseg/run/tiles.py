@@ -14,10 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from dask.delayed import Delayed, delayed
 
@@ -27,7 +26,7 @@ from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.runtime.allocator import keep_freed_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.tiling.tiles import Tile, TilePlan
-from geoseg.types import PER_CENT_NODATA, BoolArray, LabelArray, PixelBlock, Window, label_nodata
+from geoseg.types import PER_CENT_NODATA, BoolArray, PixelBlock, Window, label_nodata
 
 
 class PixelSource(Protocol):
@@ -165,20 +164,12 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 def _keep(result: TileResult, inside: BoolArray) -> TileResult:
     """Blocks with nodata outside the area."""
-    shares = result.probabilities
-    return replace(
-        result,
-        labels=cast(LabelArray, _blank(result.labels, inside, label_nodata(result.labels.dtype))),
-        confidence=_blank(result.confidence, inside, PER_CENT_NODATA),
-        margin=_blank(result.margin, inside, PER_CENT_NODATA),
-        probabilities=None if shares is None else _blank(shares, inside, PER_CENT_NODATA),
-    )
-
-
-def _blank(block: npt.NDArray[_Scalar], inside: BoolArray, nodata: int) -> npt.NDArray[_Scalar]:
-    copied = block.copy()
-    copied[..., ~inside] = nodata
-    return copied
+    blocks: dict[str, Any] = {}
+    for name, block in vars(result).items():
+        if isinstance(block, np.ndarray):
+            nodata = label_nodata(block.dtype) if name == "labels" else PER_CENT_NODATA
+            blocks[name] = np.where(inside, block, block.dtype.type(nodata))
+    return replace(result, **blocks)
 
 
 def _run_away(job: TileJob, index: int) -> TileResult | None:
