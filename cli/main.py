@@ -62,4 +62,7 @@ def main(
 
 def run() -> None:
     """Entry point of the `geoseg` script."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command has begun
+        raise SystemExit(_run.INTERRUPTED) from None

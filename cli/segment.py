@@ -156,7 +156,7 @@ def _with_retired_options(chosen: Options, retired: dict[str, float | None]) -> 
         if value is None:
             continue
         if chosen.attention in (None, name):
-            chosen = replace(chosen, attention=f"{new}={value:g}")
+            chosen = replace(chosen, attention=f"{new}={value}")
             words = f"this run takes --attention {chosen.attention}, write that"
         else:
             words = f"it changes nothing about --attention {chosen.attention}"

@@ -53,7 +53,7 @@ def claimed(claim: Path, what: Path) -> Iterator[None]:
     handle = _take(claim, what)
     ended = threading.Event()
     renewing = threading.Thread(
-        target=_renew, args=(handle, ended), name="geoseg-claim", daemon=True
+        target=_renew, args=(claim, ended), name="geoseg-claim", daemon=True
     )
     renewing.start()
     try:
@@ -61,9 +61,14 @@ def claimed(claim: Path, what: Path) -> Iterator[None]:
     finally:
         ended.set()
         renewing.join()
+        # The lock goes after the file, so that nobody takes a removed one; but Windows removes
+        # no file that is open.
+        if os.name == "nt":
+            os.close(handle)
         with suppress(OSError):
             claim.unlink()
-        os.close(handle)
+        if os.name != "nt":
+            os.close(handle)
 
 
 def _take(claim: Path, what: Path) -> int:
@@ -134,10 +139,10 @@ def _sign(handle: int) -> None:
     os.write(handle, json.dumps(mark).encode())
 
 
-def _renew(handle: int, ended: threading.Event) -> None:
+def _renew(claim: Path, ended: threading.Event) -> None:
     while not ended.wait(_RENEW_SECONDS):
         with suppress(OSError):
-            os.utime(handle)
+            os.utime(claim)
 
 
 def _words(owner: dict[str, Any]) -> str:

@@ -145,7 +145,10 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
     for part in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise OptionError(f"{table.kind} {text!r}: {part!r} is not key=value")
+            raise OptionError(
+                f"{table.kind} {text!r}: {part!r} is not key=value; several values of one key are "
+                "joined with +"
+            )
         if key not in known:
             raise OptionError(f"{table.kind} {name} has no key {key!r}; {_suggest(key, known)}")
         values[key] = _value(f"{table.kind} {name}", key, value, types[key])

@@ -27,6 +27,8 @@ from geoseg.methods import (
     resolve,
 )
 
+_WEIGHTED = ("simfeatup", "featup")
+"""Upsamplers that need a checkpoint."""
 Source = Literal["given", "model", "default"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -93,7 +95,7 @@ def parse_bands(text: str) -> tuple[int, ...]:
     return bands
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How pixels become labels.
 
@@ -240,13 +242,18 @@ class Options:
             # Half a window is the paper's overlap; a stride made for another window is not.
             values["stride"] = max(values["window"] // 2, 1)
             sources["stride"] = "default"
+        if values["residual"]:  # short for two keys that most attentions have; a key goes first
+            kept = resolve(ATTENTIONS, values["attention"], residual=True, ffn=True)
+            values["attention"] = canonical(ATTENTIONS, kept)
         for name, chosen in choices(Options).items():
             if chosen.table is not None:
                 values[name] = _canonical(chosen.table, values[name])
+        if sources["upsampler"] != "given" and upsampler not in _WEIGHTED:
+            values["upsampler_weights"] = None
         return Resolved(**values, sources=sources)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resolved(Options):
     """Options with nothing left open, and possible; see `Options` for their meaning."""
 
@@ -267,6 +274,12 @@ class Resolved(Options):
             raise OptionError("a background class needs a threshold; give both or neither")
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch size is {self.batch_size}; give 1 or more")
+        upsampler = self.upsampler.partition(":")[0]
+        if self.upsampler_weights is not None and upsampler not in _WEIGHTED:
+            raise OptionError(
+                f"upsampler {upsampler} takes no weights; give --upsampler "
+                f"{' or '.join(_WEIGHTED)}, or leave --upsampler-weights out"
+            )
         check_words(self)
 
     def method(self, name: str) -> Any:
@@ -275,9 +288,7 @@ class Resolved(Options):
         assert table is not None
         if isinstance(text, tuple):
             return tuple(resolve(table, one) for one in text)
-        # An option of its own is short for two keys that most attentions have.
-        kept = {"residual": True, "ffn": True} if name == "attention" and self.residual else {}
-        return resolve(table, text, **kept)
+        return resolve(table, text)
 
     def described_methods(self) -> dict[str, Any]:
         """All parameters of all methods, as ``run.json`` keeps them."""
@@ -355,7 +366,7 @@ class Reading:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VectorOptions:
     """How polygons are made of labels.
 
@@ -413,7 +424,7 @@ class VectorOptions:
             raise OptionError("drop small needs a min area, below which polygons are small")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Products(VectorOptions):
     """Which files a run leaves, and how.
 

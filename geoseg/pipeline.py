@@ -14,7 +14,7 @@ from typing import Any
 
 from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError
-from geoseg.inference.segmenter import Segmenter
+from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
@@ -116,27 +116,28 @@ def segment_to_files(
     vocabulary = Vocabulary.parse(classes)
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite, resume=resume)
-    source = open_input(scene, reading, folder.path, travels=client is not None)
-    sources = [str(file) for file, *_ in source.source.files]
-    folder.check(overwrite=overwrite, resume=resume, sources=sources)
-    _check_products(source, products)
-    # The model has no name here, so that the run can let go of it when no tile needs it any more.
-    run = _SceneRun(
-        source,
-        Segmenter(
-            model if isinstance(model, Model) else load_model(model, device=device),
-            vocabulary,
-            options,
-        ),
-        reading,
-        products,
-        folder,
-        tile,
-        client,
-        progress or (lambda state: None),
-        keep_going=keep_going,
-    )
-    return run.execute(resume=resume)
+    with folder.claimed(), bounded_cache():
+        source = open_input(scene, reading, folder.path, travels=client is not None)
+        sources = [str(file) for file, *_ in source.source.files]
+        folder.check(overwrite=overwrite, resume=resume, sources=sources)
+        _check_products(source, products)
+        # The model has no name here, so that the run can let go of it when no tile needs it.
+        run = _SceneRun(
+            source,
+            Segmenter(
+                model if isinstance(model, Model) else load_model(model, device=device),
+                vocabulary,
+                options,
+            ),
+            reading,
+            products,
+            folder,
+            tile,
+            client,
+            progress or (lambda state: None),
+            keep_going=keep_going,
+        )
+        return run.execute(resume=resume)
 
 
 def segment_many(
@@ -258,22 +259,21 @@ class _SceneRun:
             self.method.vocabulary.label_classes,
         )
         self.seconds: dict[str, float] = {}
-        self.holes: dict[int, GeosegError] = {}
+        self.holes: dict[int, str] = {}
 
     def execute(self, *, resume: bool) -> Run:
         names = self.products.names
         if resume and (done := self.folder.finished(digest(self.facts), names)):
             return Run(self.folder.path, tuple(self.folder.path / name for name in names), done)
-        with bounded_cache(), self.folder.claimed():
-            journal = self.folder.open_journal(self.facts, resume=resume)
-            if journal.finished:
-                _warn_if_untold(self.facts["the scene"])
-            with kept_memory():
-                self._segment(journal)
-            self._let_go_of_model()
-            report = self._make_products(self._on_output_grid(), journal)
-            files = self.folder.publish(names, finished=not self.holes)
-            return Run(self.folder.path, files, report)
+        journal = self.folder.open_journal(self.facts, resume=resume)
+        if journal.finished:
+            _warn_if_untold(self.facts["the scene"])
+        with kept_memory():
+            self._segment(journal)
+        self._let_go_of_model()
+        report = self._make_products(self._on_output_grid(), journal)
+        files = self.folder.publish(names, finished=not self.holes)
+        return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
@@ -291,7 +291,9 @@ class _SceneRun:
             stack.enter_context(closing(results))
             for index, result in results:
                 if isinstance(result, GeosegError):
-                    self.holes[index] = result
+                    self.holes[index] = str(result)
+                    # What a run that was killed may have left there is no part of the map.
+                    write_tile(writers, self._place(index), self._nodata(index))
                 elif result is None:
                     journal.add(TileRecord(index, 0, {}))
                 else:
@@ -304,6 +306,10 @@ class _SceneRun:
                 )
                 self.progress(state)
 
+    def _nodata(self, index: int) -> TileResult:
+        classes, shares = len(self.rasters.classes), self.products.probabilities
+        return TileResult.empty(self.plan.core(index), classes, probabilities=shares)
+
     def _verify(self, journal: Journal) -> None:
         """Forget recorded tiles whose pixels are not in the work files as they were."""
         if not journal.finished:
@@ -312,7 +318,8 @@ class _SceneRun:
             damaged = [
                 record.tile
                 for record in journal.finished.values()
-                if not is_intact(writers, self._place(record.tile), record.checksums)
+                if record.tile >= len(self.plan)
+                or not is_intact(writers, self._place(record.tile), record.checksums)
             ]
         if damaged:
             logger.warning("%s: %d tiles are run again", self.folder.work, len(damaged))
@@ -352,7 +359,7 @@ class _SceneRun:
             with self._stage(f"{name}.tif"):
                 rasters.finish(name, ready / f"{name}.tif")
         tally = Tally.of_raster(labels, len(rasters.classes))
-        if not tally.counts.any():
+        if not tally.counts.any() and not self.holes:
             warnings.warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
                 "scene's nodata value, --bands and --aoi",
@@ -378,7 +385,7 @@ class _SceneRun:
                     title=Path(self.scene.path).name,
                 )
         report = self._report(rasters.grid, tally, journal) | polygons
-        report["files"] = {
+        report["checksums"] = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
             for name in products.names
             if name != REPORT
@@ -397,7 +404,7 @@ class _SceneRun:
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
             "holes": [
-                {"window": asdict(self.plan.core(index)), "error": str(error)}
+                {"window": asdict(self.plan.core(index)), "error": error}
                 for index, error in sorted(self.holes.items())
             ],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},

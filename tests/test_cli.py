@@ -21,8 +21,10 @@ from typer.testing import CliRunner, Result
 
 from geoseg.options import POLYGON_FORMATS, Options, Products, Reading, choices
 from geoseg.pipeline import Progress
+from geoseg.run.folder import CLAIM
 from geoseg.testing import tiny_random_model
 from geoseg_cli._run import progress_bar
+from geoseg_cli._signals import stoppable
 from geoseg_cli.main import app
 
 PRODUCTS = ["confidence.tif", "labels.tif", "polygons.gpkg", "preview.png", "run.json"]
@@ -382,17 +384,14 @@ def test_preview(scene: Path, tmp_path: Path, model: str) -> None:
 
 
 def test_two_runs_do_not_share_an_output_folder(scene: Path, tmp_path: Path, model: str) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    work = tmp_path / "out" / ".geoseg-work"
-    work.mkdir(parents=True)
-    with (work / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        result = segment(scene, tmp_path / "out", model)
+    out = tmp_path / "out"
+    out.mkdir()
+    with claimed(out / CLAIM, out):
+        result = segment(scene, out, model)
     assert result.exit_code == 1
     assert "another run" in result.stderr
-    assert work.exists()
-    assert segment(scene, tmp_path / "out", model).exit_code == 0
-    assert not work.exists()
+    assert segment(scene, out, model).exit_code == 0
+    assert not (out / CLAIM).exists()
 
 
 def test_an_output_folder_below_a_file(scene: Path, tmp_path: Path, model: str) -> None:
@@ -445,7 +444,7 @@ def test_ctrl_c_that_python_drops_is_not_lost() -> None:
     """What is raised in a finaliser or a garbage collection goes nowhere, Ctrl-C too."""
     before = signal.getsignal(signal.SIGINT)
     state = Progress("segment", 1, 2, 100, 200)
-    with progress_bar(quiet=True) as progress:
+    with stoppable(), progress_bar(quiet=True) as progress:
         progress(state)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -13,6 +13,7 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
 from geoseg.model.spec import portable
 from geoseg.options import Options
+from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary
 
 
@@ -25,21 +26,31 @@ class Recipe:
     """``cpu`` or ``cuda``: of the process that started the run."""
     vocabulary: Vocabulary
     options: Options
-    """With the precision decided, and with paths that hold in any folder."""
+    """With nothing left open, the templates' texts, and paths that hold in any folder."""
     fingerprint: str
-    """Of the weights."""
+    """Of the model's weights."""
+    upsampler_sha256: str | None
+    """Of a learned upsampler's weights."""
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Recipe:
         """Write a segmenter down."""
         model = segmenter.model
-        options = replace(segmenter.given.portable(), precision=segmenter.precision)
+        resolved = segmenter.options.portable()
+        options = Options(
+            **{f.name: getattr(resolved, f.name) for f in fields(Options)}
+            | {
+                "precision": segmenter.precision,
+                "templates": tuple(load_templates(resolved.templates)),
+            }
+        )
         return cls(
             portable(model.spec),
             segmenter.device.type,
             segmenter.vocabulary,
             options,
             model.fingerprint,
+            segmenter.upsampler_sha256,
         )
 
     def segmenter(self) -> Segmenter:
@@ -72,4 +83,10 @@ def _built(recipe: Recipe) -> Segmenter:
             f"a worker has other weights for {model.spec} ({model.weights}) than the process that "
             "started the run; give all machines the same file"
         )
-    return Segmenter(model, recipe.vocabulary, recipe.options)
+    made = Segmenter(model, recipe.vocabulary, recipe.options)
+    if made.upsampler_sha256 != recipe.upsampler_sha256:
+        raise WeightsError(
+            f"a worker has other upsampler weights in {recipe.options.upsampler_weights} than the "
+            "process that started the run; give all machines the same file"
+        )
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from geoseg.inference.runners import run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, Scorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
+from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit
 from geoseg.options import Options, Precision, Resolved
@@ -33,6 +35,7 @@ from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import Tile, TilePlan
 from geoseg.types import (
     PER_CENT_NODATA,
+    BoolArray,
     FloatArray,
     LabelArray,
     PixelBlock,
@@ -131,6 +134,9 @@ class Segmenter:
         encoder = Encoder(model, chosen.method("attention"), chosen.precision)
         fit = Fit(model.embedding_size, model.std, self.device, chosen.upsampler_weights)
         self._upsampler = chosen.method("upsampler").build(fit)
+        weights = chosen.upsampler_weights
+        self.upsampler_sha256 = None if weights is None else file_digest(weights)
+        """SHA-256 of a learned upsampler's checkpoint."""
         self._views = chosen.method("views").views()
         self._refiners = chosen.method("refine")
         queries = self._ask()
@@ -195,6 +201,11 @@ class Segmenter:
     def plan(self, shape: tuple[int, int], tile: int, region: Window | None = None) -> TilePlan:
         """Cut a scene of this size into tiles, with the margin that the refiners reach."""
         margin = sum(refiner.reach for refiner in self._refiners)
+        if margin > max(tile, *shape):
+            raise TilingError(
+                f"the refiners reach {margin} pixels, farther than a tile of {tile}; give a larger "
+                "--tile, or fewer or shorter steps"
+            )
         return TilePlan(self.lattice(*shape), tile, region, margin=margin)
 
     # -- windows, tiles, images -------------------------------------------------------------
@@ -265,23 +276,27 @@ class Segmenter:
             (first, self._decide(logits, probabilities))
             for first, logits in cropped(strips, grown, core)
         )
-        for first, arriving in one_behind(decided):
-            index, finite, *per_cents = arriving.arrays()
-            if not finite.all():
-                raise TileError(
-                    "a window's logits are not finite, so the model's weights, its precision or "
-                    "the scene's pixels are out of bounds; try --precision fp32"
-                )
-            rows = slice(first, first + len(index))
-            keep = valid[rows]
-            empty.labels[rows][keep] = index.astype(empty.labels.dtype)[keep]
-            for block_of, per_cent in zip(
-                (empty.confidence, empty.margin), per_cents, strict=False
-            ):
-                block_of[rows][keep] = per_cent[keep]
-            if empty.probabilities is not None:
-                empty.probabilities[:, rows][:, keep] = per_cents[2].transpose(2, 0, 1)[:, keep]
+        with closing(decided):
+            for first, arriving in one_behind(decided):
+                self._keep(empty, valid, first, arriving)
         return replace(empty, windows=len(windows))
+
+    @staticmethod
+    def _keep(into: TileResult, valid: BoolArray, first: int, arriving: Arriving) -> None:
+        """Put the decided rows from ``first`` on into a tile's blocks, where there is data."""
+        index, finite, *per_cents = arriving.arrays()
+        if not finite.all():
+            raise TileError(
+                "a window's logits are not finite, so the model's weights, its precision or the "
+                "scene's pixels are out of bounds; try --precision fp32"
+            )
+        rows = slice(first, first + len(index))
+        keep = valid[rows]
+        into.labels[rows][keep] = index.astype(into.labels.dtype)[keep]
+        into.confidence[rows][keep] = per_cents[0][keep]
+        into.margin[rows][keep] = per_cents[1][keep]
+        if into.probabilities is not None:
+            into.probabilities[:, rows][:, keep] = per_cents[2].transpose(2, 0, 1)[:, keep]
 
     def _decide(self, logits: Tensor, probabilities: bool) -> Arriving:
         """Index, per cent and lead of the winning class, and if wanted per cent of every class."""

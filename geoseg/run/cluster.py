@@ -52,6 +52,8 @@ def connect(
         raise OptionError(f"--workers is {workers}; give 0 for this process, or more")
     if workers and scheduler:
         raise OptionError("--workers starts a cluster and --scheduler uses one; give one of them")
+    if dashboard and not workers:
+        raise OptionError("--dashboard shows what started workers do; give --workers too")
     if not workers and not scheduler:
         yield None
         return

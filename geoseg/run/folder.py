@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._claim import claimed
+from geoseg._files import writing_to
 from geoseg.errors import OptionError, OutputError
 from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS
@@ -153,13 +154,13 @@ class OutputFolder:
             raise OutputError(
                 f"{record} is not a record of a run; replace it with --overwrite"
             ) from error
-        if report.get("holes"):
-            return None
         if report.get("identity") != identity:
             raise OutputError(
                 f"{self.path} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
+        if report.get("holes"):
+            return None
         for name in names:
             if name != REPORT:
                 self._check_product(name, report)
@@ -170,7 +171,7 @@ class OutputFolder:
         """Refuse a file that is not the one that the run left."""
         file = self.path / name
         try:
-            intact = file_digest(file) == report["files"][name]["sha256"]
+            intact = file_digest(file) == report["checksums"][name]["sha256"]
         except (OSError, KeyError, TypeError):
             intact = False
         if not intact:
@@ -182,7 +183,7 @@ class OutputFolder:
     def make_ready(self) -> Path:
         """Return an empty folder for complete products that wait for their final names."""
         shutil.rmtree(self.ready, ignore_errors=True)
-        self.ready.mkdir()
+        self.ready.mkdir(exist_ok=True)
         return self.ready
 
     def publish(self, names: Sequence[str], *, finished: bool = True) -> tuple[Path, ...]:
@@ -192,9 +193,11 @@ class OutputFolder:
         one holds the files of one run.
         """
         for stale in (REPORT, *(name for name in ALL_PRODUCTS if name not in names)):
-            (self.path / stale).unlink(missing_ok=True)
+            with writing_to(self.path / stale):
+                (self.path / stale).unlink(missing_ok=True)
         for name in names:
-            (self.ready / name).replace(self.path / name)
+            with writing_to(self.path / name):
+                (self.ready / name).replace(self.path / name)
         if finished:
             self.clear()
         return tuple(self.path / name for name in names)

@@ -12,7 +12,6 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
-from geoseg.model.checkpoint import file_digest
 from geoseg.options import Products, Reading, Resolved
 from geoseg.run.journal import digest
 from geoseg.run.tally import Tally
@@ -28,8 +27,8 @@ class Method:
 
     options: Resolved
     vocabulary: Vocabulary
-    model: dict[str, str]
-    """Specification, name and digest of its weights."""
+    model: dict[str, str | None]
+    """Specification, name and digest of its weights, digests of what else it reads."""
     fingerprint: str
     """Of the weights and the architecture."""
     device: str
@@ -47,6 +46,8 @@ class Method:
                 "spec": model.spec,
                 "weights": model.weights.name,
                 "weights_sha256": model.weights_sha256,
+                "upsampler_weights_sha256": segmenter.upsampler_sha256,
+                "templates_sha256": digest(list(load_templates(segmenter.options.templates))),
             },
             model.fingerprint,
             str(segmenter.device),
@@ -58,9 +59,8 @@ class Method:
         """Everything that labels depend on, by the name the user knows it by."""
         options = asdict(self.options)
         del options["sources"]
-        weights = options["upsampler_weights"]
-        options["upsampler_weights"] = None if weights is None else file_digest(weights)
-        options["templates"] = digest(list(load_templates(options["templates"])))
+        options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
+        options["templates"] = self.model["templates_sha256"]
         return {
             "--classes": digest(asdict(self.vocabulary)),
             "--model": self.fingerprint,

@@ -7,14 +7,13 @@ array.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,20 +80,23 @@ class TileJob:
         inside = self.area.mask(tile.core) if self.area is not None else None
         if inside is not None and not inside.any():
             return None
-        label = functools.partial(self._read_and_label, tile, inside, stop)
-        try:
-            return label()
-        except (SceneError, TileError):
-            return label()  # what hindered it may be over
-        except (MemoryError, torch.OutOfMemoryError):
-            self._segmenter().need_less_memory()
-        try:
-            return label()
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise TileError(
-                f"{words_of(tile.core)} do not fit into memory, one window at a time; give a "
-                "smaller --tile or --window, or fewer --workers, and go on with --resume"
-            ) from error
+        for last in (False, True):
+            try:
+                return self._read_and_label(tile, inside, stop)
+            except (SceneError, TileError):
+                if last:
+                    raise  # otherwise what hindered it may be over
+            except (MemoryError, RuntimeError) as error:
+                if not _lacks_memory(error):
+                    raise
+                if last:
+                    raise TileError(
+                        f"{words_of(tile.core)} do not fit into memory, one window at a time; "
+                        "give a smaller --tile or --window, or fewer --workers, and go on with "
+                        "--resume"
+                    ) from None
+                self._segmenter().need_less_memory()
+        raise AssertionError("the second try has ended")
 
     def _read_and_label(
         self, tile: Tile, inside: BoolArray | None, stop: threading.Event | None
@@ -145,6 +147,13 @@ class TileJob:
         return TileResult.empty(core, classes, probabilities=self.probabilities)
 
 
+def _lacks_memory(error: Exception) -> bool:
+    """Whether there was too little; PyTorch's allocator on a CPU has no class for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "not enough memory" in str(error)
+    )
+
+
 def words_of(core: Window) -> str:
     """Say which pixels of a scene a tile has."""
     return (
@@ -157,9 +166,6 @@ def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
     """Whether a window covers a pixel of the core that will be kept."""
     shared = window.intersection(core)
     return shared is not None and bool(wanted[shared.relative_to(core).slices()].any())
-
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def _keep(result: TileResult, inside: BoolArray) -> TileResult:
@@ -241,7 +247,8 @@ def run_tiles(
                 except (SceneError, TileError) as error:
                     if not keep_going:
                         raise
-                    yield index, error
+                    error.__cause__ = error.__context__ = None
+                    yield index, error.with_traceback(None)  # which would hold the tile's pixels
                 else:
                     yield index, found
 

@@ -25,7 +25,7 @@ class Contrast:
     """E.g. ``cloud`` and ``shadow``."""
 
     def __post_init__(self) -> None:
-        if not all(word.strip() for word in self.words):
+        if not self.words or not all(word.strip() for word in self.words):
             raise OptionError("contrast needs words; write for example contrast:words=cloud+shadow")
 
     def __call__(self, queries: Queries, embed: Embed) -> Queries:

@@ -33,7 +33,8 @@ class Refiner(Protocol):
         Parameters
         ----------
         logits
-            ``(H, W, C)`` float32; where not valid they mean nothing, and must not be used.
+            ``(H, W, C)`` float32, to be left as they are; where not valid they mean nothing, and
+            must not be used. Channels are refined each by itself: there may be more than queries.
         rgb
             ``(3, H, W)`` float32 in [0, 1]; 0 where not valid.
         valid

@@ -21,6 +21,7 @@ from geoseg.inference.runners.shared.kernels import Place, SharedKernels
 from geoseg.inference.runners.shared.windows import BegunWindow, begin_window
 from geoseg.inference.scorer import Scorer
 from geoseg.inference.steps import ClsBias
+from geoseg.inference.views import View
 from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseFeatures, split_features
 from geoseg.runtime.threads import threads_of_process
@@ -45,7 +46,9 @@ def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
     upsampler, (window, width) = head.upsampler, area.windows[0].shape
     if scorer.encoder.device.type != "cpu" or not isinstance(upsampler, LearnedJbu):
         return {}
-    if window != width or window % patch or len(scorer.views) > 1 or _bias(head) is None:
+    if window != width or window % patch or tuple(scorer.views) != (View(),):
+        return {}
+    if _bias(head) is None:
         return {}
     if not SharedKernels.worthwhile(upsampler, window, area.stride, window // patch):
         return {}
