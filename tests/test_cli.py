@@ -19,6 +19,7 @@ from rasterio.transform import from_origin
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from geoseg._claim import claimed
 from geoseg.options import POLYGON_FORMATS, Options, Products, Reading, choices
 from geoseg.pipeline import Progress
 from geoseg.run.folder import CLAIM
