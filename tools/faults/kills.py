@@ -43,7 +43,7 @@ def attempt(t: Try, *, short: bool) -> None:
             ended = t.run(job, out, *more, event=(number, sent))
         else:
             process = t.start(job, out, *more)
-            pause = t.rng.uniform(0, t.stand.seconds[job])
+            pause = t.rng.uniform(0.05, t.stand.seconds[job])
             t.detail += f"{sent.name} after {pause:.2f} s, "
             time.sleep(pause)
             process.signal(sent)
