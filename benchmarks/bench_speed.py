@@ -38,15 +38,16 @@ import torch
 import torch.nn.functional as F
 
 from geoseg import Options, Segmenter, segment_to_files
-from geoseg.inference.head import window_logits
-from geoseg.model.attention.last_block import attention_variant
+from geoseg.inference.head import Head
+from geoseg.inference.steps import ClsBias
+from geoseg.model.attention.last_block import SegEarth
+from geoseg.model.attention.trunk import Context, Trunk
 from geoseg.model.checkpoint import read_state_dict
-from geoseg.model.defaults import ModelDefaults
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import bundled_folder
 from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseEncoder
-from geoseg.runtime.allocator import keep_freed_memory
+from geoseg.runtime.allocator import keep_freed_memory, own_process
 from geoseg.runtime.matmul import full_width
 from geoseg.runtime.threads import in_order
 from geoseg.testing import write_scene
@@ -72,7 +73,7 @@ def random_model() -> Model:
         weights=Path("random"),
         fingerprint="random",
         weights_sha256="random",
-        defaults=ModelDefaults(),
+        defaults={},
         device=torch.device("cpu"),
     )
 
@@ -297,7 +298,7 @@ def _of_file(segmenter: Segmenter, options: Options, size: int, runs: int) -> di
 def _batches(
     segmenter: Segmenter, block: PixelBlock, windows: Sequence[Window]
 ) -> list[torch.Tensor]:
-    pixels = segmenter.normalise(block)
+    pixels = segmenter.encoder.normalise(block)
     return [pixels[(slice(None), *window.slices())][None] for window in windows]
 
 
@@ -311,13 +312,13 @@ def _against_encoder(
 ) -> dict[str, Any]:
     def encode() -> None:
         for batch in batches:
-            segmenter.encode(batch)
+            segmenter.encoder(batch)
 
     size = segmenter.batch_size
     several = [torch.cat(batches[k : k + size]) for k in range(0, len(batches), size)]
 
     def beside() -> None:
-        for _ in in_order(segmenter.encode, several, most=len(several), share=False):
+        for _ in in_order(segmenter.encoder, several, most=len(several), share=False):
             pass
 
     best = best_of(runs, {"encoder": encode, "side by side": beside, "whole": whole, **others})
@@ -402,21 +403,21 @@ def bundled(model: Model, runs: int) -> list[dict[str, Any]]:
     options = Options(upsampler="none", templates="none")
     large = Segmenter(model, WORDS, options)
     small = Segmenter(load_model("geoseg-tiny", device="cpu"), WORDS, options)
-    one, other = large.normalise(block)[None], small.normalise(block)[None]
+    one, other = large.encoder.normalise(block)[None], small.encoder.normalise(block)[None]
 
     @torch.no_grad()
     def open_clip_forward() -> Any:
         return model.clip.encode_image(one)
 
     def beside(segmenter: Segmenter, window: torch.Tensor) -> None:
-        for _ in in_order(segmenter.encode, [window] * 8, most=8, share=False):
+        for _ in in_order(segmenter.encoder, [window] * 8, most=8, share=False):
             pass
 
     pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "encode": (lambda: large.encode(one), lambda: small.encode(other)),
+        "encode": (lambda: large.encoder(one), lambda: small.encoder(other)),
         "encode 8, side by side": (lambda: beside(large, one), lambda: beside(small, other)),
         "window_logits": (lambda: large.window_logits(one), lambda: small.window_logits(other)),
-        "open_clip's forward": (open_clip_forward, lambda: small.encode(other)),
+        "open_clip's forward": (open_clip_forward, lambda: small.encoder(other)),
     }
     rows = []
     for what, (of_large, of_small) in pairs.items():
@@ -446,14 +447,14 @@ def libraries(model: Model, runs: int) -> list[dict[str, Any]]:
     rows = []
     for one in (model, load_model("geoseg-tiny", device="cpu")):
         segmenter = Segmenter(one, WORDS, options)
-        pixels = segmenter.normalise(block)[None]
+        pixels = segmenter.encoder.normalise(block)[None]
 
         def own(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> None:
             with warnings.catch_warnings(), _without_onednn():
-                segmenter.encode(pixels)
+                segmenter.encoder(pixels)
 
         def chosen(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> None:
-            segmenter.encode(pixels)
+            segmenter.encoder(pixels)
 
         best = best_of(10 * runs, {"own": own, "chosen": chosen})
         rows.append(
@@ -474,13 +475,13 @@ def compiled(model: Model, runs: int) -> list[dict[str, Any]]:
     rows = []
     for one in (model, load_model("geoseg-tiny", device="cpu")):
         segmenter = Segmenter(one, WORDS, options)
-        pixels = segmenter.normalise(block)[None]
-        encoder = DenseEncoder(one.clip.visual, attention_variant("segearth"))
+        pixels = segmenter.encoder.normalise(block)[None]
+        encoder = DenseEncoder(one.clip.visual, SegEarth())
 
         def tokens(images: torch.Tensor, encoder: DenseEncoder = encoder) -> torch.Tensor:
             visual = encoder.visual
             x, grid = encoder.stem(images)
-            x = encoder.attention.run(visual.transformer.resblocks, x, grid, False)
+            x, _ = encoder.attention.run(Trunk(visual), x, Context(grid, images))
             return F.linear(visual.ln_post(x), visual.proj.T)
 
         fused: Any = torch.compile(tokens)
@@ -491,7 +492,7 @@ def compiled(model: Model, runs: int) -> list[dict[str, Any]]:
             return fused(pixels)
 
         def plain(segmenter: Segmenter = segmenter, pixels: torch.Tensor = pixels) -> Any:
-            return segmenter.encode(pixels)
+            return segmenter.encoder(pixels)
 
         seconds, found = timed(encode)
         best = best_of(10 * runs, {"plain": plain, "compiled": encode})
@@ -512,19 +513,19 @@ def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     image = sample_image(224)
     segmenter = Segmenter(model, WORDS, Options(upsampler="none", templates="none"))
     block = PixelBlock(image, np.ones((224, 224), dtype=bool))
-    guidance = segmenter.normalise(block)[None]
-    features = segmenter.encode(guidance)
+    guidance = segmenter.encoder.normalise(block)[None]
+    features = segmenter.encoder(guidance)
     text = torch.from_numpy(segmenter.text_embeddings)
     upsampler = LearnedJbu(read_state_dict(weights), source=str(weights))
-    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.3}
+    exact, default = (Head(text, upsampler, (ClsBias(0.3),), exact) for exact in (True, False))
     port = Port(segmenter, model, read_state_dict(weights))
     reference = port.window(guidance, "tap loop").permute(0, 2, 3, 1)
     sides: dict[str, Callable[[], Any]] = {
-        "exact norms": lambda: window_logits(features, text, **common, exact=True),
-        "default": lambda: window_logits(features, text, **common, exact=False),
+        "exact norms": lambda: exact(features, guidance),
+        "default": lambda: default(features, guidance),
     }
     best = best_of(runs, sides)
-    encoder = best_of(runs, {"encoder": lambda: segmenter.encode(guidance)})["encoder"]
+    encoder = best_of(runs, {"encoder": lambda: segmenter.encoder(guidance)})["encoder"]
     return [
         {
             "path": name,
@@ -540,11 +541,10 @@ def main() -> None:
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as every run does
     size, scene, runs = (336, 336, 1) if arguments.quick else (448, 1120, 2)
     turns = 1 if arguments.quick else 3  # of what is nearest to its bound
     model = random_model()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_process():
         weights = upsampler_file(Path(folder), model.embedding_size)
         questions: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "upsamplers": lambda: upsamplers(model, weights, runs),
@@ -556,6 +556,7 @@ def main() -> None:
             "original": lambda: original(model, weights, size),
         }
         for name in arguments.only or questions:
+            keep_freed_memory()  # as every run does
             rows = questions[name]()
             print(f"\n{name}", flush=True)
             _common.table(rows)

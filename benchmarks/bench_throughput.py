@@ -103,8 +103,8 @@ def encoder_rate(segmenter: geoseg.Segmenter) -> tuple[float, float]:
     windows = torch.randn(batch, 3, segmenter.options.window, segmenter.options.window)
     windows = windows.to(device)
     with FlopCounterMode(display=False) as counter:
-        segmenter.encode(windows)
-    seconds = _best(lambda: segmenter.encode(windows), device, runs=20)
+        segmenter.encoder(windows)
+    seconds = _best(lambda: segmenter.encoder(windows), device, runs=20)
     return counter.get_total_flops() / seconds, batch / seconds
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks import _common
+from geoseg import methods
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.attention.last_block import VARIANTS
 from geoseg.model.loading import load_model
 from geoseg.options import Options
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs
@@ -37,8 +37,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(given.model, device="cpu")
-    bias = model.defaults.cls_bias or 0.3
-    attentions = ["segearth", "vanilla"] if given.quick else list(VARIANTS)
+    bias = model.defaults.get("cls_bias") or 0.3
+    attentions = ["segearth", "vanilla"] if given.quick else list(methods.ATTENTIONS.entries)
     drawn = list(held_out_scenes(2 if given.quick else given.count, SIDE))
     real = real_pairs(given.scenes) if given.scenes.is_dir() and not given.quick else {}
     real.pop("vegas, spelled out", None)

@@ -152,14 +152,15 @@ def _with_retired_options(chosen: Options, retired: dict[str, float | None]) -> 
     from geoseg.errors import GeosegWarning
 
     for new, value in retired.items():
+        option, name = new.replace(":", "-"), new.partition(":")[0]
         if value is None:
             continue
-        option, name = new.replace(":", "-"), new.partition(":")[0]
-        warnings.warn(
-            f"--{option} is gone; write --attention {new}={value:g}", GeosegWarning, stacklevel=2
-        )
-        if chosen.attention == name:
+        if chosen.attention in (None, name):
             chosen = replace(chosen, attention=f"{new}={value:g}")
+            words = f"this run takes --attention {chosen.attention}, write that"
+        else:
+            words = f"it changes nothing about --attention {chosen.attention}"
+        warnings.warn(f"--{option} is gone; {words}", GeosegWarning, stacklevel=2)
     return chosen
 
 

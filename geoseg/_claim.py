@@ -77,7 +77,7 @@ def _take(claim: Path, what: Path) -> int:
             owner = _owner(handle)
             if locked is False or _alive_elsewhere(handle, owner, locks_reach=locked is True):
                 raise OutputError(
-                    f"{what}: another geoseg is at work there ({_words(owner)}); wait for it to "
+                    f"{what}: another run is at work there ({_words(owner)}); wait for it to "
                     "end, or give another place"
                 )
             if _is_still(handle, claim):

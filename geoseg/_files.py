@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geoseg.errors import OutputError
@@ -16,15 +18,19 @@ from geoseg.errors import OutputError
 def whole_file(final: Path) -> Iterator[Path]:
     """Give a path to write to; its file gets the final name once the block has ended well.
 
-    The path lies beside the final one, with the same suffix, which some libraries go by. After an
-    exception nothing is left of it.
+    The path lies beside the final one, hidden, with the same suffix, which some libraries go by,
+    and every process and thread has one of its own. After an exception nothing is left of it, nor
+    of files that a library has put beside it under longer names.
     """
-    part = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+    owner = f"{os.getpid()}-{threading.get_ident()}"
+    part = final.with_name(f".{final.stem}.{owner}.part{final.suffix}")
     try:
         yield part
         part.replace(final)
     finally:
-        part.unlink(missing_ok=True)
+        for leftover in final.parent.glob(f"{glob.escape(part.stem)}*"):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def absolute(path: str | Path) -> str:

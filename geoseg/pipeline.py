@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
 from geoseg.vector import vectorize
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["JOURNAL", "WORK_FOLDER", "Batch", "Progress", "Run", "segment_many", "segment_to_files"]
 
@@ -275,14 +278,10 @@ class _SceneRun:
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
         job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
+        self._verify(journal)
         with ExitStack() as stack:
             stack.enter_context(self._timed("segment"))
             writers = stack.enter_context(self.rasters.writing(resume=bool(journal.finished)))
-            journal.forget(
-                record.tile
-                for record in journal.finished.values()
-                if not is_intact(writers, self._place(record.tile), record.checksums)
-            )
             todo = [index for index in range(len(self.plan)) if index not in journal.finished]
             pixels = sum(self.plan.core(index).area for index in todo)
             state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
@@ -304,6 +303,22 @@ class _SceneRun:
                     pixels_done=state.pixels_done + self.plan.core(index).area,
                 )
                 self.progress(state)
+
+    def _verify(self, journal: Journal) -> None:
+        """Forget recorded tiles whose pixels are not in the work files as they were."""
+        if not journal.finished:
+            return
+        with self.rasters.writing(resume=True) as writers:
+            damaged = [
+                record.tile
+                for record in journal.finished.values()
+                if not is_intact(writers, self._place(record.tile), record.checksums)
+            ]
+        if damaged:
+            logger.warning("%s: %d tiles are run again", self.folder.work, len(damaged))
+            journal.forget(damaged)
+            written = [r.tile for r in journal.finished.values() if r.checksums]
+            self.rasters.rebuild(map(self._place, written))
 
     def _place(self, index: int) -> Window:
         """Pixels of a tile in the work files."""

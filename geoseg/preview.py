@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -33,9 +34,9 @@ _COMPRESSION = 4
 """Of the PNG: five times as fast as the best one, and seven per cent larger."""
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_Rgb = tuple[int, int, int]
 
 
+@bounded_cache()
 def preview_files(
     scene: str | Path | Scene,
     labels_path: str | Path,
@@ -315,15 +316,12 @@ def _draw_north(panel: Image.Image, grid: Grid) -> None:
 
 def _label_box(panel: Image.Image, box: tuple[int, int, int, int]) -> ImageDraw.ImageDraw:
     """Lighten a rounded box of the panel, for text to stand on."""
-    light = Image.blend(panel.crop(box), Image.new("RGB", _box_size(box), _PAPER), 0.82)
-    mask = Image.new("L", _box_size(box), 0)
+    part = panel.crop(box)
+    light = Image.blend(part, Image.new("RGB", part.size, _PAPER), 0.82)
+    mask = Image.new("L", part.size, 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), 8, 255)
     panel.paste(light, box[:2], mask)
     return ImageDraw.Draw(panel)
-
-
-def _box_size(box: tuple[int, int, int, int]) -> tuple[int, int]:
-    return box[2] - box[0], box[3] - box[1]
 
 
 # -- legend ---------------------------------------------------------------------------------------
@@ -425,32 +423,18 @@ def _shorten(text: str, font: _Font, width: int) -> str:
 
 
 def _save(page: Image.Image, out: Path) -> None:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        # The mark keeps a folder's old previews from being taken for scenes.
-        mark = PngInfo()
-        mark.add_text(PRODUCT_TAG, "preview")
+    # The mark keeps a folder's old previews from being taken for scenes.
+    mark = PngInfo()
+    mark.add_text(PRODUCT_TAG, "preview")
+    with writing_to(out), whole_file(out) as part:
         page.save(part, format="PNG", compress_level=_COMPRESSION, pnginfo=mark)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     """Window of the scene that the labels cover."""
-    inverse, grid = ~scene.grid.transform, labels.grid
-    corners = []
-    for col, row in ((0, 0), (grid.width, grid.height)):
-        x, y = grid.to_ground(col, row)
-        corners.append(
-            (
-                inverse.a * x + inverse.b * y + inverse.c,
-                inverse.d * x + inverse.e * y + inverse.f,
-            )
-        )
-    (left, top), (right, bottom) = corners
+    grid = labels.grid
+    left, top = scene.grid.to_pixels(*grid.to_ground(0, 0))
+    right, bottom = scene.grid.to_pixels(*grid.to_ground(grid.width, grid.height))
     # A working pixel at the edge may reach beyond the scene.
     reach_x, reach_y = abs(right - left) / grid.width + 1, abs(bottom - top) / grid.height + 1
     height, width = scene.shape

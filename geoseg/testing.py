@@ -51,7 +51,7 @@ def tiny_random_model(
     seed
         Of the weights.
     window, stride, upsampler
-        The defaults the model brings, see `geoseg.model.defaults.ModelDefaults`.
+        The defaults the model brings, see `geoseg.model.defaults.read_defaults`.
     width, layers, patch
         Size of the image tower; ``width`` is a multiple of 32.
 
@@ -208,8 +208,7 @@ def write_scene(
                 shared = hole.intersection(block)
                 if shared is not None:
                     pixels[(slice(None), *shared.relative_to(block).slices())] = nodata or 0
-            rows, cols = block.slices()
-            dataset.write(pixels, window=((rows.start, rows.stop), (cols.start, cols.stop)))
+            dataset.write(pixels, window=block.slices())
     return path
 
 

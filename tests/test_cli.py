@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import signal
@@ -18,6 +19,7 @@ from rasterio.transform import from_origin
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from geoseg.options import POLYGON_FORMATS, Options, Products, Reading, choices
 from geoseg.pipeline import Progress
 from geoseg.testing import tiny_random_model
 from geoseg_cli._run import progress_bar
@@ -70,7 +72,7 @@ def test_every_command_and_option_has_a_sentence(name: str) -> None:
     assert command.help
     for parameter in command.params:
         text = getattr(parameter, "help", None)
-        if parameter.name != "help":
+        if parameter.name != "help" and not parameter.hidden:
             assert text, parameter.name
             assert text.rstrip("]").endswith((".", ")", "]")) or "[default" in text, text
 
@@ -80,7 +82,8 @@ def test_segment_groups_its_options_in_panels() -> None:
     for panel in ("Input", "Model", "Method", "Windows and tiles", "Output", "Run"):
         assert f"─ {panel} ─" in result.output
     options = [p for p in COMMANDS["segment"].params if p.opts[0].startswith("-")]
-    loose = [p.name for p in options if not getattr(p, "rich_help_panel", None)]
+    shown = [p for p in options if not p.hidden]
+    loose = [p.name for p in shown if not getattr(p, "rich_help_panel", None)]
     assert loose in ([], ["help"])
 
 
@@ -94,25 +97,22 @@ def test_defaults_that_help_texts_name_are_shown(name: str) -> None:
             assert f"[default: {default}" in shown, parameter.name
 
 
-def test_choices_equal_the_tables_of_the_library() -> None:
-    from geoseg.model.attention.last_block import VARIANTS
-    from geoseg.model.upsampling.base import UPSAMPLERS
-    from geoseg.pipeline import POLYGON_FORMATS
-    from geoseg_cli import segment as command
-
-    assert [a.value for a in command.Attention] == list(VARIANTS)
-    assert [u.value for u in command.Upsampler] == list(UPSAMPLERS)
-    assert [p.value for p in command.Polygons] == list(POLYGON_FORMATS)
+def test_help_lists_every_method_of_the_library() -> None:
+    texts = {p.name: getattr(p, "help", "") for p in COMMANDS["segment"].params}
+    for name, choice in choices(Options).items():
+        for method in choice.table.entries if choice.table else ():
+            assert f"{method}: " in texts[name], name
+    refused = run("segment", "scene.tif", "--polygons", "shapefile").stderr
+    assert all(f"'{name}'" in refused for name in POLYGON_FORMATS)
 
 
 def test_library_and_command_line_are_twins() -> None:
-    """Every method option of the library can be given on the command line."""
-    import dataclasses
-
-    from geoseg.options import Options
-
+    """Every option of the library can be given on the command line, if it has anything to give."""
     given = set(inspect.signature(COMMANDS["segment"].callback).parameters)
-    assert {f.name for f in dataclasses.fields(Options)} <= given
+    for kind in (Options, Reading, Products):
+        for field in dataclasses.fields(kind):
+            table = choices(kind)[field.name].table
+            assert (field.name in given) == (table is None or bool(table.entries)), field.name
 
 
 def test_help_loads_nothing_heavy() -> None:

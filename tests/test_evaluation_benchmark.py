@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,7 +17,7 @@ from geoseg.evaluation.registry import Dataset, Layout, Tiles, dataset_ids, load
 from geoseg.evaluation.samples import tile_windows
 from geoseg.options import Options
 from geoseg.testing import tiny_random_model
-from geoseg_cli.benchmark import benchmark as benchmark_command
+from geoseg_cli.main import app
 
 IDS = [
     "chn6-cug",
@@ -385,9 +384,7 @@ def tiny_model(tmp_path_factory) -> str:
 
 
 def command(*arguments: object):
-    app = typer.Typer()
-    app.command()(benchmark_command)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, ["benchmark", *(str(a) for a in arguments)])
 
 
 @pytest.mark.parametrize("name", IDS)

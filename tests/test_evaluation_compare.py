@@ -13,7 +13,6 @@ import pytest
 import rasterio
 import shapely
 import sklearn.metrics as sk
-import typer
 from affine import Affine
 from PIL import Image
 from rasterio.features import shapes
@@ -22,7 +21,7 @@ from typer.testing import CliRunner
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError, OutputError
 from geoseg.evaluation import compare, evaluate
 from geoseg.evaluation.report import as_dict, draw_confusion, write_report
-from geoseg_cli.evaluate import evaluate as evaluate_command
+from geoseg_cli.main import app
 
 NAMES = ("background", "building", "road")
 TRANSFORM = Affine(2, 0, 500_000, 0, -2, 4_000_000)
@@ -420,9 +419,7 @@ def test_absent_class_is_null_in_json(tmp_path: Path) -> None:
 
 
 def command(*arguments: object):
-    app = typer.Typer()
-    app.command()(evaluate_command)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, ["evaluate", *(str(a) for a in arguments)])
 
 
 def test_command_prints_the_contracts_json(pair) -> None:

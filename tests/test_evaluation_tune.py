@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-import typer
 from typer.testing import CliRunner
 
 from geoseg.errors import EvaluationError, OptionError
@@ -23,7 +22,7 @@ from geoseg.model.loading import load_model
 from geoseg.options import Options
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.text.vocabulary import Vocabulary
-from geoseg_cli.tune import tune as tune_command
+from geoseg_cli.main import app
 
 VOCABULARY = Vocabulary.parse("other;building,roof;road,street;water")
 QUERIES = len(VOCABULARY.queries)
@@ -150,7 +149,7 @@ def test_labels_that_lie_together_are_refused() -> None:
 
 def test_predictions_are_the_segmenters_decisions() -> None:
     """Query choice, synonyms, thresholds of classes and of the run, background."""
-    from geoseg.inference.head import Decision
+    from geoseg.inference.decide import Decision
 
     data = pixels(n=500, noise=0.05)
     classes = (
@@ -208,7 +207,7 @@ def test_logits_are_those_of_the_whole_scene(model: str, tmp_path: Path) -> None
         for bias in (0.0, 1.0)
     )
 
-    got = collect_pixels([LabelledScene(scene, truth_path)], plain, biased)
+    got = collect_pixels([LabelledScene(scene, truth_path)], plain)
 
     block = scene.read(scene.grid.window)
     tiles = [(slice(0, 448), slice(448, 1000)), (slice(448, 700), slice(448, 1000))]
@@ -232,18 +231,15 @@ def test_pixels_are_drawn_evenly_and_stand_for_the_rest(model: str, tmp_path: Pa
     truth[:20, :20] = 1
     truth[100] = 255
     truth_path = write_truth(tmp_path / "truth.tif", scene_path, truth)
-    loaded = load_model(model)
-    segmenters = [
-        Segmenter(loaded, VOCABULARY, Options(cls_bias=b, templates="none")) for b in (0.0, 1.0)
-    ]
+    segmenter = Segmenter(load_model(model), VOCABULARY, Options(templates="none"))
     scenes = [LabelledScene(Scene.open(scene_path), truth_path)]
-    got = collect_pixels(scenes, *segmenters, per_class=300)
+    got = collect_pixels(scenes, segmenter, per_class=300)
     counts = np.bincount(got.truth)
     assert counts[0] == pytest.approx(300, rel=0.25)
     assert counts[1] == pytest.approx(300, rel=0.25)
     assert np.bincount(got.truth, got.weight) == pytest.approx([300 * 300 - 400 - 300, 400])
     assert (got.truth != IGNORE).all()
-    again = collect_pixels(scenes, *segmenters, per_class=300)
+    again = collect_pixels(scenes, segmenter, per_class=300)
     assert np.array_equal(again.patch, got.patch)
 
 
@@ -288,21 +284,16 @@ def test_points_work_as_labels(model: str, tmp_path: Path) -> None:
     geopandas.GeoDataFrame(
         {"class": words}, geometry=[shapely.Point(*p) for p in places], crs=crs
     ).to_crs("EPSG:4326").to_file(tmp_path / "points.gpkg")
-    loaded = load_model(model)
-    segmenters = [
-        Segmenter(loaded, VOCABULARY, Options(cls_bias=b, templates="none")) for b in (0.0, 1.0)
-    ]
+    segmenter = Segmenter(load_model(model), VOCABULARY, Options(templates="none"))
     got = collect_pixels(
-        [LabelledScene(Scene.open(scene_path), tmp_path / "points.gpkg")], *segmenters
+        [LabelledScene(Scene.open(scene_path), tmp_path / "points.gpkg")], segmenter
     )
     assert sorted(got.truth) == [1, 2, 3, 3]
     assert len(np.unique(got.group)) == 4
 
 
 def command(*arguments: object):
-    app = typer.Typer()
-    app.command()(tune_command)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, ["tune", *(str(a) for a in arguments)])
 
 
 def test_command_writes_a_class_file(model: str, chips: Path) -> None:

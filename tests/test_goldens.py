@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from geoseg.inference.head import window_logits
+from geoseg import methods
+from geoseg.inference.head import Head
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.attention.last_block import attention_variant
+from geoseg.inference.steps import ClsBias
+from geoseg.model.attention.last_block import SegEarth, Vanilla
 from geoseg.model.loading import Model, load_model
 from geoseg.model.upsampling.learned import LearnedJbu, LearnedUpsampling
 from geoseg.model.vision import DenseEncoder
@@ -148,8 +150,11 @@ def test_encoder_tokens(
     encoder_arrays = arrays("encoder")
     model, depth = (model_g, 7) if kind == "gem8" else (model_a, 3)
     name = "gem" if kind.startswith("gem") else kind
-    variant = attention_variant(name, naclip_std=1.0, gem_depth=depth)
-    encoder = DenseEncoder(model.clip.visual, variant, residual=residual == "res")
+    kept = residual == "res"
+    attention = methods.resolve(
+        methods.ATTENTIONS, name, std=1.0, depth=depth, residual=kept, ffn=kept
+    )
+    encoder = DenseEncoder(model.clip.visual, attention)
     features = encoder(normalised(model, block(image, BOXES[box])))
     key = f"{box}__{kind}__{residual}"
     assert largest(features.patches[0], encoder_arrays[f"{key}__tokens"]) < TOKENS
@@ -161,7 +166,7 @@ def test_encoder_tokens(
 def test_position_embedding(
     model_a: Model, arrays: Callable[[str], Any], image: npt.NDArray[np.uint8], box: str
 ) -> None:
-    encoder = DenseEncoder(model_a.clip.visual, attention_variant("segearth"))
+    encoder = DenseEncoder(model_a.clip.visual, SegEarth())
     expected = arrays("encoder")
     height, width = BOXES[box][2:]
     found = encoder.positions((height // 16, width // 16))
@@ -176,7 +181,7 @@ def test_plain_image_embedding(
     model_a: Model, arrays: Callable[[str], Any], image: npt.NDArray[np.uint8]
 ) -> None:
     pixels = normalised(model_a, block(image, (40, 20, 64, 64)))
-    encoder = DenseEncoder(model_a.clip.visual, attention_variant("vanilla"), residual=True)
+    encoder = DenseEncoder(model_a.clip.visual, Vanilla(residual=True, ffn=True))
     found = encoder(pixels).cls
     assert largest(found[0], arrays("encoder")["plain_image_embedding"]) < 1e-5
     assert largest(found, model_a.clip.encode_image(pixels).numpy()) < 1e-5
@@ -247,11 +252,12 @@ def test_window_intermediates(
 ) -> None:
     window, text = arrays("window"), torch.from_numpy(arrays("text")["a__query_features"])
     pixels = normalised(model_a, block(image, BOXES["main"]))
-    features = DenseEncoder(model_a.clip.visual, attention_variant("segearth"))(pixels)
+    features = DenseEncoder(model_a.clip.visual, SegEarth())(pixels)
     unit = torch.nn.functional.normalize(features.patches, dim=-1)
     assert largest((unit @ text.T)[0], window["segearth__token_logits"]) < LOGITS
-    plain = window_logits(features, text, upsampler=None, guidance=pixels, cls_bias=0.0)
-    biased = window_logits(features, text, upsampler=None, guidance=pixels, cls_bias=1.0)
+    plain, biased = (
+        Head(text, None, (ClsBias(weight),))(features, pixels) for weight in (0.0, 1.0)
+    )
     assert largest((plain - biased)[0, 0, 0], window["segearth__cls_logits"]) < LOGITS
     for kind in UPSAMPLERS:
         upsampler = LearnedJbu(load_file(GOLDENS / f"{kind}_d64.safetensors"), source=kind)
@@ -267,9 +273,9 @@ def test_window_intermediates(
 
 def options_of(case: dict[str, Any], upsampler_files: dict[str, Path]) -> Options:
     vocabulary = vocabulary_of(case)
-    kind = case["upsampler"]
+    kind, attention = case["upsampler"], case["attention"].lower()
     return Options(
-        attention=case["attention"].lower(),
+        attention=attention + {"naclip": ":std=1", "gem": ":depth=3"}.get(attention, ""),
         residual=not case["ignore_residual"],
         upsampler=UPSAMPLERS.get(kind, "none"),
         upsampler_weights=str(upsampler_files[kind]) if kind else None,
@@ -279,8 +285,6 @@ def options_of(case: dict[str, Any], upsampler_files: dict[str, Path]) -> Option
         logit_scale=case["logit_scale"],
         window=case["slide_crop"],
         stride=case["slide_stride"],
-        naclip_std=1.0,
-        gem_depth=3,
     )
 
 
@@ -353,11 +357,6 @@ def test_prediction_through_the_command_line(
         arguments += ["--upsampler-weights", options.upsampler_weights]
     if options.threshold:
         arguments += ["--threshold", options.threshold, "--background", options.background]
-    parameters = {
-        "naclip": ["--naclip-std", options.naclip_std],
-        "gem": ["--gem-depth", options.gem_depth],
-    }
-    arguments += parameters.get(options.attention or "", [])
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     with rasterio.open(tmp_path / "out" / "labels.tif") as labels:

@@ -244,12 +244,20 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.read(1), labels((20, 20)))
 
 
-def test_the_work_file_of_another_run_is_not_resumed(tmp_path: Path) -> None:
-    label_writer(tmp_path / "w.tif", grid(), CLASSES).close()
-    with pytest.raises(OutputError, match="another run"):
-        label_writer(tmp_path / "w.tif", grid(70, 90), CLASSES, resume=True)
-    with pytest.raises(OutputError, match="another run"):
-        label_writer(tmp_path / "w.tif", grid(), as_label_classes(["other"]), resume=True)
+def test_the_work_file_of_another_run_is_made_anew(tmp_path: Path) -> None:
+    whole = Window(0, 0, 50, 60)
+
+    def written() -> None:
+        with label_writer(tmp_path / "w.tif", grid(70, 90), CLASSES) as writer:
+            writer.write(whole, np.ones(whole.shape, np.uint8))
+
+    written()
+    with label_writer(tmp_path / "w.tif", grid(70, 90), CLASSES, resume=True) as writer:
+        assert (writer.read(whole) == 1).all()
+    for size, classes in ((grid(60, 90), CLASSES), (grid(70, 90), as_label_classes(["other"]))):
+        written()
+        with label_writer(tmp_path / "w.tif", size, classes, resume=True) as writer:
+            assert (writer.read(whole) == 255).all()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

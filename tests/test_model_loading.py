@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from geoseg import methods
 from geoseg.errors import (
     ModelError,
     OptionError,
@@ -20,7 +21,8 @@ from geoseg.errors import (
     WeightsError,
 )
 from geoseg.model import loading
-from geoseg.model.attention.last_block import VARIANTS, attention_variant
+from geoseg.model.attention.last_block import LastBlock, SegEarth, Vanilla
+from geoseg.model.attention.trunk import Context, Trunk
 from geoseg.model.catalogue import known_models
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import ModelSpec
@@ -326,16 +328,17 @@ def test_devices() -> None:
 def test_vanilla_with_residual_is_open_clips_image_embedding(tmp_path: Path, patch: int) -> None:
     spec = tiny_random_model(tmp_path, window=patch * 4, patch=patch)
     loaded = load_model(spec, device="cpu")
-    encoder = DenseEncoder(loaded.clip.visual, attention_variant("vanilla"), residual=True)
+    encoder = DenseEncoder(loaded.clip.visual, Vanilla(residual=True, ffn=True))
     images = torch.randn(3, 3, patch * 4, patch * 4, generator=torch.Generator().manual_seed(1))
     expected = loaded.clip.encode_image(images)
     assert torch.allclose(encoder(images).cls, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("name", list(methods.ATTENTIONS.entries))
 @pytest.mark.parametrize("residual", [False, True])
 def test_every_variant_runs_on_any_window(model: Model, name: str, residual: bool) -> None:
-    encoder = DenseEncoder(model.clip.visual, attention_variant(name), residual=residual)
+    attention = methods.resolve(methods.ATTENTIONS, name, residual=residual, ffn=residual)
+    encoder = DenseEncoder(model.clip.visual, attention)
     features = encoder(torch.randn(2, 3, 48, 112))
     assert features.grid == (3, 7)
     assert features.patches.shape == (2, 21, 64)
@@ -344,13 +347,17 @@ def test_every_variant_runs_on_any_window(model: Model, name: str, residual: boo
 
 def test_segearth_is_the_sum_of_its_terms(model: Model) -> None:
     """Before the output projection's bias, which is added once."""
-    from geoseg.model.attention.last_block import LastBlockAttention
+    trunk, x = Trunk(model.clip.visual), torch.randn(1, 17, 64)
+    bias = trunk.blocks[-1].attn.out_proj.bias
+    context = Context((4, 4), torch.zeros(1, 3, 64, 64))
 
-    last = model.clip.visual.transformer.resblocks[-1]
-    x = torch.randn(1, 17, 64)
-    bias = last.attn.out_proj.bias
-    terms = [LastBlockAttention(((u, u),)).run([last], x, (4, 4), False) - bias for u in "qkv"]
-    whole = attention_variant("segearth").run([last], x, (4, 4), False) - bias
+    class OneTerm(LastBlock):
+        def __init__(self, letter: str) -> None:
+            super().__init__()
+            object.__setattr__(self, "terms", ((letter, letter),))
+
+    terms = [OneTerm(letter).run(trunk, x, context)[0] - bias for letter in "qkv"]
+    whole = SegEarth().run(trunk, x, context)[0] - bias
     assert torch.allclose(sum(terms), whole, atol=1e-5)
 
 
@@ -372,8 +379,8 @@ def test_padding_puts_the_larger_half_after() -> None:
 
 def test_unknown_attention() -> None:
     with pytest.raises(OptionError, match="segearth"):
-        attention_variant("segearht")
+        methods.resolve(methods.ATTENTIONS, "segearht")
     with pytest.raises(OptionError, match="width"):
-        attention_variant("naclip", naclip_std=0)
+        methods.resolve(methods.ATTENTIONS, "naclip:std=0")
     with pytest.raises(OptionError, match="depth"):
-        attention_variant("gem", gem_depth=1)
+        methods.resolve(methods.ATTENTIONS, "gem:depth=1")

@@ -15,7 +15,6 @@ import pytest
 
 import geoseg
 from geoseg.errors import GeosegError, OptionError, SceneError
-from geoseg.inference.segmenter import _segmenter_here
 from geoseg.pipeline import Progress
 from geoseg.run.cluster import connect, worker_environment
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
@@ -57,9 +56,17 @@ def client() -> Iterator[Any]:
         yield found
 
 
-def loads(client: Any) -> list[int]:
-    """How often each worker has built the segmenter."""
-    return [info.misses for info in client.run(_segmenter_here.cache_info).values()]
+def models_held(client: Any) -> list[int]:
+    """How many models each worker holds."""
+
+    def models() -> int:
+        import gc
+
+        from geoseg.model.loading import Model
+
+        return sum(isinstance(one, Model) for one in gc.get_objects())
+
+    return list(client.run(models).values())
 
 
 def damage(scene: Path, target: Path) -> Path:
@@ -84,7 +91,7 @@ def test_workers_give_the_same_map_and_load_the_model_once(
     monkeypatch.chdir(scene.parent)
     spread = segment(Path(scene.name), tmp_path / "out", model, client=client)
     assert_same_map(spread.out, alone)
-    assert loads(client) == [1, 1]
+    assert models_held(client) == [1, 1]
 
 
 @pytest.mark.slow
@@ -137,7 +144,7 @@ def test_a_running_scheduler_is_used_and_left_running(
         address = wait_for_address(address_file)
         with connect(scheduler=address) as client:
             spread = segment(scene, tmp_path / "out", model, client=client)
-            assert loads(client) == [1]
+            assert models_held(client) == [1]
         assert_same_map(spread.out, alone)
         assert [process.poll() for process in started] == [None, None]
     finally:

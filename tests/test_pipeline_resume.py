@@ -17,7 +17,8 @@ import pytest
 import geoseg
 from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError
-from geoseg.pipeline import ALL_PRODUCTS, Progress
+from geoseg.options import ALL_PRODUCTS
+from geoseg.pipeline import Progress
 from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
@@ -232,8 +233,10 @@ def test_a_damaged_record_says_so(run: Any, tmp_path: Path) -> None:
 def test_a_lost_work_file_is_not_taken_for_an_empty_map(run: Any, tmp_path: Path) -> None:
     cut(run, tiles=9)
     (tmp_path / "out" / pipeline.WORK_FOLDER / "confidence.work.tif").unlink()
-    with pytest.raises(OutputError, match="is gone; start anew with --overwrite"):
-        run(resume=True)
+    resumed = run(resume=True)
+    straight = run("straight")
+    for name in ("labels.tif", "confidence.tif"):
+        assert_same_raster(resumed.out / name, straight.out / name)
 
 
 def test_a_failure_before_the_first_tile_leaves_nothing(run: Any, tmp_path: Path) -> None:

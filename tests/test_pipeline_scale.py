@@ -8,24 +8,30 @@ import subprocess
 import sys
 import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
 from rasters import make
 from typer.testing import CliRunner
 
 import geoseg
+from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
+from geoseg.runtime import allocator
 from geoseg.testing import assert_same_raster, drawn_rgb, tiny_random_model, write_scene
 from geoseg.types import Window
 
@@ -67,7 +73,7 @@ def test_a_model_that_the_run_has_loaded_is_gone_when_the_products_are_made(
     def look(progress: geoseg.pipeline.Progress) -> None:
         alive[progress.stage] = models[0]() is not None
 
-    monkeypatch.setattr(geoseg.pipeline, "load_model", load)
+    monkeypatch.setattr(pipeline, "load_model", load)
     scene = write_scene(tmp_path / "scene.tif", 150, 120)
     run = geoseg.segment_to_files(
         scene, CLASSES, tmp_path / "out", model=spec, options=QUICK, device="cpu", progress=look
@@ -380,16 +386,35 @@ def test_a_mosaic_on_the_command_line(geoseg_cli: Any, tmp_path: Path) -> None:
 def test_the_process_is_left_as_it_would_be_without_a_run(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings for a run's memory would slow down whatever else uses PyTorch afterwards."""
-    settled = []
-    monkeypatch.setattr(geoseg.pipeline, "settle_memory", lambda: settled.append(True))
+    """Settings for a run's speed and memory would change whatever else the program does."""
+    asked_of_c: list[str] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *given: asked_of_c.append(name)
+
+    monkeypatch.setattr(allocator, "ctypes", SimpleNamespace(CDLL=Library))
+
+    def settings() -> tuple[Any, ...]:
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        return (
+            torch.get_num_threads(),
+            getattr(matmul, "fp32_precision", None),
+            get_gdal_config("GDAL_CACHEMAX"),
+        )
+
+    before = settings()
     scene = write_scene(tmp_path / "scene.tif", 100, 100)
     segment(scene)
-    assert settled == [True]
+    assert settings() == before
     monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         segment(scene, "other")
-    assert settled == [True, True]
+    assert settings() == before
+    assert set(asked_of_c) == {"malloc_trim"}  # free memory is given back, no setting is made
 
 
 def test_a_gsd_needs_a_place_on_the_ground(segment: Any, tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geoseg import methods
 from geoseg.errors import OptionError, SceneError, TilingError, VocabularyError, WeightsError
-from geoseg.inference import head
-from geoseg.inference.head import Decision, window_logits
+from geoseg.inference.decide import Decision
+from geoseg.inference.head import Head
+from geoseg.inference.scorer import Encoder
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.defaults import ModelDefaults
+from geoseg.inference.steps import ClsBias
 from geoseg.model.loading import Model, load_model
-from geoseg.model.upsampling.base import build_upsampler
-from geoseg.model.upsampling.jbu import Jbu
+from geoseg.model.upsampling.base import Fit
+from geoseg.model.upsampling.jbu import Jbu, JbuUpsampler
 from geoseg.model.upsampling.learned import LearnedJbu
 from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options
@@ -113,7 +115,7 @@ def test_projected_upsampling_equals_upsampling_features(channels: int) -> None:
     features = DenseFeatures(torch.randn(1, channels), torch.randn(1, 15, channels), grid)
     text = torch.nn.functional.normalize(torch.randn(4, channels), dim=-1)
     upsampler = LearnedJbu(state, source="random")
-    found = window_logits(features, text, upsampler=upsampler, guidance=guidance, cls_bias=0.3)
+    found = Head(text, upsampler, (ClsBias(0.3),))(features, guidance)
     planes = features.patches.transpose(1, 2).reshape(1, channels, *grid)
     dense = torch.nn.functional.normalize(plain_jbu(state, planes, guidance), dim=1)
     expected = torch.einsum("bdhw,qd->bhwq", dense, text)
@@ -138,30 +140,27 @@ def test_nearly_exact_norms_stay_within_their_tolerance(rank: int) -> None:
     features = DenseFeatures(torch.randn(1, channels), tokens, grid)
     text = torch.nn.functional.normalize(torch.randn(5, channels), dim=-1)
     upsampler = LearnedJbu(smooth_jbu_state(channels), source="random")
-    folded, constant = upsampler.fold(tokens)
-    basis = head._leading_basis(folded, constant, text)
-    assert basis is not None
-    assert basis.shape[-1] < 60
-    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.3}
-    exact = window_logits(features, text, **common, exact=True)
-    nearly = window_logits(features, text, **common, exact=False)
+    exact, nearly = (
+        Head(text, upsampler, (ClsBias(0.3),), exact)(features, guidance) for exact in (True, False)
+    )
     assert 0 < (exact - nearly).abs().max() <= 5e-4
 
 
-def test_norms_are_exact_where_the_estimate_could_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens in all directions, or an estimate that is not certain enough: the exact path."""
+@pytest.mark.parametrize("noise", [0.1, 1.0, 10.0, 100.0])
+def test_norms_are_exact_where_the_estimate_could_be_wrong(noise: float) -> None:
+    """The more tokens leave the few directions, the less do a few directions tell."""
     torch.manual_seed(5)
-    grid, guidance = (12, 12), torch.randn(1, 3, 96, 96)
+    guidance = torch.randn(1, 3, 96, 96)
     text = torch.nn.functional.normalize(torch.randn(5, 160), dim=-1)
     upsampler = LearnedJbu(smooth_jbu_state(160), source="random")
-    common = {"upsampler": upsampler, "guidance": guidance, "cls_bias": 0.0}
-    flat = DenseFeatures(torch.randn(1, 160), torch.randn(1, 144, 160), grid)
-    assert head._leading_basis(*upsampler.fold(flat.patches), text) is None
-    low = torch.randn(1, 144, 3) @ torch.randn(3, 160) + 0.02 * torch.randn(1, 144, 160)
-    monkeypatch.setattr(head, "_TOLERANCE", 1e-9)
-    features = DenseFeatures(torch.randn(1, 160), low, grid)
-    exact = window_logits(features, text, **common, exact=True)
-    assert torch.equal(window_logits(features, text, **common, exact=False), exact)
+    tokens = torch.randn(1, 144, 3) @ torch.randn(3, 160) + noise * torch.randn(1, 144, 160)
+    features = DenseFeatures(torch.randn(1, 160), tokens, (12, 12))
+    exact, nearly = (
+        Head(text, upsampler, (), exact)(features, guidance) for exact in (True, False)
+    )
+    assert (exact - nearly).abs().max() <= 5e-4
+    if noise > 1:
+        assert torch.equal(nearly, exact)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -179,15 +178,13 @@ def test_windows_of_a_batch_do_not_meet(name: str, channels: int, exact: bool) -
     text = torch.nn.functional.normalize(torch.randn(4, channels), dim=-1)
     upsampler = {
         "none": None,
-        "jbu": Jbu((0.27, 0.26, 0.28)),
+        "jbu": JbuUpsampler(Jbu(), (0.27, 0.26, 0.28), torch.device("cpu")),
         "learned": LearnedJbu(smooth_jbu_state(channels), source="random"),
     }[name]
 
     def logits(some: slice) -> torch.Tensor:
         features = DenseFeatures(cls[some], tokens[some], grid)
-        return window_logits(
-            features, text, upsampler=upsampler, guidance=guidance[some], cls_bias=0.3, exact=exact
-        )
+        return Head(text, upsampler, (ClsBias(0.3),), exact)(features, guidance[some])
 
     together = logits(slice(None))
     assert together.shape == (count, 96, 80, 4)
@@ -210,7 +207,7 @@ def test_learned_upsamplers_reach_any_patch_size(
 
 
 def test_jbu_keeps_constants_and_never_overshoots() -> None:
-    upsampler = Jbu((0.25, 0.25, 0.25))
+    upsampler = JbuUpsampler(Jbu(), (0.25, 0.25, 0.25), torch.device("cpu"))
     guidance = torch.randn(1, 3, 56, 84)
     operator = upsampler.operator(guidance, (4, 6))
     assert torch.allclose(operator(torch.full((1, 2, 4, 6), 0.7)), torch.tensor(0.7), atol=1e-6)
@@ -226,7 +223,8 @@ def test_jbu_follows_an_edge_of_the_guidance() -> None:
     guidance[..., 22:] = 4.0  # edge at column 22, inside the patch of columns 16 to 31
     tokens = torch.zeros(1, 1, 4, 4)
     tokens[..., 1:] = 1.0
-    out = Jbu((0.25, 0.25, 0.25)).operator(guidance, (4, 4))(tokens)[0, 32, :, 0]
+    upsampler = JbuUpsampler(Jbu(), (0.25, 0.25, 0.25), torch.device("cpu"))
+    out = upsampler.operator(guidance, (4, 4))(tokens)[0, 32, :, 0]
     assert abs(int((out > 0.5).float().argmax()) - 22) <= 1
 
 
@@ -237,10 +235,9 @@ def test_upsampler_weights_must_fit(tmp_path: Path) -> None:
     )
     cpu, std = torch.device("cpu"), (0.25, 0.25, 0.25)
 
-    def build(name: str, **kwargs: object) -> object:
-        return build_upsampler(
-            name, **({"weights": file, "embedding": 8, "std": std, "device": cpu} | kwargs)
-        )
+    def build(name: str, embedding: int = 8, weights: str | None = str(file)) -> object:
+        fit = Fit(embedding, std, cpu, weights)
+        return methods.resolve(methods.UPSAMPLERS, name).build(fit)
 
     assert build("simfeatup") is not None
     with pytest.raises(WeightsError, match="--upsampler simfeatup"):
@@ -358,21 +355,20 @@ def test_batch_size_and_a_constant_window_in_a_batch(model: Model, batch: int) -
 def test_a_few_windows_share_the_reading_of_weights(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They get fewer towards the end, so that no core waits for another's batch."""
+    """Each window is encoded once, several at a time, whoever picks how many."""
     block = noise(64, 64 + 32 * 30)
     expected = segmenter(model, batch_size=1).logits(block)
-    one = segmenter(model)
-    encode, sizes = one.encode, []
+    encode, sizes = Encoder.__call__, []
 
-    def counted(images: torch.Tensor) -> DenseFeatures:
+    def counted(encoder: Encoder, images: torch.Tensor) -> DenseFeatures:
         sizes.append(len(images))
-        return encode(images)
+        return encode(encoder, images)
 
-    monkeypatch.setattr(one, "encode", counted)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(Encoder, "__call__", counted)
+    one = segmenter(model)
     assert np.abs(one.logits(block) - expected).max() < 1e-5
-    assert one.batch_size == 4
-    assert sorted(sizes) == [1] * 7 + [2, 3, 3] + [4] * 4
+    assert sum(sizes) == 31
+    assert 1 < max(sizes) <= one.batch_size
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "segearth", "gem"])
@@ -381,8 +377,8 @@ def test_half_precision_changes_logits_little(model: Model, attention: str) -> N
     block = noise(64, 96)
     full = segmenter(model, attention=attention, precision="fp32")
     half = segmenter(model, attention=attention, precision="bf16")
-    windows = half.normalise(block)[None, :, :64, :64]
-    assert half.encode(windows).patches.dtype == torch.float32
+    windows = half.encoder.normalise(block)[None, :, :64, :64]
+    assert half.encoder(windows).patches.dtype == torch.float32
     difference = np.abs(half.logits(block) - full.logits(block)).max()
     assert 0 < difference < 0.05
 
@@ -393,31 +389,36 @@ def test_windows_that_do_not_fit_the_device_run_in_halves(
     block = noise(64, 300)
     expected = segmenter(model, batch_size=2).logits(block)
     one = segmenter(model, batch_size=8)
-    encode, sizes = one.encode, []
+    encode, sizes, most = Encoder.__call__, [], 3
 
-    def small_device(images: torch.Tensor) -> DenseFeatures:
+    def small_device(encoder: Encoder, images: torch.Tensor) -> DenseFeatures:
         sizes.append(len(images))
-        if len(images) > 3:
+        if len(images) > most:
             raise torch.OutOfMemoryError
-        return encode(images)
+        return encode(encoder, images)
 
-    monkeypatch.setattr(one, "encode", small_device)
+    monkeypatch.setattr(Encoder, "__call__", small_device)
     assert np.abs(one.logits(block) - expected).max() < 1e-5
-    several = [size for size in sizes if size > 1]  # the ninth window may come at any time
-    assert several[:3] == [8, 4, 2]
-    assert max(several[3:]) == 2
     assert one.batch_size == 2
-    monkeypatch.setattr(one, "encode", lambda images: small_device(torch.cat([images] * 4)))
+    assert max(sizes) == 8
+    sizes.clear()
+    assert np.abs(one.logits(block) - expected).max() < 1e-5
+    assert max(sizes) == 2  # what did not fit is not tried again
+    most = 0
     with pytest.raises(torch.OutOfMemoryError):
         one.logits(block)
 
 
-def test_borders_are_covered_once_and_counted_right(model: Model) -> None:
+def test_borders_are_covered_once_and_counted_right(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a model that answers a constant, every pixel has exactly that constant."""
     one = segmenter(model, blend="hann")
-    one.window_logits = lambda windows: torch.full(
-        (*windows.shape[:1], *windows.shape[2:], 6), 0.25
-    )
+
+    def constant(head: Head, features: DenseFeatures, guidance: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(guidance), *guidance.shape[2:], 6), 0.25)
+
+    monkeypatch.setattr(Head, "__call__", constant)
     logits = one.logits(noise(150, 101))
     assert logits.shape == (6, 150, 101)
     assert np.allclose(logits, 0.25, atol=1e-6)
@@ -431,7 +432,7 @@ def test_pixels_sent_ahead_change_nothing(model: Model) -> None:
     assert one.send(block) is None  # a CPU has nothing to wait for
     tile = TilePlan(one.lattice(150, 170), 512)[0]
     alone = one.segment_tile(block, tile, probabilities=True)
-    ahead = one.segment_tile(block, tile, probabilities=True, sent=one.normalise(block))
+    ahead = one.segment_tile(block, tile, probabilities=True, sent=one.encoder.normalise(block))
     for name in ("labels", "confidence", "margin", "probabilities"):
         assert np.array_equal(getattr(alone, name), getattr(ahead, name)), name
 
@@ -564,7 +565,7 @@ def test_a_pickled_segmenter_works_in_another_folder(
 
 
 def test_given_wins_over_model_over_general() -> None:
-    own = ModelDefaults(window=128, stride=64, cls_bias=0.1)
+    own = {"window": 128, "stride": 64, "cls_bias": 0.1}
     resolved = Options(cls_bias=0.0).resolve(own)
     assert (resolved.window, resolved.stride, resolved.cls_bias) == (128, 64, 0.0)
     assert resolved.sources["window"] == "model"

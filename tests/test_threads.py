@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import itertools
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +14,15 @@ import pytest
 import torch
 
 from geoseg import Options, Segmenter, load_model
+from geoseg.inference.head import Head
+from geoseg.inference.merge import merged
+from geoseg.inference.runners import run_windows
+from geoseg.inference.runners.area import Area, Batches
+from geoseg.inference.scorer import Encoder, Scorer
+from geoseg.inference.steps import ClsBias
+from geoseg.inference.views import View
+from geoseg.model.upsampling.base import Fit
+from geoseg.model.vision import DenseFeatures
 from geoseg.runtime.threads import in_order
 from geoseg.types import PixelBlock, Window
 
@@ -118,24 +130,48 @@ def test_a_window_has_the_same_bits_in_every_tile(threads: None) -> None:
     wide = PixelBlock(rgb, np.ones((112, 280), dtype=bool))
     narrow = PixelBlock(np.ascontiguousarray(rgb[..., :112]), np.ones((112, 112), dtype=bool))
     core = Window(0, 0, 112, 112)
-    windows = [Window(0, 0, 112, 112), Window(0, 56, 112, 112)]
-    (_, one), (_, of_many) = (
-        next(iter(segmenter._merged_rows(block, chosen, core)))
-        for block, chosen in ((narrow, windows[:1]), (wide, windows))
-    )
+    windows = [core, Window(0, 56, 112, 112)]
+    chosen, device = segmenter.options, model.device
+    fit = Fit(model.embedding_size, model.std, device, chosen.upsampler_weights)
+    text = torch.from_numpy(segmenter.text_embeddings)
+    head = Head(text, chosen.method("upsampler").build(fit), (ClsBias(0.3),), exact=False)
+    scorer = Scorer(segmenter.encoder, head, [View()])
+
+    def logits(block: PixelBlock, windows: list[Window]) -> torch.Tensor:
+        area = Area(segmenter.encoder, block, windows, core, torch.ones(112, 112), stride=56)
+        batches = Batches(
+            device, None, window_pixels=112**2, patch_pixels=model.patch_size**2, queries=4
+        )
+        _, rows = next(iter(merged(run_windows(scorer, area, batches), core)))
+        return rows
+
+    one, of_many = logits(narrow, windows[:1]), logits(wide, windows)
     assert torch.equal(one[:, :56], of_many[:, :56])
 
 
-def test_an_interruption_ends_the_threads(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["Ctrl-C", "an error"])
+def test_an_interruption_leaves_the_threads_as_they_were(
+    threads: None, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
     model = load_model("geoseg-tiny", device="cpu")
     segmenter = Segmenter(model, "road; water", Options(window=64, stride=32, templates="none"))
     block = PixelBlock(np.zeros((3, 160, 160), np.float32), np.ones((160, 160), dtype=bool))
+    encode, calls = Encoder.__call__, itertools.count()
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupted(encoder: Encoder, images: torch.Tensor) -> DenseFeatures:
+        if next(calls) == 3:
+            if by == "an error":
+                raise RuntimeError("the encoder broke")
+            _thread.interrupt_main()
+            time.sleep(0.2)  # the main thread learns of it before the windows are done
+        return encode(encoder, images)
 
-    monkeypatch.setattr("geoseg.inference.segmenter._StripMerger.add", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        segmenter.logits(block)
+    monkeypatch.setattr(Encoder, "__call__", interrupted)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt if by == "Ctrl-C" else RuntimeError):
+            segmenter.logits(block)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert torch.get_num_threads() == 4
     assert not [t for t in threading.enumerate() if t.name.startswith("geoseg-window")]

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 import open_clip  # noqa: E402
 
 from geoseg.inference.segmenter import Segmenter  # noqa: E402
-from geoseg.model.attention.last_block import attention_variant  # noqa: E402
+from geoseg.model.attention.last_block import Naclip, SegEarth  # noqa: E402
 from geoseg.model.loading import load_model  # noqa: E402
 from geoseg.model.upsampling.learned import LearnedJbu  # noqa: E402
 from geoseg.model.vision import DenseEncoder  # noqa: E402
@@ -158,13 +158,12 @@ def test_a_pool_renews_its_oldest_scene_and_reads_its_cache(tmp_path: Path) -> N
     np.testing.assert_array_equal(again.labels[1], kept)
 
 
-@pytest.mark.parametrize("attention", ["segearth", "naclip"])
-def test_training_forward_equals_inference(small_clip, attention: str) -> None:
-    variant = attention_variant(attention)
-    encoder = DenseEncoder(small_clip.visual, variant)
+@pytest.mark.parametrize("attention", [SegEarth(), Naclip()])
+def test_training_forward_equals_inference(small_clip, attention: SegEarth | Naclip) -> None:
+    encoder = DenseEncoder(small_clip.visual, attention)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        trained, used = train_tiny.forward(encoder, images, variant), encoder(images)
+        trained, used = train_tiny.forward(encoder, images, attention), encoder(images)
         plain = small_clip.encode_image(images)
     torch.testing.assert_close(trained.patches, used.patches, atol=1e-5, rtol=0)
     torch.testing.assert_close(trained.bias, used.cls, atol=1e-5, rtol=0)
@@ -214,13 +213,13 @@ def test_a_short_training_lowers_the_loss_and_exports(tmp_path: Path) -> None:
     config, model, pool = ready_to_train(scenes=6)
     sampler = CropSampler(pool, 0)
     bank = train_tiny.TextBank(model, 0)
-    variant = attention_variant("naclip")
-    encoder = DenseEncoder(model.visual, variant)
+    attention = Naclip()
+    encoder = DenseEncoder(model.visual, attention)
     optimizers = train_tiny.Optimizers(model, 3e-3)
     losses = []
     for _ in range(60):
         batch = sampler.batch(8, 32, 8)
-        out = train_tiny.forward(encoder, normalise(batch.pictures), variant)
+        out = train_tiny.forward(encoder, normalise(batch.pictures), attention)
         scale = model.logit_scale.exp()
         loss, parts = train_tiny.dense_loss(
             out, batch, bank.draw(), scale, train_tiny.Weights(), subtract=False
@@ -251,15 +250,15 @@ def test_a_pruned_tower_learns_to_see_as_its_teacher() -> None:
     student = restore(saved)
     train_tiny.prepare(student)
     student.load_state_dict(saved["state_dict"])
-    variant = attention_variant("naclip")
-    towers = [DenseEncoder(model.visual, variant) for model in (student, teacher)]
+    attention = Naclip()
+    towers = [DenseEncoder(model.visual, attention) for model in (student, teacher)]
     sampler, optimizers = CropSampler(pool, 0), train_tiny.Optimizers(student, 2e-3)
     unlike = []
     for _ in range(40):
         pictures = normalise(sampler.batch(6, 32, 8).pictures)
-        out = train_tiny.forward(towers[0], pictures, variant)
+        out = train_tiny.forward(towers[0], pictures, attention)
         with torch.no_grad():
-            wanted = train_tiny.forward(towers[1], pictures, variant)
+            wanted = train_tiny.forward(towers[1], pictures, attention)
         loss, parts = train_tiny.likeness_loss(out, wanted)
         optimizers.step(loss, 1.0)
         unlike.append(parts["patches"])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoseg.model.attention.last_block import VARIANTS
+from geoseg.model.attention.last_block import Naclip
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
 from tools.scenes.pool import ScenePool
@@ -104,11 +104,12 @@ def prune(saved: dict[str, Any], ratio: float, pool: ScenePool, batches: int, se
     model = restore(saved)
     torch.manual_seed(seed)
     sampler, visual = CropSampler(pool, seed), model.visual
-    encoder, native = DenseEncoder(visual, VARIANTS["naclip"]), int(visual.image_size[0])
+    encoder, native = DenseEncoder(visual, Naclip()), int(visual.image_size[0])
+    patch = int(visual.patch_size[0])
     with _recorded(visual.transformer.resblocks) as seen:
         for batch in range(batches):
-            count, side = ((24, native), (8, 28 * encoder.patch_size))[batch % 2]
-            pictures = normalise(sampler.batch(count, side, encoder.patch_size).pictures)
+            count, side = ((24, native), (8, 28 * patch))[batch % 2]
+            pictures = normalise(sampler.batch(count, side, patch).pictures)
             encoder(pictures)
             visual(pictures[:, :, :native, :native])  # the scene's embedding: all of the MLPs
     keep = int(ratio * saved["config"]["vision_cfg"]["width"])

@@ -35,13 +35,8 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from geoseg.model.attention.last_block import (
-    VARIANTS,
-    LastBlockAttention,
-    gaussian_bias,
-    heads,
-    project,
-)
+from geoseg.model.attention.last_block import LastBlock, Naclip, SegEarth, gaussian_bias
+from geoseg.model.attention.trunk import Trunk
 from geoseg.model.vision import DenseEncoder
 from geoseg.text.templates import load_templates
 from tools.crops import Batch, CropSampler
@@ -83,24 +78,24 @@ class Outputs:
     """``(B, D)``: the ordinary image embedding."""
 
 
-def forward(encoder: DenseEncoder, images: Tensor, attention: LastBlockAttention) -> Outputs:
+def forward(encoder: DenseEncoder, images: Tensor, attention: LastBlock) -> Outputs:
     """Dense and ordinary embeddings with gradients.
 
     The same sums as `DenseEncoder`, but with attention written out: its backward pass in bfloat16
     on a CPU takes half as long as that of PyTorch's fused attention.
     """
     visual = encoder.visual
-    blocks = visual.transformer.resblocks
+    trunk = Trunk(visual)
     x, grid = encoder.stem(images)
-    for block in blocks[:-1]:
-        x = _ordinary(block, x, x)
-    last = blocks[-1]
-    qkv = dict(zip("qkv", heads(last, last.ln_1(x)), strict=True))
-    std = attention.gaussian_std
-    bias = None if std is None else gaussian_bias(grid, std, x.device)
+    for block in trunk.blocks[:-1]:
+        x = _ordinary(trunk, block, x, x)
+    last = trunk.blocks[-1]
+    qkv = trunk.heads(last, last.ln_1(x))
+    near = isinstance(attention, Naclip)
+    bias = gaussian_bias(grid, attention.std, x.device) if near else None
     weights = [_weights(qkv[a], qkv[b], bias) for a, b in attention.terms]
-    dense = project(last, torch.stack(weights).sum(0) @ qkv["v"])
-    plain = _ordinary(last, x, x[:, :1])
+    dense = trunk.project(last, torch.stack(weights).sum(0) @ qkv["v"])
+    plain = _ordinary(trunk, last, x, x[:, :1])
     dense, plain = ((visual.ln_post(t.float()) @ visual.proj).float() for t in (dense, plain))
     return Outputs(dense[:, 1:], dense[:, 0], plain[:, 0])
 
@@ -111,13 +106,11 @@ def _weights(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return (scores if bias is None else scores + bias).softmax(-1)
 
 
-def _ordinary(block: Any, x: Tensor, rows: Tensor) -> Tensor:
+def _ordinary(trunk: Trunk, block: Any, x: Tensor, rows: Tensor) -> Tensor:
     """The unmodified block, for the first rows of ``x`` only."""
-    q, k, v = heads(block, block.ln_1(x))
+    q, k, v = trunk.heads(block, block.ln_1(x)).values()
     q = q[:, :, : rows.shape[1]]
-    rows = rows + project(block, _weights(q, k) @ v)
-    result: Tensor = rows + block.mlp(block.ln_2(rows))
-    return result
+    return trunk.ffn(block, rows + trunk.project(block, _weights(q, k) @ v))
 
 
 @dataclass(frozen=True)
@@ -241,7 +234,7 @@ def _waves(grid: int, width: int) -> Tensor:
     return F.pad(waves, (0, width - waves.shape[1]))
 
 
-_ATTENTION = ("naclip", "naclip", "naclip", "segearth", "segearth")
+_ATTENTIONS = (Naclip(), Naclip(), Naclip(), SegEarth(), SegEarth())
 """Last blocks to train through, drawn from at random."""
 _MIDDLE = 0.4
 """Share of the time after which weights are kept for averaging, while the rate is still high."""
@@ -268,12 +261,12 @@ def train(
     teacher: CLIP | None = None,
 ) -> None:
     """Train until the clock says stop; ``file`` always holds the newest averaged weights."""
-    encoder = DenseEncoder(model.visual, VARIANTS["naclip"])
-    larger = None if teacher is None else DenseEncoder(teacher.visual, VARIANTS["naclip"])
+    encoder = DenseEncoder(model.visual, Naclip())
+    larger = None if teacher is None else DenseEncoder(teacher.visual, Naclip())
     bank, sampler = TextBank(model, run.seed), CropSampler(pool, run.seed)
     optimizers = Optimizers(model, run.rate)
     averaged = copy.deepcopy(model.visual)
-    patch, side = encoder.patch_size, int(model.visual.image_size[0])
+    patch, side = int(encoder.visual.patch_size[0]), int(model.visual.image_size[0])
     random = np.random.default_rng(run.seed)
     weights = Weights()
     start = saved = time.monotonic()
@@ -287,7 +280,7 @@ def train(
         grid = int(random.choice([side // patch, side // patch, 11, 21, 28, 28, 28]))
         count = max(4, round(run.batch * (side // patch) ** 2 / grid**2))
         batch = sampler.batch(count, grid * patch, patch)
-        attention = VARIANTS[str(random.choice(_ATTENTION))]
+        attention = _ATTENTIONS[random.choice(len(_ATTENTIONS))]
         pictures = normalise(batch.pictures)
         with torch.autocast("cpu", torch.bfloat16):
             out = forward(encoder, pictures, attention)

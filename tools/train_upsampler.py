@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.model.attention.last_block import attention_variant
+from geoseg import methods
 from geoseg.model.loading import load_model
 from geoseg.model.upsampling.blocks import StepGeometry
 from geoseg.model.upsampling.learned import LearnedJbu, StepWeights, WindowStep
@@ -158,7 +158,7 @@ def train(
     """Train until the clock says stop; returns the number of steps."""
     random = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.NAdam(upsampler.parameters(), lr=RATE)
-    patch = encoder.patch_size
+    patch = int(encoder.visual.patch_size[0])
     side = grid * patch
     start, step = time.monotonic(), 0
     recent: list[tuple[float, float]] = []
@@ -222,7 +222,7 @@ def main() -> None:
     upsampler = JbuOne()
     steps = train(
         upsampler,
-        DenseEncoder(clip.visual, attention_variant(str(DEFAULTS["attention"]))),
+        DenseEncoder(clip.visual, methods.resolve(methods.ATTENTIONS, DEFAULTS["attention"])),
         TextBank(clip, options.seed),
         CropSampler(pool, options.seed),
         options.minutes,

@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ from geoseg.evaluation.metrics import confusion_matrix
 from geoseg.evaluation.registry import Dataset
 from geoseg.evaluation.report import write_csv, write_whole
 from geoseg.evaluation.resize import fitted_size, resize_image
-from geoseg.evaluation.samples import Cut, SampleReader
+from geoseg.evaluation.samples import Cut, cuts
+from geoseg.evaluation.values import ClassNumbers
 from geoseg.options import Options, ResizeRule
 from geoseg.types import LabelArray, UInt8Array
 
@@ -58,13 +59,9 @@ class ImageSegmenter(Protocol):
 
 def paper_options(dataset: Dataset, given: Options) -> Options:
     """Fill in what the paper sets for this data set; an option given wins."""
-    threshold = dataset.threshold if given.threshold is None else given.threshold
-    return replace(
-        given,
-        threshold=threshold,
-        background=dataset.background if given.background is None else given.background,
-        cls_bias=dataset.cls_bias if given.cls_bias is None else given.cls_bias,
-    )
+    names = ("threshold", "background", "cls_bias")
+    missing = [name for name in names if getattr(given, name) is None]
+    return replace(given, **{name: getattr(dataset, name) for name in missing})
 
 
 def run_benchmark(
@@ -142,14 +139,15 @@ def run_benchmark(
         **(facts or {}),
     }
     journal = _Journal(Path(out), settings, resume=resume, overwrite=overwrite)
-    reader = SampleReader(found.layout, dataset.vocabulary.names)
+    classes = ClassNumbers(dataset.vocabulary.names)
     size = None if resize == "none" else settings["long side"]
     images = []
     for done, sample in enumerate(samples):
         if progress is not None:
             progress(done, len(samples))
         if sample.name not in journal.finished:
-            results = [_score(cut, segmenter, size, resize, dataset) for cut in reader.cuts(sample)]
+            parts = cuts(sample, found.layout, classes)
+            results = [_score(cut, segmenter, size, resize, dataset) for cut in parts]
             journal.add(sample.name, results)
         images += journal.finished[sample.name]
     if progress is not None:
@@ -231,13 +229,7 @@ class _Journal:
         entry = {
             "file": file,
             "images": [
-                {
-                    "name": image.name,
-                    "height": image.height,
-                    "width": image.width,
-                    "confusion": image.confusion.tolist(),
-                }
-                for image in images
+                {**asdict(image), "confusion": image.confusion.tolist()} for image in images
             ],
         }
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -88,15 +88,7 @@ def as_dict(result: BenchmarkResult) -> dict[str, Any]:
         "layout": result.layout,
         "settings": dict(result.settings),
         "scores": scores_as_dict(result.scores),
-        "published": [
-            {
-                "method": each.method,
-                "score": each.score / 100,
-                "evidence": each.evidence,
-                "class_names": each.class_names,
-            }
-            for each in dataset.published
-        ],
+        "published": [{**asdict(each), "score": each.score / 100} for each in dataset.published],
     }
 
 
@@ -118,18 +110,14 @@ def _rank_table(result: BenchmarkResult, label: str) -> Table:
     metric = "mean IoU" if dataset.foreground is None else f"IoU of {dataset.foreground}"
     table = plain_table(
         f"{dataset.title}: {metric}, in per cent",
+        *("method", ">score", "evidence", "class names"),
         caption="; ".join(f"{tag}: {meaning}" for tag, meaning in EVIDENCE.items()),
     )
-    table.add_column("method")
-    table.add_column("score", justify="right")
-    table.add_column("evidence")
-    table.add_column("class names")
     ours = 100 * result.score
     rows = [(p.score, p.method, p.evidence, p.class_names, "") for p in dataset.published]
     rows.append((ours, label, "this run", "first paper", "bold"))
-    for score, method, evidence, names, style in sorted(rows, key=lambda row: -_or_zero(row[0])):
-        shown = percent(score / 100)
-        table.add_row(Text(method), shown, evidence, names, style=style)
+    for score, method, evidence, names, style in sorted(rows, key=lambda r: -np.nan_to_num(r[0])):
+        table.add_row(Text(method), percent(score / 100), evidence, names, style=style)
     return table
 
 
@@ -146,10 +134,8 @@ def _remarks(result: BenchmarkResult) -> Iterator[str]:
 
 
 def _class_table(result: BenchmarkResult) -> Table:
-    table = plain_table("Classes, in per cent")
-    table.add_column("class")
-    for head in ("IoU", "precision", "recall", "true pixels"):
-        table.add_column(head, justify="right")
+    heads = ("class", ">IoU", ">precision", ">recall", ">true pixels")
+    table = plain_table("Classes, in per cent", *heads)
     for entry in result.scores.classes:
         cells = [percent(value) for value in (entry.iou, entry.precision, entry.recall)]
         table.add_row(Text(entry.name), *cells, f"{entry.support:,}")
@@ -170,7 +156,3 @@ def image_rows(result: BenchmarkResult) -> Iterator[list[object]]:
             scores.pixels,
             *(None if math.isnan(value) else value for value in values),
         ]
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError
 from geoseg.evaluation.metrics import (
@@ -29,6 +28,7 @@ from geoseg.evaluation.pairs import confidence_beside, find_pairs
 from geoseg.evaluation.truth import Truth, open_raster, open_truth
 from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMapSource
 from geoseg.io.aoi import Aoi
+from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -139,27 +139,27 @@ def evaluate(
         raise OptionError("a confidence raster can only be given for a single label raster")
     if boundary_tolerance is not None and boundary_tolerance < 0:
         raise OptionError(f"the boundary tolerance must be 0 or more, not {boundary_tolerance}")
-    rasters = [LabelRaster.open(path) for path, _ in pairs]
-    vocabulary = Vocabulary.parse(classes) if classes is not None else None
-    numbers = _match_classes(rasters, vocabulary)
-    values = ValueMap.of(truth_values)
-    totals = _Totals(numbers, boundary_tolerance)
-    report = _Share(progress, len(rasters))
-    done = []
     with bounded_cache():
+        rasters = [LabelRaster.open(path) for path, _ in pairs]
+        vocabulary = Vocabulary.parse(classes) if classes is not None else None
+        numbers = _match_classes(rasters, vocabulary)
+        values = ValueMap.of(truth_values)
+        totals = _Totals(numbers, boundary_tolerance)
+        done: list[EvaluatedPair] = []
+
+        def report(share: float) -> None:
+            if progress is not None:
+                progress((len(done) + share) / len(rasters))
+
         for (labels_path, truth_path), raster in zip(pairs, rasters, strict=True):
-            with contextlib.ExitStack() as stack:
-                sources = _Sources(
-                    labels=raster,
-                    coder=_label_coder(raster, numbers, vocabulary),
-                    truth=open_truth(
-                        truth_path, raster.grid, numbers, values, truth_column, outside
-                    ),
-                    aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
-                    confidence=_open_confidence(confidence, labels_path, raster),
-                    where=str(labels_path),
-                )
-                stack.callback(sources.close)
+            sources = _Sources(
+                labels=raster,
+                coder=_label_coder(raster, numbers, vocabulary),
+                truth=open_truth(truth_path, raster.grid, numbers, values, truth_column, outside),
+                aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
+                confidence=_open_confidence(confidence, labels_path, raster),
+            )
+            with contextlib.closing(sources):
                 confusion = totals.add(sources, report)
             scores = Scores.from_confusion(confusion, numbers.names)
             done.append(EvaluatedPair(labels_path, truth_path, scores))
@@ -175,7 +175,6 @@ class _Sources:
     truth: Truth
     aoi: Aoi | None
     confidence: Any | None
-    where: str
 
     @property
     def limits(self) -> Window:
@@ -187,15 +186,14 @@ class _Sources:
         truth = self.truth.read(window)
         if self.aoi is not None:
             truth = np.where(self.aoi.mask(window), truth, np.int32(IGNORE))
-        return truth, self.coder.encode(self.labels.read(window), self.where)
+        return truth, self.coder.encode(self.labels.read(window), self.labels.path)
 
     def read_confidence(self, window: Window) -> npt.NDArray[np.integer] | None:
         """Whole per cents of a window, or None without a confidence raster."""
         if self.confidence is None:
             return None
-        at = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            values: npt.NDArray[np.integer] = self.confidence.read(1, window=at)
+            values: npt.NDArray[np.integer] = self.confidence.read(1, window=window.slices())
         except RasterioError as error:
             raise EvaluationError(f"{self.confidence.name}: cannot be read: {error}") from error
         return values
@@ -220,19 +218,21 @@ class _Totals:
         self._has_confidence = False
         self._ignored = self._nodata = 0
 
-    def add(self, sources: _Sources, report: _Share) -> CountArray:
+    def add(self, sources: _Sources, report: Progress) -> CountArray:
         """Count one label raster and return its own confusion matrix."""
         size = len(self._numbers.names)
         confusion: CountArray = np.zeros((size, size), np.int64)
+        done = 0
         for core in _windows(sources.limits):
             confusion += self._add_window(sources, core)
-            report.add(core.area / sources.limits.area)
+            done += core.area
+            report(done / sources.limits.area)
         self._confusion += confusion
         return confusion
 
     def _add_window(self, sources: _Sources, core: Window) -> CountArray:
         halo = self._boundary.halo if self._boundary is not None else 0
-        window = _grown(core, halo, sources.labels.grid.window)
+        window = core.grown(halo).intersection(sources.labels.grid.window) or core
         truth, predicted = sources.read(window)
         inside = core.relative_to(window).slices()
         if self._boundary is not None:
@@ -268,36 +268,12 @@ class _Totals:
         )
 
 
-class _Share:
-    """Tell how much is done."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0.0
-
-    def add(self, part: float) -> None:
-        self._done += part
-        if self._progress is not None:
-            self._progress(self._done / self._total)
-
-
 def _windows(whole: Window) -> Iterator[Window]:
     """Cut an area into broad strips, so that untiled files are read once from top to bottom."""
     width = min(whole.width, _WINDOW_WIDTH)
     height = max(_WINDOW_PIXELS // width, _LEAST_ROWS)
-    for col in range(whole.col, whole.col_stop, width):
-        for row in range(whole.row, whole.row_stop, height):
-            yield Window(
-                row, col, min(height, whole.row_stop - row), min(width, whole.col_stop - col)
-            )
-
-
-def _grown(core: Window, by: int, limits: Window) -> Window:
-    row, col = max(core.row - by, 0), max(core.col - by, 0)
-    row_stop = min(core.row_stop + by, limits.height)
-    col_stop = min(core.col_stop + by, limits.width)
-    return Window(row, col, row_stop - row, col_stop - col)
+    for column in pieces(whole, whole.height, width):
+        yield from pieces(column, height, width)
 
 
 def _match_classes(rasters: Sequence[LabelRaster], vocabulary: Vocabulary | None) -> ClassNumbers:

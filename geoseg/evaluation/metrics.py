@@ -112,19 +112,9 @@ class Scores:
         accuracy = float(hits.sum() / total) if total else math.nan
         chance = float((support / total) @ (predicted / total)) if total else math.nan
         occurs = support > 0
+        columns = (v.tolist() for v in (iou, f1, precision, recall, support, predicted))
         return cls(
-            classes=tuple(
-                ClassScores(
-                    name=name,
-                    iou=float(iou[i]),
-                    f1=float(f1[i]),
-                    precision=float(precision[i]),
-                    recall=float(recall[i]),
-                    support=int(support[i]),
-                    predicted=int(predicted[i]),
-                )
-                for i, name in enumerate(names)
-            ),
+            classes=tuple(ClassScores(*row) for row in zip(names, *columns, strict=True)),
             confusion=confusion,
             accuracy=accuracy,
             kappa=(accuracy - chance) / (1 - chance) if chance < 1 else math.nan,
@@ -178,11 +168,6 @@ class ConfidenceCounts:
         right = truth[counted] == predicted[counted]
         self.pixels += np.bincount(per_cent, minlength=101)
         self.correct += np.bincount(per_cent[right], minlength=101)
-
-    def __iadd__(self, other: ConfidenceCounts) -> ConfidenceCounts:
-        self.pixels += other.pixels
-        self.correct += other.correct
-        return self
 
     def reliability(self, bins: int = 10) -> tuple[ReliabilityBin, ...]:
         """Group the counts into bins of equal width that are not empty."""
@@ -324,13 +309,6 @@ class BoundaryCounts:
         found = (near[inside] & _as_bits(edge[inside], first, 0, near.dtype)) != 0
         hits += _count(edge[inside][found], self.classes)
 
-    def __iadd__(self, other: BoundaryCounts) -> BoundaryCounts:
-        self.predicted += other.predicted
-        self.predicted_hits += other.predicted_hits
-        self.true += other.true
-        self.true_hits += other.true_hits
-        return self
-
     def scores(self, names: Sequence[str]) -> tuple[BoundaryScores, ...]:
         """Precision, recall and F-score of every class's outline."""
         precision = _ratio(self.predicted_hits, self.predicted)
@@ -363,20 +341,13 @@ def _as_bits(
     index: IndexArray, first: int, classes: int, dtype: npt.DTypeLike | None = None
 ) -> npt.NDArray[np.unsignedinteger]:
     """One bit a class, for classes ``first`` onwards, so that all are dilated in one go."""
-    picked = np.dtype(dtype) if dtype is not None else _bit_type(classes)
+    picked = np.dtype(dtype) if dtype is not None else np.min_scalar_type(2**classes - 1)
     width = picked.itemsize * 8
     table = np.zeros(width + 1, picked)
     table[:width] = np.left_shift(np.ones((), picked), np.arange(width, dtype=picked))
     place = index - first
     place = np.where((place >= 0) & (place < width) & (index != IGNORE), place, width)
     return cast("npt.NDArray[np.unsignedinteger]", table[place])
-
-
-def _bit_type(classes: int) -> np.dtype[np.unsignedinteger]:
-    for candidate in (np.uint8, np.uint16, np.uint32, np.uint64):
-        if classes <= np.dtype(candidate).itemsize * 8:
-            return np.dtype(candidate)
-    raise ValueError(f"at most {_BITS} classes at a time, got {classes}")
 
 
 def _dilate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -79,7 +79,7 @@ class Layout:
     """Pattern below the root; ``*`` stands for any part of one name."""
     labels: str
     """Path of the labels; ``{0}``, ``{1}``, … are what the stars stood for."""
-    values: ValueMap | None
+    values: ValueMap | None = None
     """What label values or colours mean; None with `binary`."""
     binary: Binary | None = None
     keep: tuple[str, ...] | None = None
@@ -222,15 +222,9 @@ def load_dataset(name: str) -> Dataset:
     """
     wanted = name.casefold()
     if wanted not in dataset_ids():
-        near = difflib.get_close_matches(wanted, dataset_ids())
-        raise OptionError(
-            f"no data set is called '{name}'; "
-            + (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else f"known: {', '.join(dataset_ids())}"
-            )
-        )
+        near = " or ".join(difflib.get_close_matches(wanted, dataset_ids()))
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(dataset_ids())}"
+        raise OptionError(f"no data set is called '{name}'; {hint}")
     text = (files("geoseg.evaluation") / _FOLDER / f"{wanted}.toml").read_text(encoding="utf-8")
     return _dataset(wanted, tomllib.loads(text))
 
@@ -252,29 +246,20 @@ def _dataset(name: str, raw: Mapping[str, Any]) -> Dataset:
 
 
 def _layout(raw: Mapping[str, Any]) -> Layout:
-    values = dict(raw)
-    return Layout(
-        **{
-            **values,
-            "values": ValueMap.parse(raw["values"]) if "values" in raw else None,
-            "binary": Binary(**raw["binary"]) if "binary" in raw else None,
-            "keep": tuple(raw["keep"]) if "keep" in raw else None,
-            "tiles": Tiles(**raw["tiles"]) if "tiles" in raw else None,
-        }
-    )
+    make: dict[str, Callable[[Any], Any]] = {
+        "values": ValueMap.parse,
+        "binary": lambda table: Binary(**table),
+        "keep": tuple,
+        "tiles": lambda table: Tiles(**table),
+    }
+    return Layout(**{k: make[k](value) if k in make else value for k, value in raw.items()})
 
 
 def _any_case(pattern: str) -> str:
     """Let a suffix match in any case: ``.JPG`` and ``.jpg`` are both around."""
     start, dot, suffix = pattern.rpartition(".")
-    return (
-        start
-        + dot
-        + "".join(
-            f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter
-            for letter in suffix
-        )
-    )
+    either = re.sub("[a-zA-Z]", lambda m: f"[{m[0].lower()}{m[0].upper()}]", suffix)
+    return start + dot + either
 
 
 def _stars(pattern: str, name: str) -> Sequence[str]:

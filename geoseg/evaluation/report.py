@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from geoseg._files import whole_file
 from geoseg.errors import OutputError
 from geoseg.evaluation.compare import Evaluation
-from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, Scores
-
-REPORT_FILES = ("evaluation.json", "classes.csv", "confusion.csv", "confusion.png")
-"""Files of :func:`write_report`; ``reliability.csv`` and ``pairs.csv`` come where they apply."""
+from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, ReliabilityBin, Scores
 
 _CELL = 64
 _LEAST_CELL = 6
@@ -38,17 +37,7 @@ def scores_as_dict(scores: Scores) -> dict[str, Any]:
     return {
         "miou": _plain(scores.miou),
         "accuracy": _plain(scores.accuracy),
-        "classes": [
-            {
-                "name": entry.name,
-                "iou": _plain(entry.iou),
-                "f1": _plain(entry.f1),
-                "precision": _plain(entry.precision),
-                "recall": _plain(entry.recall),
-                "support": entry.support,
-            }
-            for entry in scores.classes
-        ],
+        "classes": [_fields(entry, without="predicted") for entry in scores.classes],
         "confusion": scores.confusion.tolist(),
         "miou_mmseg": _plain(scores.miou_mmseg),
         "mean_f1": _plain(scores.mean_f1),
@@ -67,30 +56,13 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.boundary is not None:
         found["boundary"] = {
             "tolerance": evaluation.boundary_tolerance,
-            "classes": [
-                {
-                    "name": entry.name,
-                    "f1": _plain(entry.f1),
-                    "precision": _plain(entry.precision),
-                    "recall": _plain(entry.recall),
-                }
-                for entry in evaluation.boundary
-            ],
+            "classes": [_fields(entry) for entry in evaluation.boundary],
         }
     if evaluation.confidence is not None:
         counts = evaluation.confidence
         found["confidence"] = {
             "ece": _plain(counts.expected_calibration_error()),
-            "reliability": [
-                {
-                    "low": entry.low,
-                    "high": entry.high,
-                    "pixels": entry.pixels,
-                    "confidence": entry.confidence,
-                    "accuracy": entry.accuracy,
-                }
-                for entry in counts.reliability()
-            ],
+            "reliability": [asdict(entry) for entry in counts.reliability()],
             "most_confident": [
                 {"fraction": part, "accuracy": _plain(counts.accuracy_of_most_confident(part))}
                 for part in CONFIDENCE_FRACTIONS
@@ -151,12 +123,8 @@ def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a file appear under its name only when it is complete."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with whole_file(path) as part:
         write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
@@ -165,9 +133,9 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def plain_table(title: str, caption: str | None = None) -> Table:
-    """Make a table without frames, narrow enough for 80 columns."""
-    return Table(
+def plain_table(title: str, *columns: str, caption: str | None = None) -> Table:
+    """Make a table without frames, narrow enough for 80 columns; ``>name`` is set to the right."""
+    table = Table(
         title=title,
         caption=caption,
         title_justify="left",
@@ -177,6 +145,9 @@ def plain_table(title: str, caption: str | None = None) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name[0] == ">" else "left")
+    return table
 
 
 def percent(value: float) -> str:
@@ -255,14 +226,9 @@ def _writers(evaluation: Evaluation) -> dict[str, Callable[[Path], None]]:
         "confusion.png": lambda path: draw_confusion(confusion, names).save(path),
     }
     if evaluation.confidence is not None:
-        head: list[list[object]] = [["low", "high", "pixels", "confidence", "accuracy"]]
-        writers["reliability.csv"] = table(
-            head
-            + [
-                [b.low, b.high, b.pixels, b.confidence, b.accuracy]
-                for b in evaluation.confidence.reliability()
-            ]
-        )
+        bins = [astuple(entry) for entry in evaluation.confidence.reliability()]
+        head = [field.name for field in fields(ReliabilityBin)]
+        writers["reliability.csv"] = table([head, *bins])
     if len(evaluation.pairs) > 1:
         writers["pairs.csv"] = table(
             [["labels", "truth", "pixels", "miou", "accuracy"]]
@@ -280,15 +246,7 @@ def _write_text(path: Path, content: str) -> None:
 
 def _class_rows(evaluation: Evaluation) -> list[list[object]]:
     head: list[object] = ["class", "iou", "f1", "precision", "recall", "support", "predicted"]
-    rows: list[list[object]] = [
-        [
-            entry.name,
-            *(_plain(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)),
-            entry.support,
-            entry.predicted,
-        ]
-        for entry in evaluation.scores.classes
-    ]
+    rows = [list(_fields(entry).values()) for entry in evaluation.scores.classes]
     if evaluation.boundary is not None:
         head += ["boundary_f1", "boundary_precision", "boundary_recall"]
         for row, edge in zip(rows, evaluation.boundary, strict=True):
@@ -297,14 +255,10 @@ def _class_rows(evaluation: Evaluation) -> list[list[object]]:
 
 
 def _class_table(evaluation: Evaluation) -> Table:
-    table = plain_table("Classes, in per cent")
-    table.add_column("class")
-    for head in ("IoU", "F1", "precision", "recall"):
-        table.add_column(head, justify="right")
+    heads = ["class", ">IoU", ">F1", ">precision", ">recall", ">true px", ">labelled px"]
     if evaluation.boundary is not None:
-        table.add_column("boundary F1", justify="right")
-    table.add_column("true px", justify="right")
-    table.add_column("labelled px", justify="right")
+        heads.insert(5, ">boundary F1")
+    table = plain_table("Classes, in per cent", *heads)
     for place, entry in enumerate(evaluation.scores.classes):
         cells = [percent(v) for v in (entry.iou, entry.f1, entry.precision, entry.recall)]
         if evaluation.boundary is not None:
@@ -343,11 +297,10 @@ def _reliability_table(evaluation: Evaluation) -> Table:
     )
     table = plain_table(
         "Confidence against accuracy, in per cent",
+        *(">confidence", ">pixels", ">mean confidence", ">accuracy"),
         caption=f"ECE {percent(counts.expected_calibration_error())}; "
         f"accuracy of the most confident {confident}",
     )
-    for head in ("confidence", "pixels", "mean confidence", "accuracy"):
-        table.add_column(head, justify="right")
     for entry in counts.reliability():
         table.add_row(
             f"{100 * entry.low:.0f}–{100 * entry.high:.0f}",
@@ -359,10 +312,7 @@ def _reliability_table(evaluation: Evaluation) -> Table:
 
 
 def _pair_table(evaluation: Evaluation) -> Table:
-    table = plain_table("Label rasters, in per cent")
-    table.add_column("labels")
-    for head in ("mean IoU", "accuracy", "pixels"):
-        table.add_column(head, justify="right")
+    table = plain_table("Label rasters, in per cent", "labels", ">mean IoU", ">accuracy", ">pixels")
     for pair in evaluation.pairs:
         table.add_row(
             Text(str(pair.labels)),
@@ -371,6 +321,13 @@ def _pair_table(evaluation: Evaluation) -> Table:
             f"{pair.scores.pixels:,}",
         )
     return table
+
+
+def _fields(entry: Any, without: str = "") -> dict[str, Any]:
+    """Fields of a dataclass as JSON has them."""
+    found = asdict(entry)
+    found.pop(without, None)
+    return {k: _plain(v) if isinstance(v, float) else v for k, v in found.items()}
 
 
 def _plain(value: float) -> float | None:

@@ -38,63 +38,49 @@ class Cut:
     """``(H, W)`` class numbers; IGNORE counts nowhere."""
 
 
-class SampleReader:
-    """Read images and labels of one layout.
+def cuts(sample: Sample, layout: Layout, classes: ClassNumbers) -> Iterator[Cut]:
+    """Parts of an image, row by row; the image itself where the layout does not cut.
 
-    Parameters
-    ----------
-    layout
-        How labels are encoded and images are cut.
-    names
-        Class names; their order is their number.
+    Raises
+    ------
+    EvaluationError
+        If a file cannot be read, or image and labels differ in size.
     """
+    rgb = read_rgb(sample.image)
+    truth = _read_truth(sample.labels, layout, classes)
+    if rgb.shape[:2] != truth.shape:
+        raise EvaluationError(
+            f"{sample.labels}: {truth.shape[1]} x {truth.shape[0]} pixels, its image has "
+            f"{rgb.shape[1]} x {rgb.shape[0]}"
+        )
+    tiles = layout.tiles
+    if tiles is None:
+        yield Cut(sample.name, rgb, truth)
+        return
+    pad = [
+        (0, max(tiles.height - truth.shape[0], 0)),
+        (0, max(tiles.width - truth.shape[1], 0)),
+    ]
+    rgb = np.pad(rgb, [*pad, (0, 0)])
+    truth = np.pad(truth, pad, constant_values=IGNORE)
+    for window in tile_windows(truth.shape[0], truth.shape[1], tiles):
+        name = f"{sample.name}[{window.row}:{window.col}]"
+        yield Cut(name, rgb[window.slices()], truth[window.slices()])
 
-    def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
-        self._layout = layout
-        self._classes = ClassNumbers(names)
 
-    def cuts(self, sample: Sample) -> Iterator[Cut]:
-        """Parts of an image, row by row; the image itself where the layout does not cut.
-
-        Raises
-        ------
-        EvaluationError
-            If a file cannot be read, or image and labels differ in size.
-        """
-        rgb = read_rgb(sample.image)
-        truth = self._truth(sample.labels)
-        if rgb.shape[:2] != truth.shape:
-            raise EvaluationError(
-                f"{sample.labels}: {truth.shape[1]} x {truth.shape[0]} pixels, its image has "
-                f"{rgb.shape[1]} x {rgb.shape[0]}"
-            )
-        tiles = self._layout.tiles
-        if tiles is None:
-            yield Cut(sample.name, rgb, truth)
-            return
-        pad = [
-            (0, max(tiles.height - truth.shape[0], 0)),
-            (0, max(tiles.width - truth.shape[1], 0)),
-        ]
-        rgb = np.pad(rgb, [*pad, (0, 0)])
-        truth = np.pad(truth, pad, constant_values=IGNORE)
-        for window in tile_windows(truth.shape[0], truth.shape[1], tiles):
-            name = f"{sample.name}[{window.row}:{window.col}]"
-            yield Cut(name, rgb[window.slices()], truth[window.slices()])
-
-    def _truth(self, path: Path) -> IndexArray:
-        pixels = _read(path)
-        binary, values = self._layout.binary, self._layout.values
-        if binary is not None:
-            foreground = _grey(pixels) >= binary.at_least
-            return np.where(foreground, self._classes.number(binary.name), 0).astype(np.int32)
-        assert values is not None
-        if values.colored:
-            if len(pixels) < 3:
-                raise EvaluationError(f"{path}: labels are expected in colour, it has one band")
-            packed = pack_colors(pixels[:3])
-            return coder_for_colors(values, self._classes).encode(packed, str(path))
-        return coder_for_numbers(values, self._classes).encode(pixels[0], str(path))
+def _read_truth(path: Path, layout: Layout, classes: ClassNumbers) -> IndexArray:
+    pixels = _read(path)
+    binary, values = layout.binary, layout.values
+    if binary is not None:
+        foreground = _grey(pixels) >= binary.at_least
+        return np.where(foreground, classes.number(binary.name), 0).astype(np.int32)
+    assert values is not None
+    if values.colored:
+        if len(pixels) < 3:
+            raise EvaluationError(f"{path}: labels are expected in colour, it has one band")
+        packed = pack_colors(pixels[:3])
+        return coder_for_colors(values, classes).encode(packed, str(path))
+    return coder_for_numbers(values, classes).encode(pixels[0], str(path))
 
 
 def read_rgb(path: Path) -> UInt8Array:

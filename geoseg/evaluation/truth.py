@@ -9,15 +9,13 @@ from typing import Any, Protocol
 
 import geopandas
 import numpy as np
-import rasterio
 import rasterio.features
 import shapely
 from affine import Affine
 from pyogrio.errors import DataSourceError
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError
 from geoseg.evaluation.metrics import IGNORE, IndexArray
@@ -32,6 +30,7 @@ from geoseg.evaluation.values import (
     coder_for_numbers,
     pack_colors,
 )
+from geoseg.io._handles import open_dataset
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.types import Window, label_nodata
@@ -55,92 +54,6 @@ class Truth(Protocol):
     def close(self) -> None:
         """Let go of the file."""
         ...
-
-
-class VectorFile:
-    """A vector truth before it meets a grid: geometries and the class word of each.
-
-    Parameters
-    ----------
-    path
-        Anything that pyogrio (or pyarrow, for ``.parquet``) reads.
-    column
-        Attribute with the class; by default the first of :data:`CLASS_COLUMNS` that exists.
-
-    Raises
-    ------
-    EvaluationError
-        If the file cannot be read or has no feature.
-    OptionError
-        If the column does not exist.
-    """
-
-    def __init__(self, path: Path, column: str | None = None) -> None:
-        self.path = path
-        try:
-            frame = (
-                geopandas.read_parquet(path)
-                if path.suffix.lower() == ".parquet"
-                else geopandas.read_file(path)
-            )
-        except (DataSourceError, OSError, ValueError) as error:
-            raise EvaluationError(f"{path}: cannot be read as a vector file: {error}") from error
-        frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
-        if frame.empty:
-            raise EvaluationError(f"{path}: there is no feature in it")
-        self.column = _class_column(path, list(frame.columns), column)
-        self.frame = frame
-        self.words = _words(frame[self.column]) if self.column else [""] * len(frame)
-
-    def _mapped(self, values: ValueMap | None) -> list[str]:
-        if values is None:
-            if self.column is None:
-                raise OptionError(
-                    f"{self.path}: no column says what the features are; name it with "
-                    '--truth-column, or give all of them one class with --truth-values "*=building"'
-                )
-            return self.words
-        return [self._mapped_word(word, values) for word in self.words]
-
-    def _mapped_word(self, word: str, values: ValueMap) -> str:
-        name = values.entries.get(word, values.entries.get(ANY_VALUE))
-        if name is None:
-            raise EvaluationError(
-                f"{self.path}: no class is given for '{word}' in column {self.column}; add "
-                f"{word}=NAME or *=ignore to --truth-values"
-            )
-        return name
-
-    def on_grid(
-        self, grid: Grid, classes: ClassNumbers, values: ValueMap | None, outside: str
-    ) -> VectorTruth:
-        """Lay the features over a grid.
-
-        Parameters
-        ----------
-        grid
-            Grid of the labels.
-        classes
-            Numbers of the classes.
-        values
-            What the words of the column mean.
-        outside
-            Class of pixels that no feature covers.
-
-        Raises
-        ------
-        EvaluationError
-            If labels or features have no CRS.
-        """
-        if not grid.placed:
-            raise EvaluationError(
-                f"{self.path}: a vector truth needs labels with a CRS and a transform"
-            )
-        if self.frame.crs is None:
-            raise EvaluationError(f"{self.path}: the vector file has no CRS; assign one first")
-        numbers = [classes.number(name) for name in self._mapped(values)]
-        geometries = shapely.force_2d(self.frame.geometry.to_crs(grid.crs).to_numpy())
-        return VectorTruth(list(geometries), numbers, grid, classes.number(outside))
 
 
 class VectorTruth:
@@ -216,10 +129,9 @@ class RasterTruth:
     def read(self, window: Window) -> IndexArray:
         """Class number of every pixel of a window."""
         source = self._warped or self._source
-        at = RasterioWindow(window.col, window.row, window.width, window.height)
         bands = [*self._bands, source.count] if self._warped else self._bands
         try:
-            pixels = source.read(bands, window=at)
+            pixels = source.read(bands, window=window.slices())
         except RasterioError as error:
             raise EvaluationError(f"{self._path}: cannot be read: {error}") from error
         values = pixels[: len(self._bands)]
@@ -298,13 +210,10 @@ class RasterTruth:
             )
         return WarpedVRT(
             source,
-            crs=grid.crs,
-            transform=grid.transform,
-            height=grid.height,
-            width=grid.width,
             resampling=Resampling.nearest,
             src_nodata=None,
             add_alpha=ColorInterp.alpha not in source.colorinterp,
+            **grid.profile,
         )
 
 
@@ -340,8 +249,8 @@ def open_truth(
     OptionError
         If a value, class or column does not fit.
     """
-    if is_vector(path):
-        return VectorFile(path, column).on_grid(grid, classes, values, outside)
+    if path.suffix.lower() in VECTOR_SUFFIXES:
+        return _vector_truth(path, grid, classes, values, column, outside)
     if column is not None:
         raise OptionError(f"{path}: --truth-column is for vector files; this is a raster")
     return RasterTruth(path, grid, classes, values)
@@ -356,16 +265,35 @@ def open_raster(path: Path) -> Any:
         If rasterio cannot open it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
+        return open_dataset(str(path))
     except RasterioError as error:
         raise EvaluationError(f"{path}: cannot be opened as a raster: {error}") from error
 
 
-def is_vector(path: Path) -> bool:
-    """Tell whether a file is read as vector features, by its suffix."""
-    return path.suffix.lower() in VECTOR_SUFFIXES
+def _vector_truth(
+    path: Path,
+    grid: Grid,
+    classes: ClassNumbers,
+    values: ValueMap | None,
+    column: str | None,
+    outside: str,
+) -> VectorTruth:
+    try:
+        read = geopandas.read_parquet if path.suffix.lower() == ".parquet" else geopandas.read_file
+        frame = read(path)
+    except (DataSourceError, OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read as a vector file: {error}") from error
+    frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
+    if frame.empty:
+        raise EvaluationError(f"{path}: there is no feature in it")
+    column = _class_column(path, list(frame.columns), column)
+    if not grid.placed:
+        raise EvaluationError(f"{path}: a vector truth needs labels with a CRS and a transform")
+    if frame.crs is None:
+        raise EvaluationError(f"{path}: the vector file has no CRS; assign one first")
+    numbers = [classes.number(name) for name in _class_names(path, frame, column, values)]
+    geometries = shapely.force_2d(frame.geometry.to_crs(grid.crs).to_numpy())
+    return VectorTruth(list(geometries), numbers, grid, classes.number(outside))
 
 
 def _class_column(path: Path, columns: list[str], column: str | None) -> str | None:
@@ -379,13 +307,32 @@ def _class_column(path: Path, columns: list[str], column: str | None) -> str | N
     return column
 
 
-def _words(values: Any) -> list[str]:
-    """Class words as text; missing ones count nowhere."""
-    texts = values.astype(str).str.strip()
-    missing = values.isna()
-    return [
-        IGNORED_NAME if gone else canonical(text) for text, gone in zip(texts, missing, strict=True)
-    ]
+def _class_names(path: Path, frame: Any, column: str | None, values: ValueMap | None) -> list[str]:
+    """Class name of every feature; missing words count nowhere."""
+    if column is None:
+        words = [""] * len(frame)
+    else:
+        texts = frame[column].astype(str).str.strip()
+        missing = frame[column].isna()
+        words = [IGNORED_NAME if m else canonical(t) for t, m in zip(texts, missing, strict=True)]
+    if values is not None:
+        return [_mapped(path, word, column, values) for word in words]
+    if column is None:
+        raise OptionError(
+            f"{path}: no column says what the features are; name it with "
+            '--truth-column, or give all of them one class with --truth-values "*=building"'
+        )
+    return words
+
+
+def _mapped(path: Path, word: str, column: str | None, values: ValueMap) -> str:
+    name = values.entries.get(word, values.entries.get(ANY_VALUE))
+    if name is None:
+        raise EvaluationError(
+            f"{path}: no class is given for '{word}' in column {column}; add "
+            f"{word}=NAME or *=ignore to --truth-values"
+        )
+    return name
 
 
 def _outline(transform: Affine, window: Window) -> Any:

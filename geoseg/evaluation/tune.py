@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,6 @@ _OFFSET_ROUNDS = 2
 _THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 FloatMatrix = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,21 @@ class LabelledPixels:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> LabelledPixels:
+        return LabelledPixels(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(np.unique(self.group))
+
+    def folds(self) -> Iterator[tuple[LabelledPixels, LabelledPixels]]:
+        """Pixels to choose on and pixels to check on, group by group, at most five times."""
+        names = np.random.default_rng(0).permutation(np.unique(self.group))
+        for fold in range(min(_FOLDS, len(names))):
+            out = np.isin(self.group, names[fold::_FOLDS])
+            yield self[~out], self[out]
 
 
 @dataclass(frozen=True)
@@ -155,7 +169,7 @@ class Tuner:
         self._fallback = vocabulary.names.index(background or vocabulary.names[0])
         self._query_classes = vocabulary.query_classes
         self._firsts = np.flatnonzero(np.diff(self._query_classes, prepend=-1))
-        self._steps: dict[str, Callable[[Settings, _Part], Settings]] = {
+        self._steps: dict[str, Callable[[Settings, LabelledPixels], Settings]] = {
             "CLS bias": self._fit_cls_bias,
             "synonyms": self._fit_synonyms,
             "offsets": self._fit_offsets,
@@ -178,21 +192,19 @@ class Tuner:
         EvaluationError
             If all pixels belong to one group, or to one class.
         """
-        groups = np.unique(pixels.group)
-        if len(groups) < 2:
+        if pixels.groups < 2:
             raise EvaluationError(
                 "all labelled pixels lie together, so a gain could not be checked on others; label "
                 "at least two chips, or places further apart than the window"
             )
         if len(np.unique(pixels.truth)) < 2:
             raise EvaluationError("all labelled pixels are of one class; label at least two")
-        everything = _Part(pixels, np.ones(len(pixels), bool))
         honest = self._empty()
-        for train, test in everything.folds():
+        for train, test in pixels.folds():
             honest += self._confusion(self._choose(train, before)[0], test)
-        after, steps = self._choose(everything, before)
+        after, steps = self._choose(pixels, before)
         names = self._vocabulary.names
-        scores_before = Scores.from_confusion(_counts(self._confusion(before, everything)), names)
+        scores_before = Scores.from_confusion(_counts(self._confusion(before, pixels)), names)
         scores_after = Scores.from_confusion(_counts(honest), names)
         if scores_after.miou <= scores_before.miou:
             after = before
@@ -206,12 +218,12 @@ class Tuner:
             steps=steps,
             dropped=tuple(self._vocabulary.queries[q] for q in sorted(after.dropped)),
             pixels=len(pixels),
-            groups=len(groups),
+            groups=pixels.groups,
         )
 
     # Choosing
 
-    def _choose(self, part: _Part, before: Settings) -> tuple[Settings, tuple[Step, ...]]:
+    def _choose(self, part: LabelledPixels, before: Settings) -> tuple[Settings, tuple[Step, ...]]:
         """Take the steps that gain in a cross-validation within the part, and fit them to it."""
         taken: list[str] = []
         steps = []
@@ -227,25 +239,27 @@ class Tuner:
                 best = score
         return self._fit(taken, part, before), tuple(steps)
 
-    def _cross_validated(self, steps: Sequence[str], part: _Part, before: Settings) -> float:
+    def _cross_validated(
+        self, steps: Sequence[str], part: LabelledPixels, before: Settings
+    ) -> float:
         total = self._empty()
         for train, test in part.folds():
             total += self._confusion(self._fit(steps, train, before), test)
         return _miou(total)
 
-    def _fit(self, steps: Sequence[str], part: _Part, before: Settings) -> Settings:
+    def _fit(self, steps: Sequence[str], part: LabelledPixels, before: Settings) -> Settings:
         for name in steps:
             before = self._steps[name](before, part)
         return before
 
-    def _fit_cls_bias(self, settings: Settings, part: _Part) -> Settings:
+    def _fit_cls_bias(self, settings: Settings, part: LabelledPixels) -> Settings:
         return self._best(settings, (replace(settings, cls_bias=b) for b in _CLS_BIASES), part)
 
-    def _fit_threshold(self, settings: Settings, part: _Part) -> Settings:
+    def _fit_threshold(self, settings: Settings, part: LabelledPixels) -> Settings:
         tried = (replace(settings, threshold=t) for t in (None, *_THRESHOLDS))
         return self._best(settings, tried, part)
 
-    def _fit_synonyms(self, settings: Settings, part: _Part) -> Settings:
+    def _fit_synonyms(self, settings: Settings, part: LabelledPixels) -> Settings:
         """Drop the query that costs most, again and again, while that gains."""
         while True:
             tried = (
@@ -257,7 +271,7 @@ class Tuner:
                 return settings
             settings = better
 
-    def _fit_offsets(self, settings: Settings, part: _Part) -> Settings:
+    def _fit_offsets(self, settings: Settings, part: LabelledPixels) -> Settings:
         """Move one class at a time, the labelled ones in turn, while that gains."""
         for _ in range(_OFFSET_ROUNDS):
             start = settings
@@ -272,7 +286,7 @@ class Tuner:
                 break
         return replace(settings, offsets=tuple(pair for pair in settings.offsets if pair[1]))
 
-    def _droppable(self, settings: Settings, part: _Part) -> list[int]:
+    def _droppable(self, settings: Settings, part: LabelledPixels) -> list[int]:
         """Queries of labelled classes, of which each keeps at least one."""
         kept = [q for q in range(len(self._query_classes)) if q not in settings.dropped]
         count = np.bincount(self._query_classes[kept])
@@ -283,7 +297,7 @@ class Tuner:
             if count[self._query_classes[query]] > 1 and int(self._query_classes[query]) in labelled
         ]
 
-    def _best(self, start: Settings, tried: Iterator[Settings], part: _Part) -> Settings:
+    def _best(self, start: Settings, tried: Iterator[Settings], part: LabelledPixels) -> Settings:
         """Return the best settings; the start, unless another is better by a margin."""
         score = _miou(self._confusion(start, part))
         best, highest = start, score + LEAST_GAIN
@@ -295,7 +309,7 @@ class Tuner:
 
     # Predicting
 
-    def _confusion(self, settings: Settings, part: _Part) -> npt.NDArray[np.float64]:
+    def _confusion(self, settings: Settings, part: LabelledPixels) -> npt.NDArray[np.float64]:
         classes = len(self._vocabulary.names)
         pairs = part.truth.astype(np.int64) * classes + self.predict(settings, part.patch, part.cls)
         counted: npt.NDArray[np.float64] = np.bincount(
@@ -348,35 +362,6 @@ class Tuner:
         return np.zeros((classes, classes))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some of the labelled pixels, cut out once."""
-
-    pixels: LabelledPixels
-    rows: Rows
-    patch: FloatMatrix = field(init=False)
-    cls: FloatMatrix = field(init=False)
-    truth: IndexArray = field(init=False)
-    weight: npt.NDArray[np.float64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("patch", "cls", "truth", "weight"):
-            object.__setattr__(self, name, getattr(self.pixels, name)[self.rows])
-
-    @property
-    def groups(self) -> int:
-        return len(np.unique(self.pixels.group[self.rows]))
-
-    def folds(self) -> Iterator[tuple[_Part, _Part]]:
-        """Pixels to choose on and pixels to check on, group by group, at most five times."""
-        group = self.pixels.group
-        names = np.unique(group[self.rows])
-        shuffled = np.random.default_rng(0).permutation(names)
-        for fold in range(min(_FOLDS, len(names))):
-            out = np.isin(group, shuffled[fold::_FOLDS])
-            yield _Part(self.pixels, self.rows & ~out), _Part(self.pixels, self.rows & out)
-
-
 def as_dict(tuning: Tuning) -> dict[str, Any]:
     """Settings and scores, as JSON has them."""
     return {
@@ -401,18 +386,12 @@ def as_dict(tuning: Tuning) -> dict[str, Any]:
 
 def as_tables(tuning: Tuning) -> RenderableType:
     """Steps, classes and the suggestion, for a terminal."""
-    steps = plain_table("Mean IoU, cross-validated, in per cent")
-    steps.add_column("step")
-    steps.add_column("mean IoU", justify="right")
-    steps.add_column("taken")
+    steps = plain_table("Mean IoU, cross-validated, in per cent", "step", ">mean IoU", "taken")
     steps.add_row("as it is", percent(tuning.scores_before.miou), "")
     for step in tuning.steps:
         steps.add_row(f"+ {step.name}", percent(step.score), "yes" if step.taken else "no")
     steps.add_row("tuned, on labels left out", percent(tuning.scores_after.miou), "", style="bold")
-    classes = plain_table("IoU of the classes, in per cent")
-    classes.add_column("class")
-    classes.add_column("as it is", justify="right")
-    classes.add_column("tuned", justify="right")
+    classes = plain_table("IoU of the classes, in per cent", "class", ">as it is", ">tuned")
     pairs = zip(tuning.scores_before.classes, tuning.scores_after.classes, strict=True)
     for old, new in pairs:
         classes.add_row(Text(old.name), percent(old.iou), percent(new.iou))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import EvaluationError, OptionError
-from geoseg.evaluation.metrics import IGNORE, CountArray, IndexArray
+from geoseg.evaluation.metrics import IGNORE, CountArray
 from geoseg.evaluation.pairs import truths_of
 from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
@@ -250,12 +250,7 @@ class _Labels:
 
 def _joined(parts: Sequence[LabelledPixels], totals: CountArray) -> LabelledPixels:
     """Put parts together; every pixel stands for its share of its class."""
-    truth: IndexArray = np.concatenate([part.truth for part in parts])
-    drawn = np.bincount(truth, minlength=len(totals))
-    return LabelledPixels(
-        patch=np.concatenate([part.patch for part in parts]),
-        cls=np.concatenate([part.cls for part in parts]),
-        truth=truth,
-        weight=totals[truth] / drawn[truth],
-        group=np.concatenate([part.group for part in parts]),
-    )
+    columns = ([getattr(part, f.name) for part in parts] for f in fields(LabelledPixels))
+    joined = LabelledPixels(*map(np.concatenate, columns))
+    drawn = np.bincount(joined.truth, minlength=len(totals))
+    return replace(joined, weight=totals[joined.truth] / drawn[joined.truth])

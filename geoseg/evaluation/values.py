@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ class ValueMap:
     @property
     def names(self) -> tuple[str, ...]:
         """Class names that occur, each once, without ``ignore``."""
-        return tuple(dict.fromkeys(n for n in self.entries.values() if not is_ignored(n)))
+        return tuple(n for n in dict.fromkeys(self.entries.values()) if not is_ignored(n))
 
     @property
     def colored(self) -> bool:
@@ -218,17 +218,18 @@ def pack_colors(red_green_blue: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
 
 def coder_for_numbers(values: ValueMap, classes: ClassNumbers) -> ValueCoder:
     """Coder for rasters of one band whose pixels are whole numbers."""
-    return _coder(values, classes, ((k, _as_number(k)) for k in values.entries if k != ANY_VALUE))
+    return _coder(values, classes, _as_number)
 
 
 def coder_for_colors(values: ValueMap, classes: ClassNumbers) -> ValueCoder:
     """Coder for packed colours of three bands."""
-    return _coder(values, classes, ((k, _as_color(k)) for k in values.entries if k != ANY_VALUE))
+    return _coder(values, classes, _as_color)
 
 
-def _coder(values: ValueMap, classes: ClassNumbers, keys: Iterable[tuple[str, int]]) -> ValueCoder:
-    numbers = {value: classes.number(values.entries[key]) for key, value in keys}
-    other = values.entries.get(ANY_VALUE)
+def _coder(values: ValueMap, classes: ClassNumbers, read: Callable[[str], int]) -> ValueCoder:
+    names = dict(values.entries)
+    other = names.pop(ANY_VALUE, None)
+    numbers = {read(key): classes.number(name) for key, name in names.items()}
     return ValueCoder(numbers, UNKNOWN if other is None else classes.number(other))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,19 +11,18 @@ from typing import Any
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from geoseg.runtime.libraries import without_warnings
+
 _KEPT_PER_THREAD = 8
 _local = threading.local()
-_warnings_lock = threading.Lock()
 
 
 def open_dataset(path: str, mode: str = "r", **profile: Any) -> Any:
     """Open with rasterio, without its warning about files that have no transform.
 
-    geoseg says that itself, once and in its own words. ``warnings.catch_warnings`` changes global
-    state, hence the lock.
+    geoseg says that itself, once and in its own words.
     """
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with without_warnings(NotGeoreferencedWarning):
         return rasterio.open(path, mode, **profile)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
 import numpy as np
-import numpy.typing as npt
 import shapely
 from pyogrio.errors import DataSourceError
 from pyproj.exceptions import ProjError
@@ -17,7 +15,7 @@ from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import OptionError, SceneError
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Grid, pieces
 from geoseg.types import BoolArray, Window
 
 _EDGE_PARTS = 100
@@ -58,7 +56,9 @@ class Aoi:
         area = _box(numbers) if numbers is not None else _read_polygons(str(text), grid)
         outline = _to_pixels(area, grid)
         window = _window_of(outline).intersection(grid.window)
-        if window is not None and any(_burn(outline, part).any() for part in _strips(window)):
+        if window is not None and any(
+            _burn(outline, part).any() for part in pieces(window, _STRIP_ROWS, window.width)
+        ):
             return cls(outline, window)
         raise OptionError(f"aoi {text}: does not cover any pixel of the scene ({_extent(grid)})")
 
@@ -115,18 +115,7 @@ def _read_polygons(path: str, grid: Grid) -> BaseGeometry:
 
 
 def _to_pixels(area: BaseGeometry, grid: Grid) -> BaseGeometry:
-    inverse = ~grid.transform
-    x, y = (inverse.a, inverse.b, inverse.c), (inverse.d, inverse.e, inverse.f)
-
-    def place(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.column_stack(
-            [
-                x[0] * points[:, 0] + x[1] * points[:, 1] + x[2],
-                y[0] * points[:, 0] + y[1] * points[:, 1] + y[2],
-            ]
-        )
-
-    moved = shapely.transform(area, place)
+    moved = shapely.transform(area, lambda points: np.column_stack(grid.to_pixels(*points.T)))
     if moved.is_empty or not all(map(math.isfinite, moved.bounds)):
         raise OptionError("aoi: lies where the scene's CRS is not defined")
     return moved
@@ -136,12 +125,6 @@ def _window_of(outline: BaseGeometry) -> Window:
     """Pixels whose centres lie within the bounds of an outline."""
     col, row, col_stop, row_stop = (math.ceil(bound - 0.5) for bound in outline.bounds)
     return Window(row, col, row_stop - row, col_stop - col)
-
-
-def _strips(window: Window) -> Iterator[Window]:
-    for row in range(window.row, window.row_stop, _STRIP_ROWS):
-        height = min(_STRIP_ROWS, window.row_stop - row)
-        yield Window(row, window.col, height, window.width)
 
 
 def _burn(outline: BaseGeometry, window: Window) -> BoolArray:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from geoseg.types import Window
+
+FloatArray = npt.NDArray[np.float64]
 
 _EDGE_POINTS = 32
 _WIDE_DEGREES = 90
@@ -55,6 +59,11 @@ class Grid:
         """True if pixels have a place on the ground: a CRS and a transform."""
         return self.crs is not None and self.transform != Affine.identity()
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """Placement and size, as keywords for rasterio."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def window_transform(self, window: Window) -> Affine:
         """Affine transform of the pixels of a window."""
         t = self.transform
@@ -65,6 +74,11 @@ class Grid:
         """CRS coordinates of pixel positions; whole numbers are upper left corners."""
         t = self.transform
         return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+
+    def to_pixels(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Columns and rows of CRS coordinates; the inverse of :meth:`to_ground`."""
+        t = ~self.transform
+        return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
 
     def crop(self, window: Window) -> Grid:
         """Grid of the pixels of a window."""
@@ -135,11 +149,7 @@ class Grid:
 
     def _area_m2(self, crs: pyproj.CRS, window: Window) -> float | None:
         ring = _outline(window)
-        x, y = self.to_ground(ring[:, 0], ring[:, 1])
-        try:
-            lon, lat = _to_geodetic(crs, x, y)
-        except ProjError:
-            return None
+        lon, lat = Geodetic(crs)(*self.to_ground(ring[:, 0], ring[:, 1]))
         geod = crs.get_geod()
         if geod is None or not (np.isfinite(lon).all() and np.isfinite(lat).all()):
             return None
@@ -154,7 +164,41 @@ class Grid:
         return abs(float(area))
 
 
-def _outline(window: Window) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+class Geodetic:
+    """From a CRS to longitude and latitude in degrees, on its own datum."""
+
+    def __init__(self, crs: pyproj.CRS) -> None:
+        self._factor: float | None = None
+        self._transformer: pyproj.Transformer | None = None
+        if crs.is_geographic:
+            self._factor = math.degrees(crs.axis_info[0].unit_conversion_factor)
+        elif crs.geodetic_crs is not None:
+            self._transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+
+    def __call__(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return longitudes and latitudes; NaN where a point has none."""
+        if self._factor is not None:
+            return x * self._factor, y * self._factor
+        if self._transformer is None:
+            return np.full_like(x, np.nan), np.full_like(y, np.nan)
+        try:
+            lon, lat = self._transformer.transform(x, y)
+        except ProjError:
+            return np.full_like(x, np.nan), np.full_like(y, np.nan)
+        off = ~np.isfinite(lon) | ~np.isfinite(lat)
+        return np.where(off, np.nan, lon), np.where(off, np.nan, lat)
+
+
+def pieces(area: Window, height: int, width: int) -> Iterator[Window]:
+    """Cut an area into windows of at most this size, row by row."""
+    for row in range(area.row, area.row_stop, height):
+        for col in range(area.col, area.col_stop, width):
+            yield Window(
+                row, col, min(height, area.row_stop - row), min(width, area.col_stop - col)
+            )
+
+
+def _outline(window: Window) -> FloatArray:
     """Corners of a window with points between them, as ``(N, 2)`` columns and rows."""
     steps = np.linspace(0, 1, _EDGE_POINTS, endpoint=False)
     corners = np.array(
@@ -171,19 +215,6 @@ def _outline(window: Window) -> np.ndarray[tuple[int, int], np.dtype[np.float64]
     return points.reshape(-1, 2)
 
 
-def _to_geodetic(crs: pyproj.CRS, x: object, y: object) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude in degrees, on the CRS's own datum."""
-    if crs.is_geographic:
-        factor = math.degrees(crs.axis_info[0].unit_conversion_factor)
-        return np.asarray(x) * factor, np.asarray(y) * factor
-    geodetic = crs.geodetic_crs
-    if geodetic is None:
-        raise ProjError(f"{crs.name} has no geodetic CRS")
-    transformer = pyproj.Transformer.from_crs(crs, geodetic, always_xy=True)
-    lon, lat = transformer.transform(x, y)
-    return np.asarray(lon), np.asarray(lat)
-
-
 def _metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float] | None:
     """Metres on the ground for one CRS unit eastwards and northwards at a point."""
     proj_crs = pyproj.CRS.from_user_input(crs)
@@ -192,8 +223,8 @@ def _metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float] | None
     geod = proj_crs.get_geod()
     if geod is None:
         return None
-    lon, lat = (float(v) for v in _to_geodetic(proj_crs, x, y))
     unit = math.degrees(proj_crs.axis_info[0].unit_conversion_factor)
+    lon, lat = x * unit, y * unit
     half = 5e-4
     lat = min(max(lat, -90 + half), 90 - half)
     east = geod.inv(lon - half, lat, lon + half, lat)[2]
@@ -204,7 +235,7 @@ def _metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float] | None
 def _projected_metres_per_unit(crs: pyproj.CRS, x: float, y: float) -> tuple[float, float]:
     unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
     try:
-        lon, lat = _to_geodetic(crs, x, y)
+        lon, lat = Geodetic(crs)(np.asarray(x), np.asarray(y))
         areal = float(pyproj.Proj(crs).get_factors(float(lon), float(lat)).areal_scale)
     except ProjError:
         return unit, unit

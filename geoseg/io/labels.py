@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Grid, pieces
 from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
 
@@ -61,7 +60,7 @@ class LabelRaster:
         with _open(path) as dataset:
             _refuse_other_rasters(dataset, path)
             stored = np.dtype(dataset.dtypes[0])
-            file_nodata = _whole(dataset.nodata)
+            file_nodata = None if dataset.nodata is None else int(dataset.nodata)
             small = stored == np.uint8
             raster = cls(
                 path=path,
@@ -117,25 +116,17 @@ class LabelRaster:
     def counts(self) -> dict[int, int]:
         """Count the pixels of every class, and of other values that occur; nodata left out."""
         total = np.zeros(np.iinfo(self.dtype).max + 1, np.int64)
-        for window in self._squares():
+        # Squares, so that their size does not grow with the raster's width.
+        for window in pieces(self.grid.window, _SCAN_SIDE, _SCAN_SIDE):
             total += np.bincount(self.read(window).ravel(), minlength=len(total))
         if self.nodata is not None:
             total[self.nodata] = 0
         listed = {c.index for c in self.classes} | {int(v) for v in np.flatnonzero(total)}
         return {index: int(total[index]) for index in sorted(listed)}
 
-    def _squares(self) -> Iterator[Window]:
-        """Windows that cover the raster; their size does not grow with its width."""
-        for row in range(0, self.grid.height, _SCAN_SIDE):
-            for col in range(0, self.grid.width, _SCAN_SIDE):
-                part = Window(row, col, _SCAN_SIDE, _SCAN_SIDE).intersection(self.grid.window)
-                assert part is not None
-                yield part
-
     def strips(self, rows: int) -> Iterator[tuple[Window, LabelArray]]:
         """Read the raster from top to bottom, in strips of that many rows."""
-        for row in range(0, self.grid.height, rows):
-            window = Window(row, 0, min(rows, self.grid.height - row), self.grid.width)
+        for window in pieces(self.grid.window, rows, self.grid.width):
             yield window, self.read(window)
 
     def close(self) -> None:
@@ -165,11 +156,7 @@ class LabelRaster:
     def _read(self, window: Window, shape: tuple[int, int]) -> LabelArray:
         try:
             dataset = shared_handle(self._key, lambda: _open(self.path))
-            values = dataset.read(
-                1,
-                window=RasterioWindow(window.col, window.row, window.width, window.height),
-                out_shape=shape,
-            )
+            values = dataset.read(1, window=window.slices(), out_shape=shape)
         except RasterioError as error:
             raise SceneError(
                 f"{self.path}: labels in rows {window.row} to {window.row_stop - 1} cannot be "
@@ -191,10 +178,6 @@ def _refuse_other_rasters(dataset: Any, path: str) -> None:
         raise SceneError(f"{path}: has {dataset.count} bands; a label raster has one")
     if not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
         raise SceneError(f"{path}: holds {dataset.dtypes[0]}; labels are whole numbers")
-
-
-def _whole(nodata: float | None) -> int | None:
-    return None if nodata is None else int(nodata)
 
 
 def _modified(path: str) -> int:

@@ -19,6 +19,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
 
@@ -111,20 +112,17 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     xml = _as_xml(parts)
     ElementTree.indent(xml)
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
-    try:
+    with writing_to(target):
         known = target.read_text(encoding="utf-8", errors="replace") if target.exists() else None
         ours = known is None or _MADE_BY in known
         if ours and known != text:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(target)
+            with whole_file(target) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         times = [Path(part.path).stat().st_mtime_ns for part in parts if Path(part.path).exists()]
         newest = max(times, default=0)
         if ours:
             os.utime(target, ns=(newest, newest))
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror})") from error
     if not ours:
         raise OutputError(
             f"{target} was not made by geoseg and would be replaced; give another --out"

@@ -7,10 +7,9 @@ from pathlib import Path
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
+from geoseg.io.grid import pieces
 from geoseg.io.write import BLOCK, RasterWriter
-from geoseg.types import Window
 
 
 def regrid_nearest(source: Path, writer: RasterWriter) -> None:
@@ -29,16 +28,10 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
         rasterio.open(source) as dataset,
         WarpedVRT(
             dataset,
-            crs=grid.crs,
-            transform=grid.transform,
-            width=grid.width,
-            height=grid.height,
             resampling=Resampling.nearest,
             nodata=writer.layout.nodata,
+            **grid.profile,
         ) as warped,
     ):
-        for row in range(0, grid.height, step):
-            for col in range(0, grid.width, step):
-                height, width = min(step, grid.height - row), min(step, grid.width - col)
-                block = warped.read(window=RasterioWindow(col, row, width, height))
-                writer.write(Window(row, col, height, width), block)
+        for target in pieces(grid.window, step, step):
+            writer.write(target, warped.read(window=target.slices()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,6 @@ from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, par
 from geoseg.types import BoolArray, PixelBlock, Window
 
 __all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
-
-logger = logging.getLogger(__name__)
 
 _STATISTICS_SIZE = 2048
 _COARSE_GSD_M = 30.0
@@ -235,19 +232,18 @@ def _warn_about_empty_detail(source: RasterSource) -> None:
 def _warn_about_placement(source: RasterSource) -> None:
     grid = source.grid
     has_transform = grid.transform != Affine.identity()
-    message = None
     if grid.crs is None:
         where = "no CRS" if has_transform else "no CRS and no transform"
-        message = f"{where}: results will not be placed on the ground and have no areas"
+        message = f"has {where}: results will not be placed on the ground and have no areas"
     elif not has_transform:
-        message = "a CRS but no transform: results are placed at pixel numbers and have no areas"
+        message = (
+            "has a CRS but no transform: results are placed at pixel numbers and have no areas"
+        )
     elif grid.gsd_m is not None and grid.gsd_m > _COARSE_GSD_M:
         message = (
             f"pixels of {grid.gsd_m:.0f} m: models trained on photographs and aerial images know "
             "little of such a coarse view"
         )
-    if message is not None:
-        prefix = (
-            f"{source.path}: has " if grid.crs is None or not has_transform else f"{source.path}: "
-        )
-        warnings.warn(prefix + message, GeosegWarning, stacklevel=3)
+    else:
+        return
+    warnings.warn(f"{source.path}: {message}", GeosegWarning, stacklevel=3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,14 +16,11 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import env_ctx_if_needed
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Grid, pieces
 from geoseg.types import BoolArray, Window
-
-logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[Any]
 
@@ -140,14 +136,14 @@ class RasterSource:
                 "transform and so no known pixel size; leave --gsd out"
             )
         fx, fy = gsd / size[0], gsd / size[1]
+        height, width = self.native_grid.shape
+        if min(fx, fy) <= 0 or (height / fy) * (width / fx) > 2**40:
+            raise OptionError(
+                f"gsd {gsd:g} m would make more than 2^40 pixels of {self.path}; give a larger one"
+            )
         if abs(fx - 1) < 1e-6 and abs(fy - 1) < 1e-6:
             return self
-        grid = self.native_grid.scaled(fx, fy)
-        if grid.height * grid.width > 2**40:
-            raise OptionError(
-                f"gsd {gsd:g} m would make {self.path} {grid.width} x {grid.height} pixels large"
-            )
-        return replace(self, grid=grid)
+        return replace(self, grid=self.native_grid.scaled(fx, fy))
 
     def native(self) -> RasterSource:
         """Return the same source on the file's own grid."""
@@ -201,13 +197,13 @@ class RasterSource:
     def _read(
         self, window: Window, shape: tuple[int, int], resampling: Resampling
     ) -> tuple[Pixels, BoolArray]:
-        def fetch(bands: Sequence[int], *, how: Resampling = resampling) -> Pixels:
+        def fetch(bands: Sequence[int]) -> Pixels:
             return np.asarray(
                 dataset.read(
                     list(bands),
-                    window=_to_rasterio(window),
+                    window=window.slices(),
                     out_shape=(len(bands), *shape),
-                    resampling=how,
+                    resampling=resampling,
                 )
             )
 
@@ -230,9 +226,7 @@ class RasterSource:
 
     def _read_mask(self, dataset: Any, window: Window, shape: tuple[int, int]) -> BoolArray:
         bands = list(self.bands[:1] if self.mask == "dataset" else self.bands)
-        masks = dataset.read_masks(
-            bands, window=_to_rasterio(window), out_shape=(len(bands), *shape)
-        )
+        masks = dataset.read_masks(bands, window=window.slices(), out_shape=(len(bands), *shape))
         return np.asarray((masks != 0).any(axis=0))
 
     def _valid(self, data: Pixels, fetch: Any) -> BoolArray:
@@ -371,13 +365,7 @@ class RasterSource:
             sentinel = any(v is not None and _is_sentinel(v) for v in self.nodata)
             options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
         return WarpedVRT(
-            _open_readable(self.path),
-            crs=self.grid.crs,
-            transform=self.grid.transform,
-            height=self.grid.height,
-            width=self.grid.width,
-            resampling=resampling,
-            **options,
+            _open_readable(self.path), resampling=resampling, **self.grid.profile, **options
         )
 
 
@@ -393,21 +381,15 @@ def decimated_shape(shape: tuple[int, int], factor: int) -> tuple[int, int]:
 
 def _chunks(area: Window, shape: tuple[int, int], factor: int) -> Iterator[tuple[Window, Window]]:
     """Pieces of a decimated image, each with the pixels of ``area`` it stands for."""
-    for row in range(0, shape[0], _CHUNK):
-        for col in range(0, shape[1], _CHUNK):
-            part = Window(row, col, min(_CHUNK, shape[0] - row), min(_CHUNK, shape[1] - col))
-            top, left = area.row + row * factor, area.col + col * factor
-            full = Window(top, left, part.height * factor, part.width * factor)
-            source = full.intersection(area)
-            if source is not None:
-                yield part, source
+    for part in pieces(Window(0, 0, *shape), _CHUNK, _CHUNK):
+        top, left = area.row + part.row * factor, area.col + part.col * factor
+        full = Window(top, left, part.height * factor, part.width * factor)
+        source = full.intersection(area)
+        if source is not None:
+            yield part, source
 
 
 # -- looking at a file ----------------------------------------------------------------------------
-
-
-def _to_rasterio(window: Window) -> RasterioWindow:
-    return RasterioWindow(window.col, window.row, window.width, window.height)
 
 
 def _gdal_reason(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ import numpy.typing as npt
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.types import BoolArray, FloatArray
-
-logger = logging.getLogger(__name__)
 
 AUTO_PERCENTILES = (2.0, 98.0)
 
@@ -141,6 +138,10 @@ def _percentile_limits(values: npt.NDArray[Any], stretch: Stretch) -> tuple[floa
     return low, high
 
 
+_FLOAT32_ROOM = 1e37
+"""Limits below which differences of float32 values and limits do not overflow."""
+
+
 def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None) -> FloatArray:
     """Map pixel values to [0, 1], and to 0 where they are not valid.
 
@@ -162,10 +163,13 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     pairs = limits if limits is not None else ((0.0, float(np.iinfo(data.dtype).max)),) * len(data)
     # 32 and 64 bit values may need more digits than float32 has before they are scaled.
     exact = data.dtype.itemsize <= 2 or data.dtype == np.float32
-    work: type[np.floating[Any]] = np.float32 if exact else np.float64
+    wide = max((max(abs(low), abs(high)) for low, high in pairs), default=0.0)
+    small = exact and wide < _FLOAT32_ROOM
+    work: type[np.floating[Any]] = np.float32 if small else np.float64
     out = np.empty(data.shape, np.float32)
     for target, band, (low, high) in zip(out, data, pairs, strict=True):
         values = np.where(valid, band, 0).astype(work)
-        np.clip((values - work(low)) / work(high - low), 0, 1, out=target, casting="same_kind")
+        scaled = (values - work(low)) / work(high - low)
+        np.clip(scaled, 0, 1, out=target, casting="same_kind")
     out[:, ~valid] = 0
     return out

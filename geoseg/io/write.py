@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg._files import complaint
+from geoseg._files import complaint, whole_file
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.grid import Grid
@@ -194,29 +194,25 @@ class RasterWriter:
             raise OutputError(f"{final}: exists already; replace it with --overwrite")
         # GDAL's threads do not outlive a fork, and starting new ones then hangs.
         threads = "ALL_CPUS" if os.getpid() == _STARTED_IN else "1"
-        part = final.with_name(f".{final.name}.{os.getpid()}.part")
         try:
-            rasterio.shutil.copy(
-                str(self.work),
-                str(part),
-                driver="COG",
-                COMPRESS="DEFLATE",
-                PREDICTOR="YES" if self.layout.predictor else "NO",
-                BLOCKSIZE=BLOCK,
-                OVERVIEW_RESAMPLING=self.layout.overviews,
-                SPARSE_OK="TRUE",
-                BIGTIFF="IF_SAFER",
-                NUM_THREADS=threads,
-            )
-            self._check_copy(part, final)
-            part.replace(final)
+            with whole_file(final) as part:
+                rasterio.shutil.copy(
+                    str(self.work),
+                    str(part),
+                    driver="COG",
+                    COMPRESS="DEFLATE",
+                    PREDICTOR="YES" if self.layout.predictor else "NO",
+                    BLOCKSIZE=BLOCK,
+                    OVERVIEW_RESAMPLING=self.layout.overviews,
+                    SPARSE_OK="TRUE",
+                    BIGTIFF="IF_SAFER",
+                    NUM_THREADS=threads,
+                )
+                self._check_copy(part, final)
+        except OutputError:
+            raise
         except (RasterioError, OSError) as error:
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(complaint(final, error)) from error
-        finally:
-            for leftover in final.parent.glob(f"{part.name}*"):
-                leftover.unlink()
 
     def _check_copy(self, copy: Path, final: Path) -> None:
         """Refuse a copy that does not hold what the work file does."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +17,11 @@ from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsErr
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
-
-logger = logging.getLogger(__name__)
+from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
 _CONFIG_NAME = "open_clip_config.json"
+_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""File names open_clip tries on a hub repository, in its order."""
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)
 _PROBE_SECONDS = 8.0
@@ -105,16 +103,12 @@ def resolve_device(device: str) -> torch.device:
         raise unknown from error
     if wanted.type not in ("cpu", "cuda"):
         raise unknown
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device {device!r} asked for, but no CUDA GPU is available; use cpu")
-    if (
-        wanted.type == "cuda"
-        and wanted.index is not None
-        and wanted.index >= torch.cuda.device_count()
-    ):
-        raise OptionError(
-            f"device {device!r} does not exist; there are {torch.cuda.device_count()}"
-        )
+    if wanted.type == "cuda":
+        if not torch.cuda.is_available():
+            raise OptionError(f"device {device!r} asked for, but no CUDA GPU is available; use cpu")
+        count = torch.cuda.device_count()
+        if wanted.index is not None and wanted.index >= count:
+            raise OptionError(f"device {device!r} does not exist; there are {count}")
     return wanted
 
 
@@ -239,16 +233,14 @@ def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
 
     config_file = _cached(spec.source, _CONFIG_NAME)
     if config_file is None:
-        _require_hub(spec, download)
-        config_file = Path(_download(spec, lambda: hf_hub_download(spec.source, _CONFIG_NAME)))
+        config_file = _fetch(spec, download, lambda: hf_hub_download(spec.source, _CONFIG_NAME))
     config, preprocess = _read_config(config_file, spec.text)
-    weights = next(filter(None, (_cached(spec.source, name) for name in _hub_names(""))), None)
+    cfg = {"hf_hub": f"{spec.source}/"}
+    weights = cached_tag(cfg)
     if weights is None:
-        _require_hub(spec, download)
         import open_clip
 
-        cfg = {"hf_hub": f"{spec.source}/"}
-        weights = Path(_download(spec, lambda: open_clip.download_pretrained(cfg)))
+        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
     return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
 
 
@@ -258,8 +250,7 @@ def _locate_tag(spec: ModelSpec, download: bool) -> _Located:
     cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
     weights = cached_tag(cfg)
     if weights is None:
-        _require_hub(spec, download)
-        weights = Path(_download(spec, lambda: open_clip.download_pretrained(cfg)))
+        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
     config = open_clip.get_model_config(spec.architecture)
     quick = bool(cfg.get("quick_gelu", False))
     if quick:
@@ -296,13 +287,6 @@ def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]
     return config, preprocess
 
 
-def _hub_names(filename: str) -> tuple[str, ...]:
-    """File names open_clip tries on a hub repository, in its order."""
-    if filename:
-        return (filename,)
-    return ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-
-
 def _cached(repository: str, filename: str) -> Path | None:
     """Path of a hub file that is already on this machine."""
     from huggingface_hub import try_to_load_from_cache
@@ -323,7 +307,7 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     """
     if hub := cfg.get("hf_hub"):
         repository, _, filename = hub.rpartition("/")
-        for name in _hub_names(filename):
+        for name in (filename,) if filename else _HUB_WEIGHTS:
             if found := _cached(repository, name):
                 return found
     if url := cfg.get("url"):
@@ -333,8 +317,8 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     return None
 
 
-def _require_hub(spec: ModelSpec, download: bool) -> None:
-    """Ask the hub for one answer, so that an unreachable one fails in seconds, not minutes."""
+def _fetch(spec: ModelSpec, download: bool, fetch: Callable[[], Any]) -> Path:
+    """Download a file, if that is wanted and possible, and return where it lies."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
@@ -346,31 +330,15 @@ def _require_hub(spec: ModelSpec, download: bool) -> None:
             f"{OFFLINE_CHOICES}"
         )
     try:
+        # One answer first, so that an unreachable hub fails in seconds, not minutes.
         get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-    except Exception as error:  # the session may be requests or httpx, each with its own errors
-        raise _unreachable(spec, error) from error
-
-
-def _download(spec: ModelSpec, fetch: Any) -> str:
-    try:
-        return str(fetch())
-    except Exception as error:  # hub, network and disk errors of three libraries
-        raise _unreachable(spec, error) from error
-
-
-def _unreachable(spec: ModelSpec, error: Exception) -> WeightsError:
-    cause = (str(error) or type(error).__name__).splitlines()[0]
-    cache = _cache_folder()
-    return WeightsError(
-        f"the weights of {spec.text} are not in the cache ({cache}) and could not be downloaded "
-        f"({cause}); {OFFLINE_CHOICES}"
-    )
-
-
-def _cache_folder() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.HF_HUB_CACHE)
+        return Path(fetch())
+    except Exception as error:  # hub, network and disk errors of four libraries
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"the weights of {spec.text} are not in the cache ({constants.HF_HUB_CACHE}) and could "
+            f"not be downloaded ({cause}); {OFFLINE_CHOICES}"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------
@@ -418,11 +386,10 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
     # The random state is for weights that are replaced at once; the caller's stays as it was.
     with (
-        warnings.catch_warnings(),
-        _quiet_root_logger(),
-        torch.random.fork_rng(devices=[]),
+        without_warnings(),
+        without_root_logger(),
+        same_randomness(),
     ):
-        warnings.simplefilter("ignore")
         try:
             clip = open_clip.create_model(
                 located.factory_name,
@@ -469,7 +436,7 @@ def _fill(clip: Any, state: StateDict, weights: Path) -> None:
 def _tokenizer(factory_name: str) -> Any:
     import open_clip
 
-    with _quiet_root_logger():
+    with without_root_logger():
         return open_clip.get_tokenizer(factory_name)
 
 
@@ -478,20 +445,3 @@ def _triple(value: Any, default: tuple[float, float, float]) -> tuple[float, flo
         return default
     first, second, third = (float(v) for v in value)
     return first, second, third
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip's reports through the root logger back; what matters is raised as an error.
-
-    The handler is there because ``logging.warning`` installs one of its own where none is, which
-    would print every library's warnings from then on.
-    """
-    level, handler = logging.root.level, logging.NullHandler()
-    logging.root.setLevel(logging.CRITICAL)
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
-        logging.root.setLevel(level)

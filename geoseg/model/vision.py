@@ -107,9 +107,7 @@ class DenseEncoder:
     def stem(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens entering the first block, ``(B, 1 + N, Dv)``, and the patch grid."""
         visual = self.visual
-        x = visual.conv1(images)
-        grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)
+        x, grid = _patch_embeddings(visual.conv1, images)
         cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positions(grid).to(x.dtype)
         return visual.ln_pre(x), grid
@@ -129,6 +127,18 @@ class DenseEncoder:
         with torch.autocast(x.device.type, enabled=False):
             tokens = F.linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
         return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
+
+
+def _patch_embeddings(conv: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """``(B, N, Dv)`` of the patches of ``(B, 3, H, W)``, and the patch grid."""
+    if images.device.type == "cpu":
+        x = conv(images)
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
+    # As a product: cuDNN would round a convolution's float32 to ten bits by default.
+    side = int(conv.kernel_size[0])
+    cut = images.unfold(2, side, side).unfold(3, side, side)
+    patches = cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+    return F.linear(patches, conv.weight.flatten(1), conv.bias), (cut.shape[2], cut.shape[3])
 
 
 def padding_to_patch(

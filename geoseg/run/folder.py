@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ WORK_FOLDER = ".geoseg-work"
 JOURNAL = "journal.jsonl"
 CLAIM = ".geoseg-claim"
 REPORT = "run.json"
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    """Whether two names are of one file; not if either leads nowhere."""
+    return file.exists() and other.exists() and file.samefile(other)
 
 
 class OutputFolder:
@@ -60,9 +66,14 @@ class OutputFolder:
             raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
             raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
-        existing = [name for name in ALL_PRODUCTS if (out / name).exists()]
+        for name in (*ALL_PRODUCTS, CLAIM):
+            if (out / name).is_dir():
+                raise OutputError(f"{out / name} is a folder, not a file; give another --out")
+        if self.work.exists() and not self.work.is_dir():
+            raise OutputError(f"{self.work} is a file where a folder has to be; give another --out")
+        existing = [name for name in ALL_PRODUCTS if os.path.lexists(out / name)]
         for file in sources:
-            if any(Path(file).samefile(out / name) for name in existing):
+            if any(_is_same(Path(file), out / name) for name in existing):
                 raise OutputError(
                     f"{file} is the scene itself and would be replaced; give another --out"
                 )

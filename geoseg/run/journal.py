@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg._files import writing_to
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError
 
 _LAYOUT = "the layout of the record"
@@ -107,10 +107,8 @@ class Journal:
     def _rewrite(self) -> None:
         # What follows a cut-off line would be unreadable; what was understood is written back.
         lines = [self._facts, *(asdict(record) for record in self.finished.values())]
-        part = self.path.with_suffix(".part")
-        with writing_to(self.path):
+        with writing_to(self.path), whole_file(self.path) as part:
             part.write_text("".join(map(_as_line, lines)), encoding="utf-8")
-            part.replace(self.path)
 
     def add(self, record: TileRecord) -> None:
         """Record a tile; call it only when its pixels were read back as they were meant."""

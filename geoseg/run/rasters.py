@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +54,25 @@ class WorkRasters:
                 writers[name] = stack.enter_context(self._writer(name, resume=resume))
                 writers[name].flush()  # a resumed run may count on the file
             yield writers
+
+    def rebuild(self, windows: Iterable[Window]) -> None:
+        """Make all work files anew, with only these windows of what is there.
+
+        A file that has lost something in one place may not take anything in another.
+        """
+        folder = self.folder / "rebuilt"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        rebuilt = replace(self, folder=folder)
+        with self.writing(resume=True) as old, rebuilt.writing(resume=False) as new:
+            for window in windows:
+                for name, writer in old.items():
+                    block = writer.read(window)
+                    assert block is not None
+                    new[name].write(window, block)
+        for file in folder.iterdir():
+            file.replace(self.folder / file.name)
+        folder.rmdir()
 
     def finish(self, name: str, target: Path) -> None:
         """Make the finished file of one raster."""

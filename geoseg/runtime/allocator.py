@@ -13,11 +13,16 @@ process is geoseg's own. Nothing happens with another C library.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# <malloc.h>
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+# As in <malloc.h>. The two thresholds are in bytes; 0 arenas are as many as glibc likes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_KIB, _MIB = 2**10, 2**20
+_KEEPING = {_M_TRIM_THRESHOLD: 256 * _MIB, _M_MMAP_THRESHOLD: 32 * _MIB, _M_ARENA_MAX: 1}
+_GIVING = {_M_TRIM_THRESHOLD: 128 * _KIB, _M_MMAP_THRESHOLD: 128 * _KIB, _M_ARENA_MAX: 0}
+_AS_IF_LEFT_ALONE = {_M_TRIM_THRESHOLD: 64 * _MIB, _M_MMAP_THRESHOLD: 32 * _MIB, _M_ARENA_MAX: 0}
 
 _ours = False
 
@@ -37,15 +42,14 @@ def own_process() -> Iterator[None]:
     finally:
         _ours = before
         if not before:
-            _set({_TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD: 2**25, _ARENA_MAX: 0})
+            _set(_AS_IF_LEFT_ALONE)
             _trim()
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep freed memory while windows run, if the process is geoseg's own."""
-    if _ours:
-        keep_freed_memory()
+    keep_freed_memory()
     try:
         yield
     finally:
@@ -56,15 +60,17 @@ def keep_freed_memory() -> None:
     """Let a process that only runs windows keep up to 256 MiB of what it frees.
 
     Threads that start from now on get no store of their own: each would keep the most that its
-    thread ever held.
+    thread ever held. Nothing happens in a process that is neither geoseg's own nor a child, as
+    Dask's workers are: they may also be threads of somebody's notebook.
     """
-    _set({_TRIM_THRESHOLD: 2**28, _MMAP_THRESHOLD: 2**25, _ARENA_MAX: 1})
+    if _ours or multiprocessing.parent_process() is not None:
+        _set(_KEEPING)
 
 
 def give_back_memory() -> None:
     """Hand what is free to the system, and in a process of geoseg's own what is freed from now."""
     if _ours:
-        _set({_TRIM_THRESHOLD: 2**17, _MMAP_THRESHOLD: 2**17, _ARENA_MAX: 0})
+        _set(_GIVING)
     _trim()
 
 

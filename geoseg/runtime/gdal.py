@@ -8,20 +8,20 @@ from contextlib import contextmanager
 
 from geoseg.runtime.setting import Setting
 
-_CACHE_BYTES = 64 * 2**20
-_CACHE = "GDAL_CACHEMAX"
+_MOST_BYTES = 64 * 2**20
+_OPTION = "GDAL_CACHEMAX"
 
 
 def _read() -> int:
     from rasterio.env import get_gdal_config
 
-    return int(get_gdal_config(_CACHE))
+    return int(get_gdal_config(_OPTION))
 
 
-def _write(size: int) -> None:
+def _write(size_bytes: int) -> None:
     from rasterio.env import set_gdal_config
 
-    set_gdal_config(_CACHE, size)
+    set_gdal_config(_OPTION, size_bytes)
 
 
 _cache = Setting(_read, _write)
@@ -29,9 +29,12 @@ _cache = Setting(_read, _write)
 
 @contextmanager
 def bounded_cache() -> Iterator[None]:
-    """Bound the cache while this is open, unless the user has: memory depends on tiles only."""
-    if _CACHE in os.environ:
+    """Bound the cache while this is open: memory depends on tiles only.
+
+    What the user has chosen, in the environment or as less than that, stays.
+    """
+    if _OPTION in os.environ:
         yield
         return
-    with _cache.changed_to(_CACHE_BYTES):
+    with _cache.changed_to(min(_cache.usual(), _MOST_BYTES)):
         yield

@@ -18,7 +18,7 @@ from geoseg.runtime.setting import Setting
 T = TypeVar("T")
 R = TypeVar("R")
 
-_threads = Setting(torch.get_num_threads, torch.set_num_threads)
+_threads = Setting(torch.get_num_threads, torch.set_num_threads, per_thread=True)
 
 
 def threads_of_process() -> int:
@@ -31,8 +31,9 @@ def in_order(
 ) -> Generator[R, None, None]:
     """Results of ``work`` for every item, in their order, as many at once as PyTorch has threads.
 
-    PyTorch's own number of threads is lowered meanwhile, for this process: threads that begin to
-    use it while this runs keep the lower number. Close the generator if it is not exhausted.
+    PyTorch's own number of threads is lowered meanwhile, for this thread: others that begin to use
+    it while this runs may keep the lower number. Close the generator if it is not exhausted, in
+    the thread that began it.
 
     Parameters
     ----------

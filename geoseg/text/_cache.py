@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from geoseg._files import whole_file
 from geoseg.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,7 @@ def store(path: Path, embedding: FloatArray) -> None:
     """Write an embedding under its final name once complete; do without where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".npz")
-    except OSError as error:
-        logger.info("text cache %s cannot be written: %s", path.parent, error)
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, embedding=embedding)
-        Path(name).replace(path)
+        with whole_file(path) as part:
+            np.savez(part, embedding=embedding)
     except OSError as error:
         logger.info("text cache file %s cannot be written: %s", path, error)
-        Path(name).unlink(missing_ok=True)

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from geoseg.errors import TilingError
-from geoseg.tiling.lattice import Lattice
+from geoseg.tiling.lattice import IntArray, Lattice
 from geoseg.types import Window
 
 
@@ -115,12 +117,17 @@ class TilePlan(Sequence[Tile]):
     @property
     def window_runs(self) -> int:
         """How many windows the plan encodes, those shared by two tiles counted twice."""
-        rows = [
-            len({w.row for w in self.lattice.touching(self._grown(self._core(r, 0)))})
-            for r in range(self.rows)
-        ]
-        cols = [
-            len({w.col for w in self.lattice.touching(self._grown(self._core(0, c)))})
-            for c in range(self.cols)
-        ]
-        return sum(rows) * sum(cols)
+        height, width = self.lattice.window_shape
+        region = self.region
+        return self._runs(self.lattice.row_starts, height, region.row, region.row_stop) * (
+            self._runs(self.lattice.col_starts, width, region.col, region.col_stop)
+        )
+
+    def _runs(self, starts: IntArray, size: int, first: int, stop: int) -> int:
+        """Windows along one axis, counted once for each tile that they touch."""
+        lows = np.arange(first, stop, self.tile)
+        highs = np.minimum(lows + self.tile, stop) + self.margin
+        counts = np.searchsorted(starts, highs, side="left") - np.searchsorted(
+            starts, lows - self.margin - size, side="right"
+        )
+        return int(counts.sum())

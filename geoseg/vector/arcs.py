@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.vector.chains import Chains, order_chains
-from geoseg.vector.lattice import (
+from geoseg.vector.corners import (
     DEGREE,
     EAST,
     NORTH,
@@ -59,9 +59,7 @@ class Ends:
     def followed_by(self, other: Ends) -> Ends:
         """Return these entries and then those of ``other``."""
         return Ends(
-            np.append(self.corner, other.corner),
-            np.append(self.leaving, other.leaving),
-            np.append(self.mask, other.mask),
+            *(np.append(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         )
 
     def swapped(self, other: Ends, swap: BoolArray) -> Ends:

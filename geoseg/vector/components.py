@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from geoseg.vector.lattice import IntArray, Strip
+from geoseg.vector.corners import IntArray, Strip
 from geoseg.vector.scores import Scores
 
 BoolArray = npt.NDArray[np.bool_]

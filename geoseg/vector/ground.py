@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import numpy.typing as npt
 import pyproj
-from pyproj.exceptions import ProjError
 from scipy.ndimage import map_coordinates
 
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Geodetic, Grid
 from geoseg.vector.measure import Ellipsoid
+from geoseg.vector.ragged import FloatArray, IntArray
 from geoseg.vector.trace import Measures
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-
 
 _AREA_NODES = (129, 17)
 _NO_AREA = 1e30
@@ -45,7 +38,7 @@ class Ground:
         geod = None if crs is None else crs.get_geod()
         if crs is None or geod is None:
             return
-        self._to_degrees = _Geodetic(crs)
+        self._to_degrees = Geodetic(crs)
         x, y = grid.to_ground(grid.width / 2, grid.height / 2)
         _, latitude = self._to_degrees(np.array([x]), np.array([y]))
         self._ellipsoid = Ellipsoid(geod, float(np.nan_to_num(latitude[0], posinf=0, neginf=0)))
@@ -122,30 +115,6 @@ class Ground:
         angle = np.radians(azimuth)
         vectors: FloatArray = np.column_stack([np.sin(angle), np.cos(angle)]) * distance[:, None]
         return vectors
-
-
-class _Geodetic:
-    """From a CRS to longitude and latitude in degrees, on the CRS's own datum."""
-
-    def __init__(self, crs: pyproj.CRS) -> None:
-        self._factor: float | None = None
-        self._transformer: pyproj.Transformer | None = None
-        if crs.is_geographic:
-            self._factor = math.degrees(crs.axis_info[0].unit_conversion_factor)
-        elif crs.geodetic_crs is not None:
-            self._transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-
-    def __call__(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        if self._factor is not None:
-            return x * self._factor, y * self._factor
-        if self._transformer is None:
-            return np.full_like(x, np.nan), np.full_like(y, np.nan)
-        try:
-            lon, lat = self._transformer.transform(x, y)
-        except ProjError:
-            return np.full_like(x, np.nan), np.full_like(y, np.nan)
-        off = ~np.isfinite(lon) | ~np.isfinite(lat)
-        return np.where(off, np.nan, lon), np.where(off, np.nan, lat)
 
 
 def _sum_along(edges: FloatArray, offsets: IntArray) -> FloatArray:

@@ -17,13 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pyproj import Geod
 
-from geoseg.vector.ragged import offsets_of, positions_in
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from geoseg.vector.ragged import FloatArray, IntArray, offsets_of, positions_in
 
 _LONGEST_M = 4000.0
 _LONGEST_RADII = 6e-4

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
-from geoseg.vector.lattice import IntArray, Strip, Values, Vertices
+from geoseg.vector.corners import IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import is_first, summed
 
 FloatArray = npt.NDArray[np.float64]

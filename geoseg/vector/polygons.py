@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,11 @@ import shapely
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
 from geoseg.options import VectorOptions
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
 from geoseg.vector.components import Tallies
+from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
-from geoseg.vector.lattice import Values
 from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster
 from geoseg.vector.shape import Shaper
@@ -46,6 +47,7 @@ class VectorSummary:
     """Geodesic area by class name; None where the labels have no coordinate system."""
 
 
+@bounded_cache()
 def vectorize(
     labels: str | Path,
     out: str | Path,
@@ -160,7 +162,7 @@ class _Job:
             scores = None
             if self.confidence is not None:
                 scores = stack.enter_context(
-                    ScoreRaster(self.confidence, self.raster.grid, self.raster.path)
+                    closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
             for window, values in self._strips():
                 rows = values if relabel is None else relabel(values)

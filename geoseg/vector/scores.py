@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
-from rasterio.windows import Window as RasterioWindow
 
 from geoseg.errors import SceneError
 from geoseg.io.grid import Grid
@@ -31,7 +29,7 @@ class Scores:
 
 
 class ScoreRaster:
-    """An open raster of scores on the grid of a label raster; a context.
+    """An open raster of scores on the grid of a label raster.
 
     Parameters
     ----------
@@ -65,15 +63,8 @@ class ScoreRaster:
             found.close()
             raise SceneError(f"{path}: does not lie on the grid of {labels}: {difference}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         self._dataset.close()
 
     def read(self, window: Window) -> Scores:
@@ -84,9 +75,8 @@ class ScoreRaster:
         SceneError
             If the file is damaged there.
         """
-        part = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
-            values = self._dataset.read(1, window=part)
+            values = self._dataset.read(1, window=window.slices())
         except RasterioError as error:
             raise SceneError(
                 f"{self._path}: rows {window.row} to {window.row_stop - 1} cannot be read, "
@@ -105,13 +95,8 @@ def _difference(one: Grid, other: Grid) -> str | None:
         return f"{one.width} x {one.height} pixels against {other.width} x {other.height}"
     if one.crs != other.crs:
         return "another coordinate system"
-    back = ~other.transform
-    corners = np.array([(0, 0), (one.width, 0), (0, one.height)], np.float64)
-    x, y = one.to_ground(corners[:, 0], corners[:, 1])
-    away = (
-        np.column_stack([back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f])
-        - corners
-    )
-    if np.hypot(*away.T).max() > _SAME_PLACE_PIXELS:
+    corners = np.array([(0, one.width, 0), (0, 0, one.height)], np.float64)
+    away = np.array(other.to_pixels(*one.to_ground(*corners))) - corners
+    if np.hypot(*away).max() > _SAME_PLACE_PIXELS:
         return "another position or pixel size"
     return None

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.vector.arcs import Arcs, BoolArray
-from geoseg.vector.lattice import DEGREE, IntArray
+from geoseg.vector.corners import DEGREE, IntArray
 from geoseg.vector.ragged import offsets_of, positions_in, take_lists
 
 FloatArray = npt.NDArray[np.float64]

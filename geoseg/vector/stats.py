@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import features
 
+from geoseg._files import whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
+from geoseg.runtime.gdal import bounded_cache
 from geoseg.types import Window
 from geoseg.vector.ground import Ground
 
@@ -32,6 +34,7 @@ COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2",
 """Columns of a table of zones, in this order."""
 
 
+@bounded_cache()
 def zone_stats(
     labels: str | Path,
     zones: str | Path,
@@ -100,14 +103,8 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     """
     target = Path(out)
     write = check_stats_target(target, overwrite=overwrite)
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    try:
+    with writing_to(target), whole_file(target) as part:
         write(table, part)
-        part.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 
@@ -202,11 +199,9 @@ def _windows(raster: LabelRaster, zone: Any) -> Iterator[Window]:
     left, top = (max(0, int(np.floor(v))) for v in bounds[:2])
     right = min(raster.grid.width, int(np.ceil(bounds[2])))
     bottom = min(raster.grid.height, int(np.ceil(bounds[3])))
-    if right <= left:
-        return
-    rows = max(1, _STRIP_PIXELS // (right - left))
-    for row in range(top, bottom, rows):
-        yield Window(row, left, min(rows, bottom - row), right - left)
+    if right > left and bottom > top:
+        area = Window(top, left, bottom - top, right - left)
+        yield from pieces(area, max(1, _STRIP_PIXELS // area.width), area.width)
 
 
 def _weights(zone: Any, window: Window) -> FloatArray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError
 from geoseg.io.labels import LabelRaster
 from geoseg.types import LabelClass
@@ -110,14 +110,8 @@ def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[
         if path.exists() and not overwrite:
             raise OutputError(f"{path}: exists already; replace it with --overwrite")
     for path, text in contents.items():
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with writing_to(path), whole_file(path) as part:
             part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error})") from error
-        finally:
-            part.unlink(missing_ok=True)
     qml, names = contents
     return qml, names
 

@@ -17,7 +17,7 @@ import shapely
 from geoseg.vector.arcs import Arcs, ArcTracer, BoolArray, Ends
 from geoseg.vector.chains import order_chains
 from geoseg.vector.components import Labelling, Tallies, join, tally_runs
-from geoseg.vector.lattice import TURN, IntArray, Strip, Values, Vertices
+from geoseg.vector.corners import TURN, IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import in_pieces, is_first, offsets_of, summed, take_lists
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -16,6 +16,7 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
+from geoseg._files import whole_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
 from geoseg.types import LabelClass
@@ -86,11 +87,11 @@ class Translated:
         GDAL's layer creation options.
     """
 
-    def __init__(self, path: Path, layer: Layer, driver: str, options: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, layer: Layer, driver: str, **options: str) -> None:
         self._path = path
         self._layer = layer
         self._driver = driver
-        self._options = dict(options)
+        self._options = options
         self._spool = path.with_name(f"{path.stem}.spool.gpkg")
         self._begun = False
 
@@ -146,28 +147,16 @@ def _write_features(
     )
 
 
-def _geopackage(path: Path, layer: Layer) -> Target:
-    return GeoPackage(path, layer)
-
-
-def _flatgeobuf(path: Path, layer: Layer) -> Target:
-    return Translated(path, layer, "FlatGeobuf", {})
-
-
-def _geojson(path: Path, layer: Layer) -> Target:
-    return Translated(path, layer, "GeoJSON", {"RFC7946": "YES"})
-
-
 def _geoparquet(path: Path, layer: Layer) -> Target:
     require("pyarrow", extra="parquet", feature="GeoParquet")
     return parquet.GeoParquet(path, layer.crs, layer.geometry_type)
 
 
-FORMATS = {
-    ".gpkg": _geopackage,
+FORMATS: Mapping[str, Callable[[Path, Layer], Target]] = {
+    ".gpkg": GeoPackage,
     ".parquet": _geoparquet,
-    ".fgb": _flatgeobuf,
-    ".geojson": _geojson,
+    ".fgb": partial(Translated, driver="FlatGeobuf"),
+    ".geojson": partial(Translated, driver="GeoJSON", RFC7946="YES"),
 }
 """How each suffix is written."""
 
@@ -197,18 +186,19 @@ class VectorFile:
     def __init__(self, path: Path, layer: Layer, *, overwrite: bool = False) -> None:
         check_target(path, overwrite=overwrite)
         self._final = path
-        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix.lower()}")
-        self._target = FORMATS[path.suffix.lower()](self._part, layer)
+        self._layer = layer
+        self._ending = ExitStack()
 
     def __enter__(self) -> Self:
+        part = self._ending.enter_context(whole_file(self._final))
+        self._target = FORMATS[self._final.suffix.lower()](part, self._layer)
+        self._ending.push(self._close_target)
         return self
 
     def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Add features; the fields must be the same every time."""
-        try:
+        with self._explained():
             self._target.write(wkb, columns)
-        except (DataSourceError, DataLayerError, OSError) as error:
-            raise OutputError(f"{self._final}: cannot be written ({error})") from error
 
     def __exit__(
         self,
@@ -216,16 +206,19 @@ class VectorFile:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        with self._explained():
+            self._ending.__exit__(exc_type, exc, traceback)
+
+    def _close_target(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
+            self._target.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            if exc_type is None:
-                self._target.close()
-                self._part.replace(self._final)
+            yield
         except (DataSourceError, DataLayerError, OSError) as error:
             raise OutputError(f"{self._final}: cannot be written ({error})") from error
-        finally:
-            for leftover in self._final.parent.glob(f"{self._part.stem}*"):
-                with suppress(OSError):
-                    leftover.unlink()
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -239,8 +232,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         If the file exists and ``overwrite`` is False, or there is no such folder.
     """
     if path.suffix.lower() not in FORMATS:
-        known: Sequence[str] = list(FORMATS)
-        raise OptionError(f"{path}: polygons can be written as {', '.join(known)}")
+        raise OptionError(f"{path}: polygons can be written as {', '.join(FORMATS)}")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already; replace it with --overwrite")
     if not path.parent.is_dir():

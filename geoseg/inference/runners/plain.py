@@ -26,7 +26,7 @@ def run_plain(
     """Yield each batch's first row and its windows' weighted logits."""
 
     def parts(windows: Sequence[Window]) -> list[Part]:
-        logits = _score(scorer, area, batches, windows) * area.weight[..., None]
+        logits = _score(scorer, area, batches, windows)
         return [Part(w, one, area.weight) for w, one in zip(windows, logits, strict=True)]
 
     work = list(batches.of(area.windows))
@@ -36,18 +36,18 @@ def run_plain(
             yield windows[0].row, found
 
 
-def _score(scorer: Scorer, area: Area, batches: Batches, windows: Sequence[Window]) -> Tensor:
-    """Logits of a batch of windows; in halves, from now on, if they do not fit the device."""
+def _score(scorer: Scorer, area: Area, batches: Batches, windows: Sequence[Window]) -> list[Tensor]:
+    """Weighted logits of windows; in halves, from now on, if they do not fit the device."""
     done: list[Tensor] = []
     waiting = list(windows)
     while waiting:
         part = waiting[: batches.size]
         try:
-            done.append(scorer(area.batch(part)))
+            done += scorer(area.batch(part)) * area.weight[..., None]
         except torch.OutOfMemoryError:
             if len(part) == 1:
                 raise
             batches.halve(len(part))
         else:
             del waiting[: len(part)]
-    return torch.cat(done)
+    return done

@@ -7,9 +7,11 @@ the logits need (see `geoseg.inference.head`).
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +19,28 @@ from torch import Tensor
 
 from geoseg.errors import OptionError, WeightsError
 from geoseg.model.checkpoint import StateDict, read_state_dict
-from geoseg.model.upsampling import fused
 from geoseg.model.upsampling.base import Fit
 from geoseg.model.upsampling.blocks import StepGeometry
 from geoseg.model.upsampling.learned_step import StepWeights, WindowStep
+
+FUSED = True
+"""Whether a GPU may take a step in one kernel, see `geoseg.model.upsampling.fused`: the one switch.
+
+Without it, or without Triton, the plain steps run there as on a CPU."""
+
+
+class Step(Protocol):
+    """One doubling of the operator, whatever computes it."""
+
+    def apply(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Upsample ``(B, h, w, C)`` to ``(B, H, W, C)``."""
 
 
 @dataclass(frozen=True)
 class LearnedUpsampling:
     """The operator of one batch of windows; linear, the same for every channel."""
 
-    steps: tuple[WindowStep | fused.FusedStep, ...]
+    steps: tuple[Step, ...]
 
     def __call__(self, x: Tensor, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Upsample ``(B, C, h, w)`` to channels-last pixels ``(B, H, W, C)``.
@@ -112,12 +125,15 @@ class LearnedJbu:
 
     def step(
         self, index: int, guidance: Tensor, coarse: tuple[int, int], fine: tuple[int, int]
-    ) -> WindowStep | fused.FusedStep:
+    ) -> Step:
         """Make one step of the operator, from one size of the ladder to the next."""
         weights = self.weights(index)
         pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1).contiguous()
-        if fused.takes(fine, weights.radius, guidance.device):
-            return fused.FusedStep(weights, pooled)
+        if FUSED and guidance.device.type == "cuda" and importlib.util.find_spec("triton"):
+            from geoseg.model.upsampling import fused
+
+            if fused.takes(fine, weights.radius, guidance.device):
+                return fused.FusedStep(weights, pooled)
         geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
         return WindowStep(geometry, weights, pooled)
 

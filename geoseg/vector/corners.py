@@ -1,6 +1,6 @@
 """Where do regions of equal value meet inside a few rows of a raster?
 
-Everything happens on the lattice of pixel corners: corner ``(y, x)`` is the upper left corner of
+Everything happens on the grid of pixel corners: corner ``(y, x)`` is the upper left corner of
 pixel ``(y, x)``. Between two pixels of different value runs an edge. A corner is a *vertex* if the
 edges there do anything but go straight on, and a *junction* if three or four edges meet.
 """
@@ -17,7 +17,7 @@ ByteArray = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.integer]
 
 NORTH, EAST, SOUTH, WEST = 0, 1, 2, 3
-"""Directions on the lattice; a corner's mask has bit ``1 << direction`` for each edge there."""
+"""Directions on that grid; a corner's mask has bit ``1 << direction`` for each edge there."""
 
 _BITS = np.arange(16)[:, None] >> np.arange(4) & 1
 DEGREE = _BITS.sum(axis=1).astype(np.int64)

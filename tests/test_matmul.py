@@ -13,21 +13,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.model import products
-from geoseg.model.attention.last_block import attend
+from geoseg.model.attention.trunk import attend
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.spec import bundled_folder
 from geoseg.model.upsampling.blocks import BLOCK, axis, doubling
 from geoseg.model.upsampling.learned import LearnedJbu
+from geoseg.runtime import matmul
 
 
 @pytest.fixture(params=["PyTorch's own", "oneDNN"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     wanted = request.param == "oneDNN"
-    if wanted and not products._works():
+    if wanted and not matmul._works():
         pytest.skip("oneDNN rounds here, or this PyTorch cannot be told to take it")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: wanted)
-    with products.full_width():
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: wanted)
+    with matmul.full_width():
         yield str(request.param)
 
 
@@ -51,8 +51,8 @@ def test_products_keep_the_precision_of_float32(
     x = torch.rand(*lead, 40, 2 * inner)[..., ::2]
     weight, bias = torch.rand(inner, outer).T, torch.rand(outer, 2)[:, 0]
     with pytest.MonkeyPatch.context() as patched, torch.no_grad():
-        patched.setattr(products, "_onednn_is_faster", lambda: onednn and products._works())
-        with products.full_width():
+        patched.setattr(matmul, "_onednn_is_faster", lambda: onednn and matmul._works())
+        with matmul.full_width():
             linear, product = F.linear(x, weight, bias), x @ weight.mT
     exact = x.double() @ weight.double().mT
     assert torch.allclose(product.double(), exact, rtol=1e-5, atol=0)
@@ -60,13 +60,13 @@ def test_products_keep_the_precision_of_float32(
 
 
 def test_the_setting_is_put_back_by_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not products._works():
+    if not matmul._works():
         pytest.skip("this PyTorch has no such setting")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
     before = setting()
-    with products.full_width():
+    with matmul.full_width():
         inside = setting()
-        with pytest.raises(ZeroDivisionError), products.full_width():
+        with pytest.raises(ZeroDivisionError), matmul.full_width():
             raise ZeroDivisionError
         assert setting() == inside != before
     assert setting() == before
@@ -74,19 +74,19 @@ def test_the_setting_is_put_back_by_the_last(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_threads_share_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that leaves early takes nothing from one that is still inside."""
-    if not products._works():
+    if not matmul._works():
         pytest.skip("this PyTorch has no such setting")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
     before, entered, leave = setting(), threading.Event(), threading.Event()
 
     def stay() -> str:
-        with products.full_width():
+        with matmul.full_width():
             entered.set()
             assert leave.wait(10)
             return setting()
 
     with ThreadPoolExecutor(1) as pool:
-        with products.full_width():
+        with matmul.full_width():
             inside, other = setting(), pool.submit(stay)
             assert entered.wait(10)
         leave.set()
@@ -95,15 +95,15 @@ def test_threads_share_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_happens_where_it_would_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: False)
     x = torch.rand(2, 3)
-    with products.full_width():
-        assert not products.has_full_width(x)
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
-    assert products.has_full_width(x)
-    assert not products.has_full_width(x.double())
+    with matmul.full_width():
+        assert not matmul.has_full_width(x)
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: True)
+    assert matmul.has_full_width(x)
+    assert not matmul.has_full_width(x.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not products.has_full_width(x)
+        assert not matmul.has_full_width(x)
 
 
 @pytest.mark.parametrize("biased", [False, True])
