@@ -110,6 +110,7 @@ def attempt(stand: Stand, kind: str, number: int, seed: int, short: bool) -> dic
         "long": [str(end) for end in t.ends if end.long],
         "unexpected": [str(end) for end in t.ends if end.unexpected],
         "litter": t.litter,
+        "felt": any(end.code != 0 for end in t.ends),
         "commands": [end.command for end in t.ends],
     }
 
@@ -133,12 +134,13 @@ def rows_of(verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add up what became of the tries, fault by fault."""
     rows: dict[str, dict[str, Any]] = {}
     for verdict in verdicts:
-        names = ("tries", "survived", "lost", "wrong", "long", "unexpected", "litter")
+        # "felt": some process did not end with exit 0; a cluster gets over the end of a worker.
+        names = ("tries", "felt", "survived", "lost", "wrong", "long", "unexpected", "litter")
         row = rows.setdefault(
             verdict["fault"], {"fault": verdict["fault"], **dict.fromkeys(names, 0)}
         )
         row["tries"] += 1
         row[verdict["outcome"]] += 1
-        for name in ("long", "unexpected", "litter"):
+        for name in ("felt", "long", "unexpected", "litter"):
             row[name] += bool(verdict[name])
     return list(rows.values())
