@@ -20,6 +20,8 @@ USES = ("labels alone",)
 
 Bend = Callable[[Path, random.Random], Any]
 _WEIGHTS, _CONFIG, _DEFAULTS = "open_clip_model.safetensors", "open_clip_config.json", "geoseg.json"
+_ROWS = {_WEIGHTS: "weights", _CONFIG: "config", _DEFAULTS: "model defaults",
+         "classes.toml": "class file", "templates.txt": "template file"}  # fmt: skip
 _PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>no</body></html>\n"
 _DEEP = 5000
 
@@ -29,7 +31,7 @@ def attempt(t: Try, *, short: bool) -> None:
     bends = list(BENDS)
     step = 13 if short else 1
     file, name = bends[t.number * step % len(bends)]
-    t.fault, t.detail = f"bent: {file}", name
+    t.fault, t.detail = f"bent {_ROWS[file]}", name
     model, out = t.here / "model", t.here / "out"
     shutil.copytree(t.stand.root / "model", model)
     shutil.copy(t.stand.root / "classes.toml", model)

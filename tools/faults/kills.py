@@ -43,7 +43,7 @@ def attempt(t: Try, *, short: bool) -> None:
             ended = t.run(job, out, *more, event=(number, sent))
         else:
             process = t.start(job, out, *more)
-            pause = t.rng.uniform(0, t.stand.seconds[job])
+            pause = t.rng.uniform(0.05, t.stand.seconds[job])
             t.detail += f"{sent.name} after {pause:.2f} s, "
             time.sleep(pause)
             process.signal(sent)
@@ -61,8 +61,8 @@ def _workers(t: Try, out: Path) -> None:
     victim = t.rng.choice(("main", "worker"))
     t.fault += f", {victim}"
     _until(lambda: not process.running() or (out / ".geoseg-work").exists(), 60)
-    time.sleep(t.rng.uniform(0, 3))
-    sent = t.rng.choice(_SIGNALS)
+    time.sleep(t.rng.uniform(0, 1.5))
+    sent, t.detail = t.rng.choice(_SIGNALS), "at work" if process.running() else "too late"
     if victim == "main":
         process.signal(sent)
     elif found := _workers_below(process.pid):
@@ -80,7 +80,8 @@ def _scheduler(t: Try, out: Path) -> None:
         where = ["--scheduler", cluster.begin()]
         process = t.start("labels alone", out, *where, forked=False)
         _until(lambda: not process.running() or (out / ".geoseg-work").exists(), 60)
-        time.sleep(t.rng.uniform(0, 3))
+        time.sleep(t.rng.uniform(0, 1.5))
+        t.detail = "at work" if process.running() else "too late"
         if victim == "worker":
             for pid in _workers_below(cluster.nanny.pid)[:1]:
                 _kill(pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ _CASES: dict[str, tuple[str, str, tuple[str, ...], str, tuple[str, ...]]] = {
     "both --overwrite": ("finished", "segment", _OVER, "other scene", _OVER),
     "vectorize, another": ("", "vectorize", (), "vectorize other", ()),
 }
-_YIELDED = re.compile("another geoseg is at work|exists|already|holds")
+_YIELDED = re.compile("at work there|exists|already|holds")
 """How a run says that it gives way."""
 USES = ("segment", "other scene", "vectorize", "vectorize other")
 

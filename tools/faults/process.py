@@ -15,6 +15,7 @@ from typing import Any
 
 LIMIT_SECONDS = 150.0
 _FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+_ASKED = {signal.SIGTERM, signal.SIGINT}
 _GEOSEG = (sys.executable, "-c", "from geoseg_cli.main import run; run()")
 
 
@@ -68,18 +69,19 @@ class Process:
         env: Mapping[str, str],
         forked: bool = True,
         prepare: Callable[[], None] = lambda: None,
-        program: Sequence[str] = _GEOSEG,
     ) -> None:
         self.command = " ".join(["geoseg", *(f'"{a}"' if " " in a else a for a in args)])
         self.log = log
         if forked:
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)  # until geoseg has begun
             self.pid = os.fork()
             if self.pid == 0:
                 _become(args, log, env, prepare)
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         else:
             with log.open("wb") as said:
                 self.pid = subprocess.Popen(
-                    [*program, *args], env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+                    [*_GEOSEG, *args], env={**os.environ, **env}, stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
                 ).pid  # fmt: skip
         self._code: int | None = None
@@ -102,20 +104,14 @@ class Process:
         last = time.monotonic() + seconds
         while self.running() and time.monotonic() < last:
             time.sleep(0.01)
-        code = self._code
-        self.end()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # it and what it has started
+        code, self._code = self._code, self._code or -signal.SIGKILL
+        if code is None:
+            os.waitpid(self.pid, 0)
         said = self.log.read_text(errors="replace").splitlines()
         spoken = [s for s in said if s and " %  tile" not in s and not s.startswith("warning")]
         return Ended(self.command, code, tuple(spoken))
-
-    def end(self) -> None:
-        """Kill it and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if self._code is None:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
-            self._code = -signal.SIGKILL
 
 
 def _become(args: Sequence[str], log: Path, env: Mapping[str, str], prepare: Any) -> None:
@@ -123,9 +119,8 @@ def _become(args: Sequence[str], log: Path, env: Mapping[str, str], prepare: Any
     code: Any = 1
     try:
         os.setsid()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            usual = signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
-            signal.signal(number, usual)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         nothing = os.open(os.devnull, os.O_RDWR)
         for source, target in ((nothing, 0), (nothing, 1), (said, 2)):
@@ -134,10 +129,11 @@ def _become(args: Sequence[str], log: Path, env: Mapping[str, str], prepare: Any
             setattr(sys, stream, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
         os.environ.update(env)
         sys.argv = ["geoseg", *args]
-        from geoseg_cli.main import app
+        from geoseg_cli.main import run
 
         prepare()
-        app(list(args))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+        run()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:

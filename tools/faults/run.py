@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if given.number is None:
             shutil.rmtree(root, ignore_errors=True)
+        else:
+            print(f"its files: {root}")
     rows = rows_of(verdicts)
     table([*rows, {"fault": "all", **{k: sum(r[k] for r in rows) for k in list(rows[0])[1:]}}])
     target = given.json or (None if given.short or given.only else _RESULTS)
@@ -81,6 +83,8 @@ def _run_all(root: Path, kinds: list[str], given: argparse.Namespace) -> list[di
             verdict = done.result()
             verdicts.append(verdict)
             _report(verdict, given, root)
+            if given.number is None:
+                shutil.rmtree(root / f"{verdict['kind']}-{verdict['try']}", ignore_errors=True)
     return sorted(verdicts, key=lambda v: (KINDS.index(v["kind"]), v["try"]))
 
 
@@ -96,16 +100,19 @@ def attempt(stand: Stand, kind: str, number: int, seed: int, short: bool) -> dic
         outcome, why = "wrong", str(error)
     except Exception as error:
         outcome, why = "lost", f"the try itself failed: {type(error).__name__}: {error}"
-    if outcome == "survived":
-        shutil.rmtree(t.here, ignore_errors=True)
     return {
-        "kind": kind, "try": number, "fault": t.fault, "detail": t.detail.strip(", "),
+        "kind": kind,
+        "try": number,
+        "fault": t.fault,
+        "detail": t.detail.strip(", "),
         "outcome": outcome,
-        "why": why.replace(str(t.here), "HERE"), "litter": t.litter,
-        "long": [str(e) for e in t.ends if e.long],
-        "unexpected": [str(e) for e in t.ends if e.unexpected],
-        "commands": [e.command for e in t.ends],
-    }  # fmt: skip
+        "why": why.replace(str(t.here), "HERE"),
+        "long": [str(end) for end in t.ends if end.long],
+        "unexpected": [str(end) for end in t.ends if end.unexpected],
+        "litter": t.litter,
+        "felt": any(end.code != 0 for end in t.ends),
+        "commands": [end.command for end in t.ends],
+    }
 
 
 def _report(verdict: dict[str, Any], given: argparse.Namespace, root: Path) -> None:
@@ -127,12 +134,13 @@ def rows_of(verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add up what became of the tries, fault by fault."""
     rows: dict[str, dict[str, Any]] = {}
     for verdict in verdicts:
-        names = ("tries", "survived", "lost", "wrong", "long", "unexpected", "litter")
+        # "felt": some process did not end with exit 0; a cluster gets over the end of a worker.
+        names = ("tries", "felt", "survived", "lost", "wrong", "long", "unexpected", "litter")
         row = rows.setdefault(
             verdict["fault"], {"fault": verdict["fault"], **dict.fromkeys(names, 0)}
         )
         row["tries"] += 1
         row[verdict["outcome"]] += 1
-        for name in ("long", "unexpected", "litter"):
+        for name in ("felt", "long", "unexpected", "litter"):
             row[name] += bool(verdict[name])
     return list(rows.values())
