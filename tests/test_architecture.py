@@ -17,7 +17,7 @@ import geoseg
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOUNDATION = {"errors", "types", "_optional", "_files", "methods", "options", "runtime"}
+FOUNDATION = {"errors", "types", "_optional", "_files", "_inputs", "methods", "options", "runtime"}
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
 
@@ -25,6 +25,7 @@ PRODUCTS = {"vector", "evaluation", "preview"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "_files": set(),
+    "_inputs": {"errors"},
     "types": {"errors"},
     "_optional": {"errors"},
     "methods": {"errors"},

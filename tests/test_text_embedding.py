@@ -18,6 +18,7 @@ class LetterEncoder:
     """A text encoder small enough to check by hand: letter codes in, sines of them out."""
 
     context_length = 40
+    embedding_size = 5
 
     def __init__(self, fingerprint: str = "letters", scale: float = 1.0) -> None:
         self.fingerprint = fingerprint
@@ -202,6 +203,7 @@ class OpenClipEncoder:
 
     fingerprint = "reference"
     context_length = 77
+    embedding_size = 64
 
     def __init__(self, folder: Path) -> None:
         import open_clip
