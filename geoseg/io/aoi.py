@@ -20,6 +20,8 @@ from geoseg.types import BoolArray, Window
 
 _EDGE_PARTS = 100
 _STRIP_ROWS = 1024
+_FURTHEST_PIXELS = 2**30
+"""From the scene's corner: GDAL counts pixels in 32 bits, and burns nothing beyond."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _to_pixels(area: BaseGeometry, grid: Grid) -> BaseGeometry:
     moved = shapely.transform(area, lambda points: np.column_stack(grid.to_pixels(*points.T)))
     if moved.is_empty or not all(map(math.isfinite, moved.bounds)):
         raise OptionError("aoi: lies where the scene's CRS is not defined")
+    if max(map(abs, moved.bounds)) > _FURTHEST_PIXELS:
+        raise OptionError("aoi: reaches too far beyond the scene; give a smaller one")
     return moved
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
+import zipfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +23,9 @@ _FILE = "weights file"
 _ZIP, _PICKLE, _TAR = b"PK", b"\x80", b"ustar"
 _TAR_PLACE = 257
 _HEAD_BYTES = 1024
+_LEGACY_PICKLES = 5
+"""Mark, version, machine, content, names of the arrays that follow."""
+_LONGEST_CLASS_LETTERS = 500
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -117,9 +123,37 @@ def _no_checkpoint(file: Path) -> str | None:
         return f"it cannot be read: {error.strerror}"
     if not head:
         return "it is empty"
-    if head.startswith((_ZIP, _PICKLE)) or head[_TAR_PLACE:].startswith(_TAR):
+    if head.startswith((_ZIP, _PICKLE)):
+        return _damaged(file)
+    if head[_TAR_PLACE:].startswith(_TAR):
         return None
     return looks_like(head) or "it begins with something else"
+
+
+def _damaged(file: Path) -> str | None:
+    """Look through the pickles of a checkpoint, without making anything of them.
+
+    The time that torch takes to complain of a name grows with the square of its length.
+    """
+    try:
+        with ExitStack() as stack:
+            opened: IO[bytes] = stack.enter_context(file.open("rb"))
+            count = _LEGACY_PICKLES
+            if opened.read(len(_ZIP)) == _ZIP:
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                opened, count = stack.enter_context(archive.open(names[0])), 1
+            else:
+                opened.seek(0)
+            for _ in range(count):
+                for code, argument, _place in pickletools.genops(opened):
+                    if code.name == "GLOBAL" and len(argument or "") > _LONGEST_CLASS_LETTERS:
+                        return "it is damaged: a name in it has no end"
+                if opened.tell() == file.stat().st_size:
+                    break
+    except Exception as error:  # whatever a damaged file makes of two libraries
+        return f"it is damaged: {_reason(error)}"
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, limits in _SECTIONS.items():
         section = _section(model, name, where)
         for key in limits.keys() & section.keys():
-            if key == "layers" and isinstance(section[key], list):
+            if (name, key) == ("vision_cfg", "layers") and isinstance(section[key], list):
                 continue  # a ResNet, which is refused as one
             for value in _sides(section[key]) if key == "image_size" else (section[key],):
                 _require_whole(value, limits[key], f"{where}: model_cfg.{name}.{key}")
@@ -93,6 +92,22 @@ def read_config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for value in values:
             _require_within(value, limits_of_key, place)
     return model, preprocess
+
+
+def described_weights(model: Mapping[str, Any]) -> int:
+    """How many numbers the weights of a ``model_cfg`` have, roughly; never far too many."""
+    vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+    rows, columns = (_sides(vision.get("image_size", 224)) * 2)[:2]
+    tokens = (rows // vision.get("patch_size", 16)) * (columns // vision.get("patch_size", 16))
+    words = text.get("vocab_size", 49408)
+    return _of_blocks(vision, 768, tokens) + _of_blocks(text, 512, words)
+
+
+def _of_blocks(section: Mapping[str, Any], usual_width: int, rows: int) -> int:
+    """Weights of a tower: those of its blocks, and a vector of each of so many rows."""
+    width, layers = section.get("width", usual_width), section.get("layers", 12)
+    block = (4 + 2 * section.get("mlp_ratio", 4.0)) * width**2
+    return int(layers * block + rows * width)
 
 
 def _section(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _require_whole(value: Any, most: int, place: str) -> None:
 
 def _require_within(value: Any, limits: tuple[float, float], place: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and limits[0] <= value <= limits[1]):
+    if not (number and limits[0] <= value <= limits[1]):  # nor is NaN
         raise ModelError(
             f"{place} has {shown(repr(value))} in it; "
             f"give numbers from {limits[0]:g} to {limits[1]:g}"

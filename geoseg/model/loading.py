@@ -25,7 +25,7 @@ from geoseg.errors import (
     WeightsError,
 )
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
-from geoseg.model.config import CONFIG_FILE, read_config
+from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
 
@@ -34,10 +34,8 @@ _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)
 _PROBE_SECONDS = 8.0
-_WEIGHTS_PER_SQUARE_WIDTH = 12
-"""Of a block: 4 of the attention, 8 of the MLP."""
-_WEIGHTS_TO_SPARE = 2**30
-"""4 GiB: below, what does not fit is told tensor by tensor."""
+_WEIGHTS_TO_SPARE = 2**28
+"""1 GiB: below, what does not fit is told tensor by tensor."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,9 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unknown = OptionError(f"device {device!r} is not one for geoseg; use auto, cpu, cuda or cuda:N")
+    unknown = OptionError(
+        f"device '{shown(device)}' is not one for geoseg; use auto, cpu, cuda or cuda:N"
+    )
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -435,15 +435,12 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
 
 def _refuse_far_larger(located: _Located, state: StateDict) -> None:
     """Refuse an architecture that would fill the memory before its weights turn out not to fit."""
-    described = sum(
-        int(section.get("layers", 12)) * _WEIGHTS_PER_SQUARE_WIDTH * section.get("width", 512) ** 2
-        for section in (located.config.get("vision_cfg", {}), located.config.get("text_cfg", {}))
-    )
+    described = described_weights(located.config)
     held = sum(tensor.numel() for tensor in state.values())
     if described > 2 * held + _WEIGHTS_TO_SPARE:
         raise WeightsError(
             f"{shown(located.weights)} does not fit the architecture: it holds {held:,} numbers "
-            f"and the config describes about {described:,}; check layers and width"
+            f"and the config describes about {described:,}; check its widths and layers"
         )
 
 

@@ -17,6 +17,8 @@ from geoseg.errors import GeosegWarning, VocabularyError
 from geoseg.text._files import collapse, content_lines, read_utf8
 
 _FILE = "class file"
+# A dotted key of 100 parts: the time that tomllib takes grows with the square of their number.
+_ENDLESS_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){100}""")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -162,10 +164,14 @@ def _from_mapping(items: Mapping[Any, Any]) -> tuple[RawClass, ...]:
 
 def _from_toml(path: Path) -> tuple[RawClass, ...]:
     origin = _origin(path)
+    text = read_utf8(path, _FILE)
+    nested = f"{origin} is nested too deeply; write [[class]] tables"
+    if _ENDLESS_KEY.search(text):
+        raise VocabularyError(nested)
     try:
-        table = tomllib.loads(read_utf8(path, _FILE))
+        table = tomllib.loads(text)
     except RecursionError:
-        raise VocabularyError(f"{origin} is nested too deeply; write [[class]] tables") from None
+        raise VocabularyError(nested) from None
     except ValueError as error:  # of TOML, or of Python where a number has thousands of digits
         raise VocabularyError(f"{origin} is not valid TOML: {shown(error)}") from None
     _refuse_unknown(table, ("class",), origin)

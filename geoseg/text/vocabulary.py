@@ -175,7 +175,10 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
 
 
 def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
-    """Fill gaps with the colour a reader expects for the name, else a default; never one twice."""
+    """Fill gaps with the colour a reader expects for the name, else a default.
+
+    None comes twice while there are any left.
+    """
     taken = {color.lower() for color in given if color is not None}
     colors = list(given)
     for index, name in enumerate(names):
