@@ -18,7 +18,7 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "errors", "types", "_optional", "_files", "_claim", "methods", "options", "runtime",
+    "errors", "types", "_optional", "_files", "_claim", "_inputs", "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "_files": {"errors"},
     "_claim": {"errors"},
+    "_inputs": {"errors"},
     "types": {"errors"},
     "_optional": {"errors"},
     "methods": {"errors"},

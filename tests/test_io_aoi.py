@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import geopandas
@@ -143,6 +144,64 @@ def test_files_without_polygons_or_crs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.gpkg").write_text("no database")
     with pytest.raises(SceneError, match="not a vector file"):
         Aoi.open(tmp_path / "text.gpkg", GRIDS[0])
+
+
+def geojson(path: Path, rings: object) -> Path:
+    geometry = {"type": "Polygon", "coordinates": rings}
+    feature = {"type": "Feature", "properties": None, "geometry": geometry}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rings", "said"),
+    [
+        ([[[3.0, 45.1], [3.1, 45.2]]], "is not a vector file that can be read|has outlines"),
+        ([[[3.0, 45.1]]], "is not a vector file that can be read|has outlines"),
+        ([], "has no polygons"),
+        ([[[3.0, float("nan")], [3.1, 45.2], [3.0, 45.1]]], "is not a vector file|has corners"),
+    ],
+)
+def test_outlines_that_are_no_areas_are_refused(tmp_path: Path, rings: object, said: str) -> None:
+    path = geojson(tmp_path / "a.geojson", rings)
+    with pytest.raises(SceneError, match=rf"a\.geojson: ({said})") as caught:
+        Aoi.open(path, GRIDS[0])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_box_is_the_whole_scene_or_too_far(grid: Grid) -> None:
+    assert Aoi.open("-1e9,-1e9,1e9,1e9", grid).mask(grid.window).all()
+    for size in ("5e9", "1e15", "1e300", "1e308"):
+        with pytest.raises(OptionError, match=r"reaches too far|CRS is not defined"):
+            Aoi.open(f"-{size},-{size},{size},{size}", grid)
+
+
+def test_an_address_where_nobody_answers_is_one_line() -> None:
+    with pytest.raises(
+        SceneError, match=r"127\.0\.0\.1:9/a\.geojson: is not a vector file"
+    ) as caught:
+        Aoi.open("http://127.0.0.1:9/a.geojson", GRIDS[0])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_saved_web_page_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "a.gpkg").write_text("<!doctype html><html>")
+    with pytest.raises(SceneError, match="it begins like a web page"):
+        Aoi.open(tmp_path / "a.gpkg", GRIDS[0])
+
+
+def test_home_folders_and_folders_of_files_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = geopandas.GeoDataFrame(
+        {"a": [1]}, geometry=[shapely.box(500020, 4999900, 500060, 4999960)], crs=UTM
+    )
+    (tmp_path / "shapes").mkdir()
+    area.to_file(tmp_path / "shapes" / "a.shp")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/shapes", "~/shapes/a.shp"):
+        assert Aoi.open(path, GRIDS[0]).window == Window(20, 10, 30, 20)
 
 
 def test_a_scene_without_crs_takes_a_box_in_its_own_units() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from geoseg.model import loading
 from geoseg.model.attention.last_block import LastBlock, SegEarth, Vanilla
 from geoseg.model.attention.trunk import Context, Trunk
 from geoseg.model.catalogue import known_models
+from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import ModelSpec
 from geoseg.model.vision import DenseEncoder, padding_to_patch, resample_positions
@@ -153,6 +155,184 @@ def test_weights_of_another_architecture(
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match=r"does not fit the architecture.*another shape.*ARCH"):
         load_model(f"ViT-B-32:{tmp_path / 'weights.pt'}", device="cpu")
+
+
+BENT: dict[str, tuple[torch.Tensor, str]] = {
+    "nan": (torch.tensor([1.0, torch.nan, 2.0]), r"holds NaN or infinite numbers \(1 of 3\)"),
+    "inf": (torch.tensor([[torch.inf], [-torch.inf]]), r"infinite numbers \(2 of 2\)"),
+    "half": (torch.tensor([1.0, torch.nan]).half(), r"infinite numbers \(1 of 2\)"),
+    "brain": (torch.tensor([1.0, torch.inf]).bfloat16(), r"infinite numbers \(1 of 2\)"),
+    "double": (torch.tensor([1e300, 1.0], dtype=torch.float64), r"infinite numbers \(1 of 2\)"),
+    "complex": (torch.tensor([1j]), "holds complex numbers"),
+    "sparse": (torch.eye(2).to_sparse(), "is not a plain one"),
+    "meta": (torch.ones(2, device="meta"), "is not a plain one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BENT)
+def test_weights_are_finite_real_numbers(
+    kind: str, state: dict[str, torch.Tensor], architecture: str, tmp_path: Path
+) -> None:
+    tensor, said = BENT[kind]
+    file = _plain(state | {"visual.proj": tensor}, tmp_path / "weights")
+    with pytest.raises(WeightsError, match=rf"weights\.pt: the tensor visual\.proj .*{said}"):
+        load_model(f"{architecture}:{file}", device="cpu")
+
+
+def test_sums_that_overflow_are_no_reason(tmp_path: Path) -> None:
+    large = {"a": torch.full((9,), 3e38), "b": torch.full((9,), 6e4).half(), "c": torch.empty(0)}
+    file = _plain(large, tmp_path / "weights")
+    for name, tensor in read_state_dict(file).items():
+        assert torch.equal(tensor, large[name])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html><body>404 not found</body></html>", "it begins like a web page"),
+        (
+            b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchKey',
+            "it begins like a web page",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a pointer of Git LFS"),
+        (b'{"error": "not found"}', "it begins with something else"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_was_saved_in_place_of_a_checkpoint(
+    content: bytes, said: str, architecture: str, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"weights\.pt is not a PyTorch checkpoint \({said}"):
+        load_model(f"{architecture}:{tmp_path / 'weights.pt'}", device="cpu")
+    if "begins like" in said:
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        with pytest.raises(WeightsError, match=f"cannot be read as safetensors: {said}"):
+            load_model(f"{architecture}:{tmp_path / 'weights.safetensors'}", device="cpu")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_name_without_an_end_is_told_at_once(
+    old: bool, architecture: str, tmp_path: Path
+) -> None:
+    name = "a" * 2_000_000
+    data = b"\x80\x02c" + f"{name}\n{name}\n".encode() + b"."
+    file = tmp_path / "weights.pt"
+    if old:
+        file.write_bytes(data)
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("weights/data.pkl", data)
+            archive.writestr("weights/version", "3")
+    with pytest.raises(WeightsError, match=r"is not a PyTorch checkpoint \(it is damaged: a name"):
+        load_model(f"{architecture}:{file}", device="cpu")
+
+
+def test_a_scale_of_another_size_does_not_fit(
+    state: dict[str, torch.Tensor], architecture: str, tmp_path: Path
+) -> None:
+    file = _plain(state | {"logit_scale": torch.ones(7)}, tmp_path / "weights")
+    with pytest.raises(WeightsError, match=r"logit_scale is \(7,\), expected \(\)"):
+        load_model(f"{architecture}:{file}", device="cpu")
+
+
+# -- configs -----------------------------------------------------------------------------------
+
+
+def _bent(folder: Path, place: Path, keys: tuple[str, ...], value: Any) -> str:
+    """Copy a model with another value in its config."""
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    section = config
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+    section[keys[-1]] = value
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    (place / "open_clip_model.safetensors").symlink_to(folder / "open_clip_model.safetensors")
+    return f"local-dir:{place}"
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize(
+    "value",
+    [[0.5, 0.5], [0.5] * 4, 0.5, "0.5", [], ["a", "b", "c"], [True] * 3, [0.5, 0.5, None],
+     [0.5, float("nan"), 0.5], [float("inf")] * 3, [10**400] * 3, {"r": 1}],
+)  # fmt: skip
+def test_the_normalisation_is_three_finite_numbers(
+    key: str, value: Any, folder: Path, tmp_path: Path
+) -> None:
+    spec = _bent(folder, tmp_path, ("preprocess_cfg", key), value)
+    with pytest.raises(ModelError, match=rf"open_clip_config\.json: preprocess_cfg\.{key} "):
+        load_model(spec, device="cpu")
+
+
+@pytest.mark.parametrize("std", [[0, 0, 0], [0.2, -0.2, 0.2], [0.2, 0.2, 1e-300]])
+def test_a_deviation_is_above_zero(std: list[float], folder: Path, tmp_path: Path) -> None:
+    spec = _bent(folder, tmp_path, ("preprocess_cfg", "std"), std)
+    with pytest.raises(ModelError, match=r"preprocess_cfg\.std has .* in it; give numbers from"):
+        load_model(spec, device="cpu")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "16", None, {}, float("nan"), 10**30])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("vision_cfg", "patch_size"), ("vision_cfg", "width"), ("vision_cfg", "layers"),
+     ("vision_cfg", "head_width"), ("vision_cfg", "image_size"), ("text_cfg", "layers"),
+     ("text_cfg", "heads"), ("text_cfg", "context_length"), ("text_cfg", "vocab_size")],
+)  # fmt: skip
+def test_sizes_are_whole_numbers(
+    section: str, key: str, value: Any, folder: Path, tmp_path: Path
+) -> None:
+    spec = _bent(folder, tmp_path, ("model_cfg", section, key), value)
+    with pytest.raises(ModelError, match=rf"config\.json: model_cfg\.{section}\.{key} is .*give a"):
+        load_model(spec, device="cpu")
+
+
+def test_an_architecture_far_beyond_its_weights_is_never_built(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = _bent(folder, tmp_path, ("model_cfg", "vision_cfg", "width"), 16_384)
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(WeightsError, match=r"does not fit the architecture: it holds .* numbers"):
+        load_model(spec, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html>", "is not JSON: it begins like a web page"),
+        (b"[" * 9000, "is not JSON"),
+        (b"\xff\xfe{\0}\0", "is not JSON"),
+        (b"[]", "is not a JSON object"),
+        (b'{"model_cfg": []}', r"model_cfg is \[\]; it must be a JSON object"),
+        (b" " * (2**20 + 1), "is larger than 1 MiB"),
+    ],
+)
+def test_configs_that_are_none(content: bytes, said: str, folder: Path, tmp_path: Path) -> None:
+    spec = _bent(folder, tmp_path, ("x",), 1)
+    (tmp_path / "open_clip_config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=rf"open_clip_config\.json:? {said}"):
+        load_model(spec, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"cls_bias": NaN}', "cls_bias is nan"),
+        ('{"cls_bias": -1}', "CLS bias is -1"),
+        ('{"logit_scale": 1e999}', "logit_scale is inf"),
+        ('{"logit_scale": true}', "logit_scale is True"),
+        ('{"window": 1000000000000}', "window is 1000000000000"),
+        ('{"attention": "naclip:std=0"}', "width"),
+        ('{"blend": "none"}', "blend is 'none'"),
+        ("[" * 9000, "is not JSON"),
+        ("[]", "is not a JSON object"),
+    ],
+)
+def test_defaults_that_cannot_be(content: str, said: str, folder: Path, tmp_path: Path) -> None:
+    spec = _bent(folder, tmp_path, ("x",), 1)
+    (tmp_path / "geoseg.json").write_text(content)
+    with pytest.raises(ModelError, match=rf"geoseg\.json.*{said}"):
+        load_model(spec, device="cpu")
 
 
 # -- the QuickGELU trap ------------------------------------------------------------------------

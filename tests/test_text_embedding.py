@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg.errors import VocabularyError
+from geoseg import methods
+from geoseg.errors import OptionError, VocabularyError, WeightsError
 from geoseg.text.embedding import embed_queries
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary
@@ -18,6 +20,7 @@ class LetterEncoder:
     """A text encoder small enough to check by hand: letter codes in, sines of them out."""
 
     context_length = 40
+    embedding_size = 5
 
     def __init__(self, fingerprint: str = "letters", scale: float = 1.0) -> None:
         self.fingerprint = fingerprint
@@ -136,6 +139,104 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
     assert again.encoded == []
 
 
+BENT = {
+    "nan": lambda entry: entry | {"embedding": np.full(5, np.nan, np.float32)},
+    "infinite": lambda entry: entry | {"embedding": np.full(5, np.inf, np.float32)},
+    "one not finite": lambda entry: entry | {"embedding": np.float32([np.nan, 1, 0, 0, 0])},
+    "not unit": lambda entry: entry | {"embedding": entry["embedding"] * 2},
+    "zero": lambda entry: entry | {"embedding": np.zeros(5, np.float32)},
+    "longer": lambda entry: entry | {"embedding": np.float32([1, 0, 0, 0, 0, 0])},
+    "shorter": lambda entry: entry | {"embedding": np.float32([1])},
+    "other type": lambda entry: entry | {"embedding": entry["embedding"].astype(np.float64)},
+    "text": lambda entry: entry | {"embedding": np.array("road")},
+    "other words": lambda entry: entry | {"key": np.array(str(entry["key"]) + " ")},
+    "no words": lambda entry: {"embedding": entry["embedding"]},
+    "nothing": lambda entry: {"key": entry["key"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BENT)
+def test_an_entry_that_lies_is_made_again(tmp_path: Path, how: str) -> None:
+    good = embed_queries(LetterEncoder(), ["road"], TEMPLATES, cache_dir=tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    with np.load(file) as archive:
+        entry = dict(archive)
+    np.savez(file, **BENT[how](entry))
+
+    encoder = LetterEncoder()
+    again = embed_queries(encoder, ["road"], TEMPLATES, cache_dir=tmp_path)
+    np.testing.assert_array_equal(again, good)
+    assert encoder.encoded
+    with np.load(file) as archive:
+        assert dict(archive).keys() == entry.keys()
+
+
+@pytest.mark.parametrize("kind", ["array", "folder", "pipe", "pickle"])
+def test_what_is_no_entry_is_made_again(tmp_path: Path, kind: str) -> None:
+    good = embed_queries(LetterEncoder(), ["road"], TEMPLATES, cache_dir=tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    file.unlink()
+    if kind == "array":
+        with file.open("wb") as opened:
+            np.save(opened, good[0])
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        np.savez(file, embedding=np.array([print], dtype=object), key=np.array("x"))
+    again = embed_queries(LetterEncoder(), ["road"], TEMPLATES, cache_dir=tmp_path)
+    np.testing.assert_array_equal(again, good)
+
+
+def test_an_entry_under_another_name_is_not_believed(tmp_path: Path) -> None:
+    embed_queries(LetterEncoder(), ["road"], TEMPLATES, cache_dir=tmp_path)
+    (road,) = tmp_path.rglob("*.npz")
+    good = embed_queries(LetterEncoder(), ["water"], TEMPLATES, cache_dir=tmp_path)
+    (water,) = set(tmp_path.rglob("*.npz")) - {road}
+    water.write_bytes(road.read_bytes())
+    again = embed_queries(LetterEncoder(), ["water"], TEMPLATES, cache_dir=tmp_path)
+    np.testing.assert_array_equal(again, good)
+
+
+@pytest.mark.parametrize(
+    "folder", ["~nosuchuser/x", "/dev/null", "/dev/null/x", "/proc/x", "/" + "a" * 5000]
+)
+def test_an_unusable_cache_is_no_cache(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEOSEG_CACHE", folder)
+    np.testing.assert_array_equal(
+        embed_queries(LetterEncoder(), ["road"], TEMPLATES),
+        embed_queries(LetterEncoder(), ["road"], TEMPLATES, cache_dir=None),
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_text_tower_without_a_direction_is_refused(tmp_path: Path, value: float) -> None:
+    class Broken(LetterEncoder):
+        def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+            return super().encode_text(tokens) * value
+
+    with pytest.raises(WeightsError, match="no finite embedding for 'road'; its weights"):
+        embed_queries(Broken(), ["road"], TEMPLATES, cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_a_text_tower_of_another_length_is_refused() -> None:
+    class Longer(LetterEncoder):
+        embedding_size = 6
+
+    with pytest.raises(WeightsError, match="gives 5 numbers for 'road' and its image tower 6"):
+        embed_queries(Longer(), ["road"], TEMPLATES, cache_dir=None)
+
+
+def test_hidden_words_are_clean_too() -> None:
+    step = methods.resolve(methods.VOCABULARY_STEPS, "contrast:words= cloud  cover +shadow")
+    assert step.words == ("cloud cover", "shadow")
+    for word in ("a\x07b", "a\ud800", "\uffff", "a" * 1001):
+        with pytest.raises(OptionError, match="contrast: "):
+            methods.resolve(methods.VOCABULARY_STEPS, f"contrast:words=cloud+{word}")
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
@@ -202,6 +303,7 @@ class OpenClipEncoder:
 
     fingerprint = "reference"
     context_length = 77
+    embedding_size = 64
 
     def __init__(self, folder: Path) -> None:
         import open_clip

@@ -78,5 +78,25 @@ def test_what_cannot_be_meant_is_refused(
         load_templates(spec)
 
 
+def test_templates_have_a_length_and_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "templates.txt"
+    path.write_text("{}\n" + "a" * 999 + "{}\n")
+    with pytest.raises(VocabularyError, match=r"line 2: the template has 1,001 letters.* 1,000"):
+        load_templates(path)
+    path.write_text("{}\n" * 10_001)
+    with pytest.raises(VocabularyError, match="has 10,001 templates, and there may be 10,000"):
+        load_templates(path)
+    path.write_text("{}\n" * 1_400_000)
+    with pytest.raises(VocabularyError, match="is larger than 4 MiB"):
+        load_templates(path)
+    with pytest.raises(VocabularyError, match=r"template 2: .* is not a string"):
+        load_templates(["{}", 3])  # type: ignore[list-item]
+
+
+def test_an_unknown_user_has_no_templates() -> None:
+    with pytest.raises(VocabularyError, match="there is no home folder ~nosuchuser"):
+        load_templates("~nosuchuser")
+
+
 def test_braces_in_a_query_stay_as_they_are() -> None:
     assert fill("a photo of {}, from {above}.", "{x} {}") == "a photo of {x} {}, from {above}."

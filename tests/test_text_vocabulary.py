@@ -196,6 +196,62 @@ def test_control_characters_are_refused(tmp_path: Path) -> None:
         Vocabulary.parse(write(tmp_path / "classes.txt", "ro\x07ad\nwater"))
 
 
+@pytest.mark.parametrize("letter", ["\ufffe", "\uffff", "\ud800", "\x00", "\x1b"])
+def test_letters_that_xml_cannot_hold_are_refused(letter: str) -> None:
+    for source in ([f"a{letter}b", "road"], {"water": [f"a{letter}b"], "road": []}):
+        with pytest.raises(VocabularyError, match=r"class 1: .*(control characters|XML)") as caught:
+            Vocabulary.parse(source)
+        assert str(caught.value).isprintable()
+
+
+def test_letters_beyond_the_first_plane_are_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "classes.txt", "🌳\n𝔸\U0010fffd\n")
+    assert Vocabulary.parse(path).names == ("🌳", "𝔸\U0010fffd")
+
+
+def test_names_and_prompts_have_a_length() -> None:
+    VocabularyClass("a" * 200, ("b" * 1000,), "#000000")
+    with pytest.raises(VocabularyError, match=r"the name 'aaa.* has 201 letters, .* may have 200"):
+        VocabularyClass("a" * 201, ("b",), "#000000")
+    with pytest.raises(VocabularyError, match=r"the prompt 'bbb.* has 1,001 letters, .* 1,000"):
+        VocabularyClass("a", ("b" * 1001,), "#000000")
+    assert VocabularyClass(" a " * 99, ("b",), "#000000").name == " ".join("a" * 99)
+
+
+def test_classes_and_queries_have_a_number() -> None:
+    names = [f"class {number}" for number in range(65_535)]
+    assert len(Vocabulary.parse(names[:-1]).classes) == 65_534
+    with pytest.raises(VocabularyError, match="65,535 classes, and there may be 65,534"):
+        Vocabulary.parse(names)
+    with pytest.raises(VocabularyError, match="100,001 queries, and there may be 100,000"):
+        Vocabulary.parse({"a": [f"word {number}" for number in range(100_000)], "b": []})
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".toml"])
+def test_a_class_file_has_a_size(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"classes{suffix}", b"#" * (4 * 2**20 + 1))
+    with pytest.raises(VocabularyError, match=r"is larger than 4 MiB"):
+        Vocabulary.parse(path)
+
+
+def test_a_saved_web_page_is_called_one(tmp_path: Path) -> None:
+    for page in ("<!DOCTYPE html><html>", "\n <HTML>", '<?xml version="1.0"?>\n<Error><Code>'):
+        path = write(tmp_path / "classes.txt", page)
+        with pytest.raises(VocabularyError, match=r"classes\.txt is none: .*like a web page"):
+            Vocabulary.parse(path)
+
+
+def test_a_colour_comes_twice_where_all_are_taken(tmp_path: Path) -> None:
+    """There are fewer default colours than classes may be."""
+    taken = sorted({default_color(index) for index in range(70_000)})
+    classes = tuple(
+        VocabularyClass(f"class {index}", (f"class {index}",), color)
+        for index, color in enumerate(taken)
+    )
+    more = Vocabulary(classes).to_toml() + '\n[[class]]\nname = "one more"\n'
+    assert Vocabulary.parse(write(tmp_path / "c.toml", more)).classes[-1].color in taken
+
+
 # --- TOML -------------------------------------------------------------------------------------
 
 
@@ -243,6 +299,12 @@ def test_toml_says_everything(tmp_path: Path) -> None:
         ('[[class]]\nname = "a"\noffset = nan', "offset nan is not in -1 to 1"),
         ('[[class]]\nname = "a"\noffset = "x"', "class 1: offset must be a number"),
         ('[[class]]\nname = "a', "is not valid TOML"),
+        ('[[class]]\nname = "a"\nthreshold = 1' + "0" * 400, "is not between 0 and 1"),
+        ('[[class]]\nname = "a"\nthreshold = 1' + "0" * 9000, "is not valid TOML"),
+        ('[[class]]\nname = "a"\noffset = 0x' + "f" * 9000, "is not in -1 to 1"),
+        ('[[class]]\nname = "a"\ncolor = """\nred"""', "'red' is not a colour"),
+        ("class = " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("class" + ".a" * 100_000 + " = 1", "is nested too deeply"),
     ],
 )
 def test_wrong_toml_is_refused_with_its_place(tmp_path: Path, toml: str, said: str) -> None:
@@ -254,7 +316,9 @@ def test_wrong_toml_is_refused_with_its_place(tmp_path: Path, toml: str, said: s
 
 
 word = st.text(
-    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12
+    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="\ufffe\uffff"),
+    min_size=1,
+    max_size=12,
 ).filter(lambda text: bool(text.strip()))
 
 

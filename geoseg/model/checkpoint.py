@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
+import zipfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import torch
 from torch import Tensor
 
+from geoseg._inputs import file_looks_like, looks_like, named_file, shown
 from geoseg.errors import WeightsError
 
 StateDict = dict[str, Tensor]
+
+_FILE = "weights file"
+# What torch's three formats begin with: today's, the one before 1.6, the one before 0.1.10.
+_ZIP, _PICKLE, _TAR = b"PK", b"\x80", b"ustar"
+_TAR_PLACE = 257
+_HEAD_BYTES = 1024
+_LEGACY_PICKLES = 5
+"""Mark, version, machine, content, names of the arrays that follow."""
+_LONGEST_CLASS_LETTERS = 500
 
 
 def read_state_dict(path: str | Path) -> StateDict:
@@ -25,52 +38,126 @@ def read_state_dict(path: str | Path) -> StateDict:
     Raises
     ------
     WeightsError
-        If the file is missing, is not a checkpoint, holds more than tensors, or is a TorchScript
-        archive.
+        If the file is missing, is not a checkpoint, holds more than tensors, is a TorchScript
+        archive, or a tensor is none of finite real numbers.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise WeightsError(f"weights file {file} does not exist; check the path")
+    file = named_file(path, _FILE, WeightsError)
     content = _load_safetensors(file) if file.suffix == ".safetensors" else _load_torch(file)
     for name in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not content:
-        raise WeightsError(f"weights file {file} holds no state dict")
+        raise WeightsError(f"{_FILE} {shown(file)} holds no state dict")
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise WeightsError(f"weights file {file} holds no tensors under names")
+        raise WeightsError(f"{_FILE} {shown(file)} holds no tensors under names")
+    for name, tensor in tensors.items():
+        if reason := _unusable(tensor):
+            raise WeightsError(
+                f"{_FILE} {shown(file)}: the tensor {shown(name)} {reason}; get the file again or "
+                "save its state dict anew"
+            )
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
 
 
+def _unusable(tensor: Tensor) -> str | None:
+    """Say why a tensor is no array of real, finite numbers."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return "is not a plain one (but sparse, quantised or without its numbers)"
+    if tensor.is_complex():
+        return "holds complex numbers"
+    if not tensor.is_floating_point():
+        return None
+    # A sum of numbers one of which is NaN or infinite is not finite, and is taken at the speed of
+    # memory. The other way round it need not be true, so that is looked at number by number.
+    if tensor.element_size() > 1 and bool(tensor.detach().sum(dtype=torch.float32).isfinite()):
+        return None
+    finite = tensor.detach().float().isfinite()
+    if bool(finite.all()):
+        return None
+    return f"holds NaN or infinite numbers ({int((~finite).sum()):,} of {finite.numel():,})"
+
+
 def _load_safetensors(file: Path) -> object:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return cast(object, load_file(file))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights file {file} cannot be read as safetensors: {error}") from error
+    except Exception as error:  # whatever a damaged file makes of the reader
+        reason = file_looks_like(file) or _reason(error)
+        raise WeightsError(f"{_FILE} {shown(file)} cannot be read as safetensors: {reason}") from (
+            error
+        )
 
 
 def _load_torch(file: Path) -> object:
+    if reason := _no_checkpoint(file):
+        raise WeightsError(f"{_FILE} {shown(file)} is not a PyTorch checkpoint ({reason})")
     try:
         return cast(object, torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"weights file {file} holds more than tensors and would have to run code to load; "
-            "save its state dict alone (torch.save(model.state_dict(), …)) or as .safetensors"
+            f"{_FILE} {shown(file)} holds more than tensors and would have to run code to load, or "
+            "is damaged; get it again, save its state dict alone "
+            "(torch.save(model.state_dict(), …)) or as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file makes of torch's own unpickler
         if "TorchScript" in str(error):
             raise WeightsError(
-                f"weights file {file} is a TorchScript archive (the original OpenAI release); "
+                f"{_FILE} {shown(file)} is a TorchScript archive (the original OpenAI release); "
                 "use the tag instead, e.g. ViT-B-16/openai, or save its state dict as .safetensors"
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"weights file {file} is not a PyTorch checkpoint: {reason}") from error
+        raise WeightsError(
+            f"{_FILE} {shown(file)} is not a PyTorch checkpoint: {_reason(error)}"
+        ) from error
+
+
+def _no_checkpoint(file: Path) -> str | None:
+    """Say why a file cannot be a checkpoint of torch, from how it begins."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not head:
+        return "it is empty"
+    if head.startswith((_ZIP, _PICKLE)):
+        return _damaged(file)
+    if head[_TAR_PLACE:].startswith(_TAR):
+        return None
+    return looks_like(head) or "it begins with something else"
+
+
+def _damaged(file: Path) -> str | None:
+    """Look through the pickles of a checkpoint, without making anything of them.
+
+    The time that torch takes to complain of a name grows with the square of its length.
+    """
+    try:
+        with ExitStack() as stack:
+            opened: IO[bytes] = stack.enter_context(file.open("rb"))
+            count = _LEGACY_PICKLES
+            if opened.read(len(_ZIP)) == _ZIP:
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                opened, count = stack.enter_context(archive.open(names[0])), 1
+            else:
+                opened.seek(0)
+            for _ in range(count):
+                for code, argument, _place in pickletools.genops(opened):
+                    if code.name == "GLOBAL" and len(argument or "") > _LONGEST_CLASS_LETTERS:
+                        return "it is damaged: a name in it has no end"
+                if opened.tell() == file.stat().st_size:
+                    break
+    except Exception as error:  # whatever a damaged file makes of two libraries
+        return f"it is damaged: {_reason(error)}"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return shown((str(error) or type(error).__name__).splitlines()[0])
 
 
 def file_digest(path: str | Path) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from geoseg.errors import ModelError
+from geoseg._inputs import named_path, shown
+from geoseg.errors import ModelError, OptionError
+from geoseg.model.config import read_json
 from geoseg.options import Options, choices
 
 DEFAULTS_FILE = "geoseg.json"
+_FILE = "file of model defaults"
 _WEIGHTS = "upsampler_weights"
+_LARGEST_NUMBER = 1e6
+"""Beyond all that a default says: pixels of a window, factors on logits."""
 
 
 def read_defaults(folder: Path) -> Mapping[str, Any]:
@@ -31,21 +35,24 @@ def read_defaults(folder: Path) -> Mapping[str, Any]:
     Raises
     ------
     ModelError
-        If the file is not a JSON object or a value has the wrong type.
+        If the file is not a JSON object or a value has the wrong type or cannot be.
     """
     file = folder / DEFAULTS_FILE
-    if not file.is_file():
+    if named_path(file, _FILE, ModelError) is None:
         return {}
-    try:
-        content = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{file} is not a JSON object of model defaults: {error}") from error
+    content = read_json(file, _FILE)
     types = get_type_hints(Options) | {_WEIGHTS: str}
     allowed = [name for name, chosen in choices(Options).items() if chosen.preferred is not None]
     found = {k: content[k] for k in (*allowed, _WEIGHTS) if content.get(k) is not None}
     for name, value in found.items():
         if not _fits(value, types[name]):
-            raise ModelError(f"{file}: {name} is {value!r}, which is not a usable value")
+            raise ModelError(
+                f"{shown(file)}: {name} is {shown(repr(value))}, which is not a usable value"
+            )
+    try:
+        Options().resolve(found)
+    except OptionError as error:
+        raise ModelError(f"{shown(file)}: {error}") from error
     if _WEIGHTS in found:
         found[_WEIGHTS] = str(folder / found[_WEIGHTS])
     return found
@@ -55,5 +62,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_args(hint) and get_origin(hint) is not tuple:
         return value in get_args(hint)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) <= _LARGEST_NUMBER  # NaN is not
+    if hint is int:
+        return type(value) is int and abs(value) <= _LARGEST_NUMBER
     return type(value) is hint

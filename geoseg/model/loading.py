@@ -13,18 +13,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsError
+from geoseg._inputs import named_file, named_path, shown
+from geoseg.errors import (
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    UnknownModelError,
+    WeightsError,
+)
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
+from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
-_CONFIG_NAME = "open_clip_config.json"
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """File names open_clip tries on a hub repository, in its order."""
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)
 _PROBE_SECONDS = 8.0
+_WEIGHTS_TO_SPARE = 2**28
+"""1 GiB: below, what does not fit is told tensor by tensor."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,9 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unknown = OptionError(f"device {device!r} is not one for geoseg; use auto, cpu, cuda or cuda:N")
+    unknown = OptionError(
+        f"device '{shown(device)}' is not one for geoseg; use auto, cpu, cuda or cuda:N"
+    )
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -202,11 +213,14 @@ class _Located:
 
 
 def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
-    folder = Path(spec.source)
-    file = folder / _CONFIG_NAME
-    if not file.is_file():
+    folder = named_path(spec.source, "model folder", ModelError)
+    if folder is None or not folder.is_dir():
+        reason = "does not exist" if folder is None else "is a file, not a folder"
+        raise ModelError(f"model folder {shown(spec.source)} {reason}; check the path")
+    file = folder / CONFIG_FILE
+    if named_path(file, "model config", ModelError) is None:
         raise ModelError(
-            f"model folder {folder} has no {_CONFIG_NAME}; see open_clip's local-dir format"
+            f"model folder {shown(folder)} has no {CONFIG_FILE}; see open_clip's local-dir format"
         )
     config, preprocess = _read_config(file, spec.text)
     weights = _weights_in(folder)
@@ -221,19 +235,26 @@ def _weights_in(folder: Path) -> Path:
         "open_clip_pytorch_model.pth",
     )
     for name in preferred:
-        if (folder / name).is_file():
+        if named_path(folder / name, "weights file", WeightsError) is not None:
             return folder / name
     raise WeightsError(
-        f"model folder {folder} holds no weights; expected one of {', '.join(preferred)}"
+        f"model folder {shown(folder)} holds no weights; expected one of {', '.join(preferred)}"
     )
 
 
 def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    config_file = _cached(spec.source, _CONFIG_NAME)
+    try:
+        validate_repo_id(spec.source)
+    except ValueError as error:
+        raise UnknownModelError(
+            f"model {shown(spec.text)} names no repository of the hub; write hf-hub:ORG/NAME"
+        ) from error
+    config_file = _cached(spec.source, CONFIG_FILE)
     if config_file is None:
-        config_file = _fetch(spec, download, lambda: hf_hub_download(spec.source, _CONFIG_NAME))
+        config_file = _fetch(spec, download, lambda: hf_hub_download(spec.source, CONFIG_FILE))
     config, preprocess = _read_config(config_file, spec.text)
     cfg = {"hf_hub": f"{spec.source}/"}
     weights = cached_tag(cfg)
@@ -263,7 +284,8 @@ def _locate_file(spec: ModelSpec, _download: bool) -> _Located:
     import open_clip
 
     config = open_clip.get_model_config(spec.architecture)
-    return _Located(spec.architecture, config, {}, Path(spec.source), None)
+    weights = named_file(spec.source, "weights file", WeightsError)
+    return _Located(spec.architecture, config, {}, weights, None)
 
 
 _LOCATORS = {
@@ -275,14 +297,7 @@ _LOCATORS = {
 
 
 def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        config = dict(content["model_cfg"])
-        preprocess = dict(content.get("preprocess_cfg", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{file} is not an open_clip config with a model_cfg: {error!r}"
-        ) from error
+    config, preprocess = read_config(file)
     check_architecture(config, name)
     return config, preprocess
 
@@ -311,7 +326,10 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
             if found := _cached(repository, name):
                 return found
     if url := cfg.get("url"):
-        file: Path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
+        try:
+            file: Path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
+        except RuntimeError:  # no home folder to be found
+            return None
         if file.is_file():
             return file
     return None
@@ -365,7 +383,7 @@ def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> N
     if spec.architecture:
         way_out = f"write {spec.architecture}-quickgelu:{located.weights}"
     else:
-        way_out = f'set "quick_gelu": true in the model_cfg of its {_CONFIG_NAME}'
+        way_out = f'set "quick_gelu": true in the model_cfg of its {CONFIG_FILE}'
     raise WeightsError(
         f"{located.weights} holds weights trained with QuickGELU (OpenAI, MetaCLIP or DFN type), "
         f"but the architecture has plain GELU, which would quietly give wrong maps; {way_out}"
@@ -384,6 +402,7 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
     import open_clip
 
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
+    _refuse_far_larger(located, state)
     # The random state is for weights that are replaced at once; the caller's stays as it was.
     with (
         without_warnings(),
@@ -401,17 +420,32 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
             raise MissingExtraError(
                 f"model {spec.text} needs a package that is not installed: {error}"
             ) from error
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"open_clip cannot build {spec.text}: {error}") from error
+        except Exception as error:  # whatever the numbers of a config make of torch
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ModelError(
+                f"open_clip cannot build {shown(spec.text)}: {shown(reason)}; check its config"
+            ) from error
     _fill(clip, state, located.weights)
     clip.eval().requires_grad_(False)
     return clip
 
 
+def _refuse_far_larger(located: _Located, state: StateDict) -> None:
+    """Refuse an architecture that would fill the memory before its weights turn out not to fit."""
+    described = described_weights(located.config)
+    held = sum(tensor.numel() for tensor in state.values())
+    if described > 2 * held + _WEIGHTS_TO_SPARE:
+        raise WeightsError(
+            f"{shown(located.weights)} does not fit the architecture: it holds {held:,} numbers "
+            f"and the config describes about {described:,}; check its widths and layers"
+        )
+
+
 def _fill(clip: Any, state: StateDict, weights: Path) -> None:
     """Load weights strictly; say what does not fit."""
     own = clip.state_dict()
-    if "logit_scale" in state and "logit_scale" in own:
+    scale = state.get("logit_scale")
+    if scale is not None and "logit_scale" in own and scale.numel() == 1:
         state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
@@ -425,9 +459,9 @@ def _fill(clip: Any, state: StateDict, weights: Path) -> None:
         if missing:
             parts.append(f"{len(missing)} missing (first {missing[0]})")
         if unexpected:
-            parts.append(f"{len(unexpected)} unknown (first {unexpected[0]})")
+            parts.append(f"{len(unexpected)} unknown (first {shown(unexpected[0])})")
         raise WeightsError(
-            f"{weights} does not fit the architecture: tensors {', '.join(parts)}; "
+            f"{shown(weights)} does not fit the architecture: tensors {', '.join(parts)}; "
             "check ARCH (ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …)"
         )
     clip.load_state_dict(state)
@@ -436,8 +470,18 @@ def _fill(clip: Any, state: StateDict, weights: Path) -> None:
 def _tokenizer(factory_name: str) -> Any:
     import open_clip
 
-    with without_root_logger():
-        return open_clip.get_tokenizer(factory_name)
+    try:
+        with without_root_logger():
+            return open_clip.get_tokenizer(factory_name)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the tokenizer of {shown(factory_name)} needs a package that is not installed: "
+            f"{shown(error)}"
+        ) from error
+    except Exception as error:  # of a config's own tokenizer, in whatever library
+        raise ModelError(
+            f"open_clip cannot make the tokenizer of {shown(factory_name)}: {shown(error)}"
+        ) from error
 
 
 def _triple(value: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from geoseg._files import absolute
+from geoseg._inputs import shown
 from geoseg.errors import UnknownModelError, UnsupportedModelError
 
 BUNDLED = "geoseg-tiny"
@@ -56,11 +57,18 @@ class ModelSpec:
         if colon:
             return cls(text, "file", architecture=_known(scheme, text), source=rest)
         architecture, slash, tag = text.partition("/")
-        if slash and not Path(text).exists():
+        if slash and not _lies_there(text):
             return cls(
                 text, "tag", architecture=_known(architecture, text), source=_tag(architecture, tag)
             )
         raise UnknownModelError(_explain(text))
+
+
+def _lies_there(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # longer than a path may be, or letters that none can have
+        return False
 
 
 def portable(text: str) -> str:
@@ -89,32 +97,35 @@ def _tag(architecture: str, tag: str) -> str:
 
     tags: list[str] = open_clip.list_pretrained_tags_by_model(architecture)
     if not open_clip.get_pretrained_cfg(architecture, tag):
-        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.3) or tags[:3]
+        near = difflib.get_close_matches(shown(tag), tags, n=3, cutoff=0.3) or tags[:3]
         hint = (
             f"did you mean {_or(f'{architecture}/{t}' for t in near)}?"
             if near
             else ("it has no pretrained tags; give a checkpoint as ARCH:/path/to/file")
         )
-        raise UnknownModelError(f"{architecture} has no pretrained weights {tag!r}; {hint}")
+        raise UnknownModelError(f"{architecture} has no pretrained weights '{shown(tag)}'; {hint}")
     return tag
 
 
 def _explain(text: str, architecture: str | None = None) -> str:
     import open_clip
 
-    if Path(text).is_dir():
-        return f"model {text!r} is a folder; write local-dir:{text}"
-    if Path(text).is_file():
-        return f"model {text!r} is a file; write ARCH:{text}, for example ViT-B-32:{text}"
+    said = shown(text)
+    if _lies_there(text):
+        if Path(text).is_dir():
+            return f"model '{said}' is a folder; write local-dir:{said}"
+        return f"model '{said}' is a file; write ARCH:{said}, for example ViT-B-32:{said}"
     if architecture is None and open_clip.get_model_config(text) is not None:
         tags = [f"{text}/{tag}" for tag in open_clip.list_pretrained_tags_by_model(text)[:4]]
-        return f"model {text!r} names no weights; write {_or(tags) or f'{text}:/path/to/file'}"
+        return f"model '{said}' names no weights; write {_or(tags) or f'{said}:/path/to/file'}"
     names = [BUNDLED, *(f"{a}/{t}" for a, t in open_clip.list_pretrained())]
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(said, names, n=3, cutoff=0.5)
     if not near and architecture:
-        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(
+            shown(architecture), open_clip.list_models(), n=3, cutoff=0.5
+        )
     hint = f"did you mean {_or(near)}?" if near else "run `geoseg models` for the list"
-    return f"model {text!r} is not known; {hint}"
+    return f"model '{said}' is not known; {hint}"
 
 
 def _or(names: Any) -> str:
@@ -135,7 +146,7 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
     reason = _unsupported(config)
     if reason:
         raise UnsupportedModelError(
-            f"model {name} cannot be used densely: {reason}; "
+            f"model {shown(name)} cannot be used densely: {reason}; "
             "use a classic CLIP ViT such as ViT-B-16, ViT-L-14 or ViT-H-14"
         )
 
@@ -145,7 +156,7 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
     if "multimodal_cfg" in config:
         return "CoCa pools its tokens by attention and has no plain CLS embedding"
     if "timm_model_name" in vision:
-        tower = vision["timm_model_name"]
+        tower = shown(vision["timm_model_name"])
         if "siglip" in tower or vision.get("timm_pool") == "map":
             return f"its image tower {tower} (SigLIP type) pools by attention and has no CLS token"
         return f"its image tower {tower} is not open_clip's own vision transformer with a CLS token"
@@ -154,7 +165,7 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
     if vision.get("attentional_pool"):
         return "it pools its tokens by attention and has no plain CLS embedding"
     if vision.get("pool_type", "tok") != "tok":
-        return f"it pools tokens by {vision['pool_type']!r} instead of a CLS token"
+        return f"it pools tokens by {shown(repr(vision['pool_type']))} instead of a CLS token"
     if vision.get("block_type") or vision.get("qk_norm") or vision.get("scaled_cosine_attn"):
         return "its attention blocks are not the classic ones"
     return None

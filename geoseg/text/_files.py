@@ -6,7 +6,11 @@ import difflib
 import re
 from pathlib import Path
 
+from geoseg._inputs import looks_like, named_path, read_at_most, shown
 from geoseg.errors import VocabularyError
+
+LARGEST_FILE_BYTES = 4 * 2**20
+"""Of class and template files: every word that 65,534 classes need, and read in an instant."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
@@ -25,25 +29,28 @@ def read_utf8(path: Path, what: str) -> str:
     Raises
     ------
     VocabularyError
-        If there is no such file, it cannot be read, or it is not UTF-8.
+        If there is no such file, it is not a regular one, cannot be read or is too large, or it
+        is not UTF-8.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise VocabularyError(f"{what} {path} does not exist{_neighbours(path)}") from None
-    except IsADirectoryError:
-        raise VocabularyError(f"{what} {path} is a folder, not a file") from None
-    except OSError as error:
-        raise VocabularyError(f"{what} {path} cannot be read: {error.strerror}") from None
+    found = named_path(path, what, VocabularyError)
+    if found is None:
+        raise VocabularyError(f"{what} {shown(path)} does not exist{_neighbours(path)}")
+    if found.is_dir():
+        raise VocabularyError(f"{what} {shown(path)} is a folder, not a file")
+    data = read_at_most(found, what, VocabularyError, LARGEST_FILE_BYTES)
+    if said := looks_like(data):
+        raise VocabularyError(f"{what} {shown(path)} is none: {said}")
     # A NUL byte in the first line is what UTF-16 without a byte order mark looks like.
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:64]:
-        raise VocabularyError(f"{what} {path}, line 1: this is UTF-16 text; save the file as UTF-8")
+        raise VocabularyError(
+            f"{what} {shown(path)}, line 1: this is UTF-16 text; save the file as UTF-8"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len(_LINE_END.findall(data[: error.start].decode("latin-1"))) + 1
         raise VocabularyError(
-            f"{what} {path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            f"{what} {shown(path)}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
             "save the file as UTF-8"
         ) from None
     return _LINE_END.sub("\n", text)
@@ -65,7 +72,9 @@ def content_lines(path: Path, what: str) -> list[tuple[int, str]]:
     ]
     kept = [(number, line) for number, line in lines if line]
     if not kept:
-        raise VocabularyError(f"{what} {path} is empty: it has no line but comments and blanks")
+        raise VocabularyError(
+            f"{what} {shown(path)} is empty: it has no line but comments and blanks"
+        )
     return kept
 
 
@@ -80,7 +89,7 @@ def _neighbours(path: Path) -> str:
         names = sorted(
             entry.name for entry in path.parent.iterdir() if entry.suffix in {".txt", ".toml"}
         )
-    except OSError:
-        return f" (and neither does its folder {path.parent})"
+    except (OSError, ValueError):
+        return f" (and neither does its folder {shown(path.parent)})"
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
-    return f"; its folder has {', '.join(near)}" if near else ""
+    return f"; its folder has {', '.join(map(shown, near))}" if near else ""

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geoseg._inputs import shown
 from geoseg.errors import GeosegWarning, VocabularyError
 from geoseg.text._files import collapse, content_lines, read_utf8
 
 _FILE = "class file"
+# A dotted key of 100 parts: the time that tomllib takes grows with the square of their number.
+_ENDLESS_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){100}""")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -50,7 +53,7 @@ def read_source(source: object) -> RawVocabulary:
         If the source is of another type, or unreadable, or breaks its own format.
     """
     if isinstance(source, Path) or (isinstance(source, str) and _means_a_file(source)):
-        return _from_file(Path(source).expanduser())
+        return _from_file(Path(source))
     if isinstance(source, str):
         return RawVocabulary("class list", _from_inline(source))
     if isinstance(source, Mapping):
@@ -66,16 +69,18 @@ def read_source(source: object) -> RawVocabulary:
 def _means_a_file(text: str) -> bool:
     """Decide between a path and inline classes.
 
-    What exists is a file. Inline classes need a ``;`` (one class alone is refused anyway), so a
-    string without one is meant as a file if its ending or a separator says so.
+    What exists is a file, or a pipe or device, which is refused as one. Inline classes need a
+    ``;`` (one class alone is refused anyway), so a string without one is meant as a file if its
+    ending or a separator says so.
     """
     if not text.strip() or "\n" in text or "\0" in text:
         return False
     try:
-        if Path(text).expanduser().is_file():
+        path = Path(text).expanduser()
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
             return True
-    except (OSError, RuntimeError):  # longer than a path may be; an unknown "~user"
-        return False
+    except (OSError, RuntimeError, ValueError):  # longer than a path may be; an unknown "~user"
+        pass
     if text.lower().endswith((".txt", ".toml")):
         return True
     separators = {"/", os.sep, os.altsep or os.sep}
@@ -84,11 +89,15 @@ def _means_a_file(text: str) -> bool:
 
 def _from_file(path: Path) -> RawVocabulary:
     read = _from_toml if path.suffix.lower() == ".toml" else _from_text
-    return RawVocabulary(f"{_FILE} {path}", read(path))
+    return RawVocabulary(_origin(path), read(path))
+
+
+def _origin(path: Path) -> str:
+    return f"{_FILE} {shown(path)}"
 
 
 def _from_text(path: Path) -> tuple[RawClass, ...]:
-    origin = f"{_FILE} {path}"
+    origin = _origin(path)
     return tuple(
         _from_words(line, origin, f"line {number}") for number, line in content_lines(path, _FILE)
     )
@@ -99,12 +108,12 @@ def _from_inline(text: str) -> tuple[RawClass, ...]:
     if not any(pieces):
         raise VocabularyError("class list: it is empty; write it like 'building,roof;road;water'")
     if not all(pieces) and ";" in text:
-        _warn("class list", f"a class is empty in '{collapse(text)}' and is skipped")
+        _warn("class list", f"a class is empty in '{shown(collapse(text))}' and is skipped")
     kept = [piece for piece in pieces if piece]
     if len(kept) == 1 and "," in kept[0]:
         raise VocabularyError(
-            f"class list: '{kept[0]}' is one class with synonyms, and one class cannot be told "
-            "from anything; separate classes with ';', as in 'building,roof;road;water'"
+            f"class list: '{shown(kept[0])}' is one class with synonyms, and one class cannot be "
+            "told from anything; separate classes with ';', as in 'building,roof;road;water'"
         )
     return tuple(
         _from_words(piece, "class list", f"class {number}")
@@ -117,9 +126,9 @@ def _from_words(words: str, origin: str, where: str) -> RawClass:
     pieces = [collapse(piece) for piece in words.split(",")]
     kept = tuple(piece for piece in pieces if piece)
     if not kept:
-        raise VocabularyError(f"{origin}, {where}: '{words}' names no class")
+        raise VocabularyError(f"{origin}, {where}: '{shown(words)}' names no class")
     if len(kept) < len(pieces):
-        _warn(origin, f"{where}: an empty name between commas in '{words}' is skipped")
+        _warn(origin, f"{where}: an empty name between commas in '{shown(words)}' is skipped")
     return RawClass(where, kept[0], kept)
 
 
@@ -142,7 +151,9 @@ def _from_mapping(items: Mapping[Any, Any]) -> tuple[RawClass, ...]:
     for number, (name, value) in enumerate(items.items(), start=1):
         where = f"class {number}"
         if not isinstance(name, str):
-            raise VocabularyError(f"class mapping, {where}: its name {name!r} is not a string")
+            raise VocabularyError(
+                f"class mapping, {where}: its name {shown(repr(name))} is not a string"
+            )
         if isinstance(value, str):
             prompts = _from_words(value, "class mapping", where).prompts
         else:
@@ -152,11 +163,17 @@ def _from_mapping(items: Mapping[Any, Any]) -> tuple[RawClass, ...]:
 
 
 def _from_toml(path: Path) -> tuple[RawClass, ...]:
-    origin = f"{_FILE} {path}"
+    origin = _origin(path)
+    text = read_utf8(path, _FILE)
+    nested = f"{origin} is nested too deeply; write [[class]] tables"
+    if _ENDLESS_KEY.search(text):
+        raise VocabularyError(nested)
     try:
-        table = tomllib.loads(read_utf8(path, _FILE))
-    except tomllib.TOMLDecodeError as error:
-        raise VocabularyError(f"{origin} is not valid TOML: {error}") from None
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise VocabularyError(nested) from None
+    except ValueError as error:  # of TOML, or of Python where a number has thousands of digits
+        raise VocabularyError(f"{origin} is not valid TOML: {shown(error)}") from None
     _refuse_unknown(table, ("class",), origin)
     entries = table.get("class", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -177,15 +194,14 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f'{origin}, {where}: name must be a string, as in name = "road"')
     if color is not None and not isinstance(color, str):
         raise VocabularyError(f'{origin}, {where}: color must be a string like "#1f7a3d"')
-    if threshold is not None and (isinstance(threshold, bool) or not _is_number(threshold)):
+    if threshold is not None and not _is_number(threshold):
         raise VocabularyError(f"{origin}, {where}: threshold must be a number from 0 to 1")
-    if isinstance(offset, bool) or not _is_number(offset):
+    if not _is_number(offset):
         raise VocabularyError(f"{origin}, {where}: offset must be a number from -1 to 1")
     prompts = _strings(table.get("prompts", [name]), origin, where)
     if not prompts:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
-    least = None if threshold is None else float(threshold)
-    return RawClass(where, name, prompts, color, least, float(offset))
+    return RawClass(where, name, prompts, color, threshold, offset)
 
 
 def _strings(value: object, origin: str, where: str) -> tuple[str, ...]:
@@ -197,13 +213,13 @@ def _strings(value: object, origin: str, where: str) -> tuple[str, ...]:
 def _refuse_unknown(table: dict[str, Any], known: Sequence[str], origin: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(shown(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise VocabularyError(f"{origin}: unknown key {key}; {hint}")
+            raise VocabularyError(f"{origin}: unknown key {shown(key)}; {hint}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _warn(origin: str, message: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geoseg.errors import OptionError
+from geoseg.errors import OptionError, VocabularyError
+from geoseg.text._words import clean_prompt
 from geoseg.text.queries import Embed, Queries
 
 
@@ -18,7 +19,7 @@ class Contrast:
     Raises
     ------
     OptionError
-        If there are no words.
+        If there are no words, or one cannot be a prompt.
     """
 
     words: tuple[str, ...]
@@ -27,6 +28,11 @@ class Contrast:
     def __post_init__(self) -> None:
         if not self.words or not all(word.strip() for word in self.words):
             raise OptionError("contrast needs words; write for example contrast:words=cloud+shadow")
+        try:
+            words = tuple(clean_prompt(word) for word in self.words)
+        except VocabularyError as error:
+            raise OptionError(f"contrast: {error}") from None
+        object.__setattr__(self, "words", words)
 
     def __call__(self, queries: Queries, embed: Embed) -> Queries:
         """Add the words."""

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from geoseg.errors import VocabularyError
+from geoseg._inputs import shown
+from geoseg.errors import VocabularyError, WeightsError
 from geoseg.text import _cache
 from geoseg.text.templates import fill
 from geoseg.types import FloatArray
@@ -26,6 +27,11 @@ class TextEncoder(Protocol):
     @property
     def context_length(self) -> int:
         """Number of tokens that the encoder reads, start and end markers included."""
+        ...
+
+    @property
+    def embedding_size(self) -> int:
+        """Length D of the embeddings."""
         ...
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
@@ -79,15 +85,19 @@ def embed_queries(
     VocabularyError
         If a query in its longest template has more tokens than the encoder reads, or there is
         no query or no template.
+    WeightsError
+        If an embedding is no direction, as damaged weights make them.
     """
     if not queries or not templates:
         raise VocabularyError("embedding needs at least one query and one template")
     folder = _cache.default_cache_dir() if cache_dir == "default" else cache_dir
-    files = [
-        _cache.cache_file(folder, encoder.fingerprint, templates, query) if folder else None
+    entries = [
+        _cache.Entry.of(folder, encoder.fingerprint, encoder.embedding_size, templates, query)
+        if folder
+        else None
         for query in queries
     ]
-    rows = [_cache.load(file) if file else None for file in files]
+    rows = [entry.load() if entry else None for entry in entries]
     # All lengths are looked at before the first query is encoded, which may take minutes.
     for query, row in zip(queries, rows, strict=True):
         if row is None:
@@ -95,8 +105,8 @@ def embed_queries(
     for index, query in enumerate(queries):
         if rows[index] is None:
             rows[index] = row = _embed(encoder, query, templates, batch_size)
-            if file := files[index]:
-                _cache.store(file, row)
+            if entry := entries[index]:
+                entry.store(row)
     return np.stack([row for row in rows if row is not None])
 
 
@@ -112,6 +122,16 @@ def _embed(
         ]
         units = torch.nn.functional.normalize(torch.cat(parts).float().cpu(), dim=-1)
         mean = torch.nn.functional.normalize(units.mean(dim=0), dim=-1)
+    if not (units.isfinite().all() and mean.norm() > 0):
+        raise WeightsError(
+            f"the model's text tower gives no finite embedding for '{shown(query)}'; its weights "
+            "are damaged or do not fit it: get them again"
+        )
+    if mean.shape != (encoder.embedding_size,):
+        raise WeightsError(
+            f"the model's text tower gives {len(mean)} numbers for '{shown(query)}' and its image "
+            f"tower {encoder.embedding_size}; use a model whose towers belong together"
+        )
     embedding: FloatArray = mean.numpy()
     return embedding
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from geoseg._inputs import named_path, shown
 from geoseg.errors import VocabularyError
 from geoseg.text._files import content_lines
 
@@ -44,6 +46,11 @@ REMOTE_SENSING_TEMPLATES: tuple[str, ...] = (
 )
 """Templates that speak of pictures from above (CLIP, SATIN and two of our own)."""
 
+LONGEST_TEMPLATE_LETTERS = 1000
+"""Far beyond what a text encoder reads (77 tokens)."""
+MOST_TEMPLATES = 10_000
+"""Every query is encoded in each of them; the usual number is 80."""
+
 _NAMES = ("imagenet", "remote-sensing", "none")
 _FILE = "template file"
 
@@ -78,13 +85,12 @@ def load_templates(spec: str | Path | Sequence[str]) -> tuple[str, ...]:
             return (SLOT,)
         return _from_file(_path_of(spec))
     if isinstance(spec, Path):
-        return _from_file(spec.expanduser())
+        return _from_file(spec)
     templates = tuple(spec)
     if not templates:
         raise VocabularyError("the list of templates is empty; use 'none' for bare queries")
-    for number, template in enumerate(templates, start=1):
-        _require_slot(template, f"template {number}")
-    return templates
+    places = [f"template {number}" for number in range(1, len(templates) + 1)]
+    return _usable(templates, places, "the list of templates")
 
 
 def fill(template: str, query: str) -> str:
@@ -99,23 +105,40 @@ def _imagenet_templates() -> tuple[str, ...]:
 
 
 def _path_of(spec: str) -> Path:
-    path = Path(spec).expanduser()
-    if path.exists() or path.suffix or path.name != spec:
+    path = Path(spec)
+    if path.suffix or path.name != spec or named_path(spec, _FILE, VocabularyError) is not None:
         return path
-    near = difflib.get_close_matches(spec, _NAMES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(shown(spec), _NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"use {', '.join(_NAMES)} or a text file"
-    raise VocabularyError(f"templates '{spec}' are not known; {hint}")
+    raise VocabularyError(f"templates '{shown(spec)}' are not known; {hint}")
 
 
 def _from_file(path: Path) -> tuple[str, ...]:
     lines = content_lines(path, _FILE)
-    for number, line in lines:
-        _require_slot(line, f"{_FILE} {path}, line {number}")
-    return tuple(line for _, line in lines)
+    origin = f"{_FILE} {shown(path)}"
+    places = [f"{origin}, line {number}" for number, _ in lines]
+    return _usable(tuple(line for _, line in lines), places, origin)
 
 
-def _require_slot(template: str, where: str) -> None:
-    if SLOT not in template:
+def _usable(templates: tuple[str, ...], places: Sequence[str], origin: str) -> tuple[str, ...]:
+    """Return templates that have a slot, and whose letters and number are sane."""
+    if len(templates) > MOST_TEMPLATES:
         raise VocabularyError(
-            f"{where}: '{template}' has no {{}} for the query, as in 'a satellite photo of {{}}.'"
+            f"{origin} has {len(templates):,} templates, and there may be {MOST_TEMPLATES:,}"
         )
+    for template, place in zip(templates, places, strict=True):
+        if not isinstance(template, str):
+            raise VocabularyError(f"{place}: {shown(repr(template))} is not a string")
+        if SLOT not in template:
+            raise VocabularyError(
+                f"{place}: '{shown(template)}' has no {{}} for the query, as in "
+                "'a satellite photo of {}.'"
+            )
+        if len(template) > LONGEST_TEMPLATE_LETTERS:
+            raise VocabularyError(
+                f"{place}: the template has {len(template):,} letters, and one may have "
+                f"{LONGEST_TEMPLATE_LETTERS:,}; shorten it"
+            )
+        if any(unicodedata.category(letter) == "Cs" for letter in template):
+            raise VocabularyError(f"{place}: {template!a} has half letters (surrogates) in it")
+    return templates

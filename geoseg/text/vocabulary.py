@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,9 +13,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._inputs import shown
 from geoseg.errors import VocabularyError
-from geoseg.text._files import collapse
 from geoseg.text._sources import RawVocabulary, read_source
+from geoseg.text._words import MOST_CLASSES, MOST_QUERIES, clean_name, clean_prompt
 from geoseg.text.colors import expected_color
 from geoseg.types import LabelClass, default_color
 
@@ -32,8 +32,9 @@ class VocabularyClass:
     Raises
     ------
     VocabularyError
-        If a word is empty or has control characters, the class has no prompt, the colour is not
-        ``#rrggbb``, the threshold lies outside 0 to 1 or the offset outside -1 to 1.
+        If a word is empty, too long (200 letters for a name, 1,000 for a prompt) or has characters
+        that XML cannot hold, the class has no prompt, the colour is not ``#rrggbb``, the threshold
+        lies outside 0 to 1 or the offset outside -1 to 1.
     """
 
     name: str
@@ -48,21 +49,26 @@ class VocabularyClass:
     """Added to the cosine logits of the class's queries, in [-1, 1]: above 0 favours the class."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _clean(self.name))
-        object.__setattr__(self, "prompts", tuple(_clean(prompt) for prompt in self.prompts))
+        object.__setattr__(self, "name", clean_name(self.name))
+        object.__setattr__(self, "prompts", tuple(clean_prompt(prompt) for prompt in self.prompts))
         if not self.prompts:
             raise VocabularyError(f"class '{self.name}' has no prompt")
         if not _COLOR.fullmatch(self.color):
             raise VocabularyError(
-                f"class '{self.name}': '{self.color}' is not a colour; write it like #1f7a3d"
+                f"class '{self.name}': '{shown(self.color)}' is not a colour; write it like #1f7a3d"
             )
         object.__setattr__(self, "color", self.color.lower())
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise VocabularyError(
-                f"class '{self.name}': threshold {self.threshold} is not between 0 and 1"
+                f"class '{self.name}': threshold {shown(self.threshold)} is not between 0 and 1"
             )
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", float(self.threshold))
         if not -1 <= self.offset <= 1:
-            raise VocabularyError(f"class '{self.name}': offset {self.offset} is not in -1 to 1")
+            raise VocabularyError(
+                f"class '{self.name}': offset {shown(self.offset)} is not in -1 to 1"
+            )
+        object.__setattr__(self, "offset", float(self.offset))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Vocabulary:
     Raises
     ------
     VocabularyError
-        If there are fewer than two classes, or two share a name or a query (in any case).
+        If there are fewer than two classes or more than 65,534, more than 100,000 queries, or two
+        share a name or a query (in any case).
     """
 
     classes: tuple[VocabularyClass, ...]
@@ -154,6 +161,7 @@ VocabularySource: TypeAlias = (
 
 def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     """Check every class and colour those that have no colour of their own."""
+    _refuse_too_many(len(raw.classes), MOST_CLASSES, "classes", raw.origin)
     colors = _colors([entry.name for entry in raw.classes], [entry.color for entry in raw.classes])
     classes = []
     for entry, color in zip(raw.classes, colors, strict=True):
@@ -167,7 +175,10 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
 
 
 def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
-    """Fill gaps with the colour a reader expects for the name, else a default; never one twice."""
+    """Fill gaps with the colour a reader expects for the name, else a default.
+
+    None comes twice while there are any left.
+    """
     taken = {color.lower() for color in given if color is not None}
     colors = list(given)
     for index, name in enumerate(names):
@@ -175,7 +186,12 @@ def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
         if colors[index] is None and expected is not None and expected not in taken:
             colors[index] = expected
             taken.add(expected)
-    spare = (color for color in map(default_color, count()) if color not in taken)
+    # Default colours are not endless: where all are taken, one comes twice.
+    spare = (
+        color
+        for index, color in enumerate(map(default_color, count()))
+        if color not in taken or index > MOST_CLASSES
+    )
     return [next(spare) if color is None else color for color in colors]
 
 
@@ -195,11 +211,19 @@ def _refuse_clashes(classes: Sequence[VocabularyClass], places: Sequence[str], o
             "alone is 100 % everywhere; add what else can be seen, for example "
             f"'{';'.join([classes[0].name, *_others(classes[0])])}'"
         )
+    _refuse_too_many(len(classes), MOST_CLASSES, "classes", origin)
+    total = sum(len(entry.prompts) for entry in classes)
+    _refuse_too_many(total, MOST_QUERIES, "queries", origin)
     names: dict[str, str] = {}
     queries: dict[str, str] = {}
     for entry, place in zip(classes, places, strict=True):
         _refuse_repeats(names, [entry.name], place, f"{origin}: class name")
         _refuse_repeats(queries, entry.prompts, place, f"{origin}: query")
+
+
+def _refuse_too_many(count: int, most: int, what: str, origin: str) -> None:
+    if count > most:
+        raise VocabularyError(f"{origin}: {count:,} {what}, and there may be {most:,}")
 
 
 def _refuse_repeats(seen: dict[str, str], words: Iterable[str], place: str, what: str) -> None:
@@ -211,16 +235,6 @@ def _refuse_repeats(seen: dict[str, str], words: Iterable[str], place: str, what
         seen[key] = place
 
 
-def _clean(word: str) -> str:
-    """Collapse white space and compose accents; refuse what no file or tokenizer can hold."""
-    cleaned = collapse(unicodedata.normalize("NFC", word))
-    if not cleaned:
-        raise VocabularyError("a name or prompt is empty")
-    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in cleaned):
-        raise VocabularyError(f"{cleaned!r} has control characters in it")
-    return cleaned
-
-
 def _toml_table(entry: VocabularyClass) -> str:
     # JSON strings and lists of strings are valid TOML, control characters being refused above.
     lines = [
@@ -230,7 +244,7 @@ def _toml_table(entry: VocabularyClass) -> str:
         f'color = "{entry.color}"',
     ]
     if entry.threshold is not None:
-        lines.append(f"threshold = {float(entry.threshold)!r}")
+        lines.append(f"threshold = {entry.threshold!r}")
     if entry.offset:
-        lines.append(f"offset = {float(entry.offset)!r}")
+        lines.append(f"offset = {entry.offset!r}")
     return "\n".join([*lines, ""])
