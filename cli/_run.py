@@ -24,6 +24,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command inside of `reporting`, in a process that is geoseg's own."""
     from geoseg.runtime.allocator import own_process
+    from geoseg.runtime.quiet import native_lines
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -31,6 +32,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             _signals.stoppable(),
             reporting(debug=values["debug"], quiet=values.get("quiet", False)),
             own_process(),
+            native_lines(shown=values["debug"]),
         ):
             command(**values)
 
