@@ -129,15 +129,26 @@ def raster_style(labels: str | Path, *, overwrite: bool = False) -> Iterator[tup
         yield qml, names
 
 
+def geometry_column(connection: sqlite3.Connection, layer: str) -> str:
+    """Name of the column of a GeoPackage's layer that holds the geometries.
+
+    Raises
+    ------
+    sqlite3.Error
+        If there is no such layer.
+    """
+    found = connection.execute(
+        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
+    ).fetchone()
+    if found is None:
+        raise sqlite3.DatabaseError(f"there is no layer {layer}")
+    return str(found[0])
+
+
 def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> None:
     """Store the polygons' style in a GeoPackage as the one QGIS opens the layer with."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        found = connection.execute(
-            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
-        ).fetchone()
-        if found is None:
-            raise sqlite3.DatabaseError(f"there is no layer {layer}")
-        (column,) = found
+        column = geometry_column(connection, layer)
         connection.execute(_TABLE)
         connection.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "
