@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -46,6 +47,7 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
     ``debug`` shows the traceback as well.
     """
+    from geoseg._files import complaint, lacks_room
     from geoseg.errors import GeosegError, OptionError
 
     with warnings.catch_warnings():
@@ -60,6 +62,9 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
+            if lacks_room(error):
+                where = Path(getattr(error, "filename", None) or "standard output")
+                fail(complaint(where, error), FAILED, debug=debug)
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             fail(
                 f"unexpected failure ({what}); run again with --debug and report what it shows",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
 import re
 import shutil
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from zlib import crc32
 
 from geoseg.errors import GeosegError, OutputError
 
+_numbers = itertools.count(1)
 _under_way: set[Path] = set()
 """Files that threads of this process are writing."""
 _OWNER = re.compile(r"(?P<process>\d+)(-\d+)?(-(?P<machine>[0-9a-f]{8}))?\.part")
@@ -27,7 +28,7 @@ def whole_file(final: Path) -> Iterator[Path]:
     """Give a path to write to; its file gets the final name once the block has ended well.
 
     The path lies beside the final one, hidden, with the same suffix, which some libraries go by,
-    and every process and thread has one of its own. After an exception nothing is left of it, nor
+    and every call has one of its own. After an exception nothing is left of it, nor
     of files that a library has put beside it under longer names. What a process that was killed
     has left of the same file goes first.
     """
@@ -70,7 +71,7 @@ def _machine() -> str:
 
 
 def _part_of(final: Path) -> Path:
-    owner = f"{os.getpid()}-{threading.get_native_id()}-{_machine()}"
+    owner = f"{os.getpid()}-{next(_numbers)}-{_machine()}"
     return final.with_name(f".{final.stem}.{owner}.part{final.suffix}")
 
 
@@ -154,6 +155,11 @@ def complaint(path: Path, error: BaseException | str) -> str:
     if number == errno.EFBIG or (number is None and _is_at_limit()):
         return f"{path}: cannot be written, it would be larger than files may be here (ulimit -f)"
     return f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})"
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error of the system says that there is no room to write."""
+    return getattr(error, "errno", None) in _NO_ROOM | {errno.EFBIG}
 
 
 def _is_full(path: Path) -> bool:
