@@ -149,17 +149,20 @@ def writing_to(path: Path, *native: type[Exception]) -> Iterator[None]:
 
 def complaint(path: Path, error: BaseException | str) -> str:
     """Say why a file could not be written, also where a library does not tell."""
-    number = getattr(error, "errno", None)
+    number = error.errno if isinstance(error, OSError) else None  # GDAL has numbers of its own
     if number in _NO_ROOM or (number is None and _is_full(path)):
         return f"{path}: cannot be written, there is no room on the disk; make room and go on"
     if number == errno.EFBIG or (number is None and _is_at_limit()):
         return f"{path}: cannot be written, it would be larger than files may be here (ulimit -f)"
-    return f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})"
+    # Libraries name the file that they write, which the user has never heard of.
+    unfinished = rf"\.{re.escape(path.stem)}\.{_OWNER.pattern}"
+    reason = re.sub(unfinished, lambda _: path.stem, getattr(error, "strerror", None) or str(error))
+    return f"{path}: cannot be written ({reason})"
 
 
 def lacks_room(error: BaseException) -> bool:
     """Whether an error of the system says that there is no room to write."""
-    return getattr(error, "errno", None) in _NO_ROOM | {errno.EFBIG}
+    return isinstance(error, OSError) and error.errno in _NO_ROOM | {errno.EFBIG}
 
 
 def _is_full(path: Path) -> bool:
@@ -178,6 +181,9 @@ def _is_at_limit() -> bool:
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
 def csv_cell(value: object) -> object:
     """Return a cell of a table as CSV may have it.
 
@@ -187,10 +193,9 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str | os.PathLike):
         return value
     text = os.fspath(value)
-    return f"'{text}" if text[:1] in _BEGIN_FORMULAS and text else text
+    return f"'{text}" if text.startswith(_BEGIN_FORMULAS) else text
 
 
-_BEGIN_FORMULAS = "=+-@\t\r"
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

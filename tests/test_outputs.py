@@ -15,12 +15,14 @@ from xml.etree import ElementTree as ET
 from zlib import crc32
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pyogrio.errors import DataSourceError
 from typer.testing import CliRunner
 from vectors import blobs, label_file
 
@@ -186,6 +188,18 @@ def test_output_that_nobody_takes_is_one_line(labels: Path) -> None:
         assert done.returncode == 1
         assert "error: standard output: cannot be written, there is no room" in done.stderr
         assert "unexpected failure" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+def test_a_complaint_names_the_file_that_was_asked_for(
+    labels: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *more: object, **options: object) -> None:
+        raise DataSourceError(f"sqlite3_open({path}) failed")
+
+    monkeypatch.setattr(pyogrio.raw, "write", refuse)
+    with pytest.raises(OutputError, match=r"written \(sqlite3_open\(.*/p(\.spool)?\.gpkg\) failed"):
+        vectorize(labels, tmp_path / f"p{suffix}")
 
 
 # -- raw lines ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -272,8 +273,9 @@ class RasterWriter:
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """GDAL at work on a file: its errors become one line, and it prints none of its own."""
-    # Rasterio raises TypeError where GDAL opens a file that it then cannot read.
-    with writing_to(path, RasterioError, TypeError), hushed():
+    # Rasterio raises TypeError where GDAL opens a file that it then cannot read, and lets GDAL's
+    # own errors through where it copies one.
+    with writing_to(path, RasterioError, CPLE_BaseError, TypeError), hushed():
         yield
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import pyogrio
+from pyogrio._err import CPLE_BaseError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
@@ -25,7 +26,7 @@ from geoseg.types import LabelClass
 from geoseg.vector import parquet, style
 
 Column = npt.NDArray[Any]
-_ERRORS = (DataSourceError, DataLayerError, sqlite3.Error)
+_ERRORS = (DataSourceError, DataLayerError, CPLE_BaseError, sqlite3.Error)
 
 
 @dataclass(frozen=True)
