@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -24,6 +25,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 def reported(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command inside of `reporting`, in a process that is geoseg's own."""
     from geoseg.runtime.allocator import own_process
+    from geoseg.runtime.quiet import native_lines
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -31,6 +33,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             _signals.stoppable(),
             reporting(debug=values["debug"], quiet=values.get("quiet", False)),
             own_process(),
+            native_lines(shown=values["debug"]),
         ):
             command(**values)
 
@@ -44,6 +47,7 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
     ``debug`` shows the traceback as well.
     """
+    from geoseg._files import complaint, lacks_room
     from geoseg.errors import GeosegError, OptionError
 
     with warnings.catch_warnings():
@@ -58,6 +62,9 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
+            if lacks_room(error):
+                where = Path(getattr(error, "filename", None) or "standard output")
+                fail(complaint(where, error), FAILED, debug=debug)
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             fail(
                 f"unexpected failure ({what}); run again with --debug and report what it shows",

@@ -55,7 +55,7 @@ def stats(
     Pixels on the border of a zone count with the part that lies inside. `coverage` is the share of
     the zone that has a label.
     """
-    from geoseg.vector.stats import check_stats_target, write_stats, zone_stats
+    from geoseg.vector.stats import as_csv, check_stats_target, write_stats, zone_stats
 
     if out is not None:
         check_stats_target(out, overwrite=overwrite)
@@ -65,4 +65,4 @@ def stats(
     if as_json:
         _run.print_json({"zones": table.astype(object).to_dict(orient="records")})
     elif out is None:
-        typer.echo(table.to_csv(index=False), nl=False)
+        typer.echo(as_csv(table), nl=False)

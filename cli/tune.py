@@ -129,11 +129,6 @@ def tune(
 
 
 def _write(tuning: Tuning, out: Path) -> None:
-    from geoseg.errors import OutputError
     from geoseg.evaluation.report import write_whole
 
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, lambda path: path.write_text(tuning.to_toml(), encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error}") from error
+    write_whole({out: lambda path: path.write_text(tuning.to_toml(), encoding="utf-8")})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +58,10 @@ def vectorize(
 ) -> None:
     """Turn a label raster into polygons that share their boundaries exactly."""
     from geoseg.vector import vectorize as run
-    from geoseg.vector.style import write_raster_style
+    from geoseg.vector.style import raster_style as style_beside
 
-    with _rows_bar(quiet=quiet) as progress:
+    style = style_beside(labels, overwrite=overwrite) if raster_style else nullcontext()
+    with style, _rows_bar(quiet=quiet) as progress:
         summary = run(
             labels,
             out,
@@ -69,8 +70,6 @@ def vectorize(
             overwrite=overwrite,
             progress=progress,
         )
-    if raster_style:
-        write_raster_style(labels, overwrite=overwrite)
     if as_json:
         _run.print_json(
             {

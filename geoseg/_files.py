@@ -1,17 +1,26 @@
-"""Files that are whole or not there, and paths that hold in any folder."""
+"""Files that are whole or not there, texts of others in them, and paths that hold in any folder."""
 
 from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
+import re
 import shutil
-import threading
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from zlib import crc32
 
-from geoseg.errors import OutputError
+from geoseg.errors import GeosegError, OutputError
+
+_numbers = itertools.count(1)
+_under_way: set[Path] = set()
+"""Files that threads of this process are writing."""
+_OWNER = re.compile(r"(?P<process>\d+)(-\d+)?(-(?P<machine>[0-9a-f]{8}))?\.part")
 
 
 @contextmanager
@@ -19,18 +28,86 @@ def whole_file(final: Path) -> Iterator[Path]:
     """Give a path to write to; its file gets the final name once the block has ended well.
 
     The path lies beside the final one, hidden, with the same suffix, which some libraries go by,
-    and every process and thread has one of its own. After an exception nothing is left of it, nor
-    of files that a library has put beside it under longer names.
+    and every call has one of its own. After an exception nothing is left of it, nor
+    of files that a library has put beside it under longer names. What a process that was killed
+    has left of the same file goes first.
     """
-    owner = f"{os.getpid()}-{threading.get_ident()}"
-    part = final.with_name(f".{final.stem}.{owner}.part{final.suffix}")
-    try:
+    with whole_files([final]) as (part,):
         yield part
-        part.replace(final)
+
+
+@contextmanager
+def whole_files(finals: Sequence[Path]) -> Iterator[list[Path]]:
+    """Do as `whole_file` does for files that belong together: all get their names, or none does.
+
+    Raises
+    ------
+    OutputError
+        If a complete file cannot get its name.
+    """
+    parts = [_part_of(final) for final in finals]
+    for final in finals:
+        _remove_abandoned(final)
+    _under_way.update(parts)
+    try:
+        yield parts
+        for final, part in zip(finals, parts, strict=True):
+            if not part.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(final))
+            if final.is_dir():
+                raise OutputError(complaint(final, os.strerror(errno.EISDIR)))
+        for final, part in zip(finals, parts, strict=True):
+            with writing_to(final):
+                part.replace(final)
     finally:
-        for leftover in final.parent.glob(f"{glob.escape(part.stem)}*"):
-            with suppress(OSError):
-                leftover.unlink()
+        for part in parts:
+            _remove(part.parent.glob(f"{glob.escape(part.stem)}*"))
+        _under_way.difference_update(parts)
+
+
+def _machine() -> str:
+    """Mark of this machine, or container: the numbers of its processes mean nothing elsewhere."""
+    return f"{crc32(socket.gethostname().encode()):08x}"
+
+
+def _part_of(final: Path) -> Path:
+    owner = f"{os.getpid()}-{next(_numbers)}-{_machine()}"
+    return final.with_name(f".{final.stem}.{owner}.part{final.suffix}")
+
+
+def _remove_abandoned(final: Path) -> None:
+    """Remove what nobody writes any more of files that were to have this name."""
+    beginning = f".{final.stem}."
+    for path in final.parent.glob(f"{glob.escape(beginning)}*.part*"):
+        owner = _OWNER.match(path.name.removeprefix(beginning))
+        if owner is None or owner["machine"] not in (None, _machine()):
+            continue
+        process = int(owner["process"])
+        mine = process == os.getpid()
+        if (
+            not any(path.name.startswith(part.stem) for part in tuple(_under_way))
+            if mine
+            else not _is_alive(process)
+        ):
+            _remove([path])
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def absolute(path: str | Path) -> str:
@@ -43,30 +120,49 @@ _LITTLE_ROOM_BYTES = 2**20
 
 
 @contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def writing_to(path: Path, *native: type[Exception]) -> Iterator[None]:
     """Turn an error of the system while writing a file into one line.
+
+    Put it inside of `whole_file` where a library does not tell that the disk is full: that shows
+    only while the file is still there.
+
+    Parameters
+    ----------
+    path
+        The file as the user knows it.
+    native
+        What the library that writes raises besides.
 
     Raises
     ------
     OutputError
         That names the file, and says so where there is no room.
     """
+    errors: tuple[type[Exception], ...] = (OSError, *native)
     try:
         yield
-    except OutputError:
+    except GeosegError:
         raise
-    except OSError as error:
+    except errors as error:
         raise OutputError(complaint(path, error)) from error
 
 
 def complaint(path: Path, error: BaseException | str) -> str:
     """Say why a file could not be written, also where a library does not tell."""
-    number = getattr(error, "errno", None)
+    number = error.errno if isinstance(error, OSError) else None  # GDAL has numbers of its own
     if number in _NO_ROOM or (number is None and _is_full(path)):
         return f"{path}: cannot be written, there is no room on the disk; make room and go on"
     if number == errno.EFBIG or (number is None and _is_at_limit()):
         return f"{path}: cannot be written, it would be larger than files may be here (ulimit -f)"
-    return f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})"
+    # Libraries name the file that they write, which the user has never heard of.
+    unfinished = rf"\.{re.escape(path.stem)}\.{_OWNER.pattern}"
+    reason = re.sub(unfinished, lambda _: path.stem, getattr(error, "strerror", None) or str(error))
+    return f"{path}: cannot be written ({reason})"
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error of the system says that there is no room to write."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM | {errno.EFBIG}
 
 
 def _is_full(path: Path) -> bool:
@@ -83,3 +179,26 @@ def _is_at_limit() -> bool:
     except ImportError:  # not on Windows
         return False
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+
+
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: object) -> object:
+    """Return a cell of a table as CSV may have it.
+
+    A text that a spreadsheet would take for a formula, because it begins with ``=``, ``+``, ``-``,
+    ``@``, a tab or a carriage return, gets an apostrophe in front. Numbers are left as they are.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = os.fspath(value)
+    return f"'{text}" if text.startswith(_BEGIN_FORMULAS) else text
+
+
+_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def xml_text(text: str) -> str:
+    """Show characters that XML cannot hold, such as U+FFFE, as ``\\ufffe``."""
+    return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

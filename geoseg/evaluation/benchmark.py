@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from geoseg._files import writing_to
 from geoseg.errors import GeosegWarning, OptionError, OutputError
 from geoseg.evaluation.benchmark_result import (
     BenchmarkResult,
@@ -196,13 +197,10 @@ class _Journal:
             self._start(head)
 
     def _start(self, head: str) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, lambda path: path.write_text(head + "\n", encoding="utf-8"))
-            for name in (IMAGES_NAME, RESULT_NAME):
-                (self._folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be written: {error}") from error
+        write_whole({self._path: lambda path: path.write_text(head + "\n", encoding="utf-8")})
+        for stale in (self._folder / IMAGES_NAME, self._folder / RESULT_NAME):
+            with writing_to(stale):
+                stale.unlink(missing_ok=True)
 
     def _read(self, settings: Mapping[str, Any]) -> None:
         whole, _, cut = self._path.read_bytes().rpartition(b"\n")
@@ -222,7 +220,8 @@ class _Journal:
             ]
         if cut:
             logger.info("%s: dropped a line that was cut off", self._path)
-            self._path.write_bytes(whole + b"\n")
+            with writing_to(self._path):
+                self._path.write_bytes(whole + b"\n")
 
     def add(self, file: str, images: Sequence[ImageResult]) -> None:
         """Keep the counts of a finished file."""
@@ -232,22 +231,17 @@ class _Journal:
                 {**asdict(image), "confusion": image.confusion.tolist()} for image in images
             ],
         }
-        try:
-            with self._path.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error}") from error
+        with writing_to(self._path), self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
         self.finished[file] = list(images)
 
     def write(self, result: BenchmarkResult) -> None:
         """Write the table of images and the result."""
         content = json.dumps(as_dict(result), indent=2, ensure_ascii=False, default=str) + "\n"
-        try:
-            write_whole(
-                self._folder / IMAGES_NAME, lambda path: write_csv(path, image_rows(result))
-            )
-            write_whole(
-                self._folder / RESULT_NAME, lambda path: path.write_text(content, encoding="utf-8")
-            )
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be written: {error}") from error
+        images, summary = self._folder / IMAGES_NAME, self._folder / RESULT_NAME
+        write_whole(
+            {
+                images: lambda path: write_csv(path, image_rows(result)),
+                summary: lambda path: path.write_text(content, encoding="utf-8"),
+            }
+        )

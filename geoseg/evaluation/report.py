@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from geoseg._files import whole_file
+from geoseg._files import csv_cell, whole_files, writing_to
 from geoseg.errors import OutputError
 from geoseg.evaluation.compare import Evaluation
 from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, ReliabilityBin, Scores
@@ -92,7 +92,7 @@ def as_tables(evaluation: Evaluation) -> RenderableType:
 
 
 def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``evaluation.json``, CSV tables and ``confusion.png`` into a folder.
+    """Write ``evaluation.json``, CSV tables and ``confusion.png`` into a folder, all or none.
 
     Parameters
     ----------
@@ -113,24 +113,35 @@ def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool 
     taken = [name for name in writers if (folder / name).exists()]
     if taken and not overwrite:
         raise OutputError(f"{folder / taken[0]} exists; add --overwrite to replace it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            write_whole(folder / name, write)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error}") from error
+    write_whole({folder / name: write for name, write in writers.items()})
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a file appear under its name only when it is complete."""
-    with whole_file(path) as part:
-        write(part)
+def write_whole(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Let files appear under their names, in folders that are made, only when all are complete.
+
+    Raises
+    ------
+    OutputError
+        If one of them cannot be written.
+    """
+    for path in writers:
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_files(list(writers)) as parts:
+        for (path, write), part in zip(writers.items(), parts, strict=True):
+            with writing_to(path):
+                write(part)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as UTF-8 CSV; None is an empty cell."""
+    """Write rows as UTF-8 CSV; None is an empty cell.
+
+    A text that a spreadsheet would take for a formula, because it begins with ``=``, ``+``, ``-``,
+    ``@``, a tab or a carriage return, gets an apostrophe in front.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 
 def plain_table(title: str, *columns: str, caption: str | None = None) -> Table:

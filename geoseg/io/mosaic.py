@@ -19,7 +19,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
-from geoseg._files import whole_file, writing_to
+from geoseg._files import whole_file, writing_to, xml_text
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
 
@@ -56,9 +56,12 @@ class _Part:
         except RasterioIOError as error:
             reason = "cannot be opened" if "://" in path or Path(path).exists() else "no such file"
             raise SceneError(f"{path}: {reason}, so it cannot be part of a mosaic") from error
+        full = str(Path(path).resolve()) if Path(path).exists() else path
+        if "\r" in full or xml_text(full) != full:
+            raise SceneError(f"{path}: has characters in its name that no VRT holds; rename it")
         with dataset:
             return cls(
-                path=str(Path(path).resolve()) if Path(path).exists() else path,
+                path=full,
                 crs=dataset.crs,
                 transform=dataset.transform,
                 height=dataset.height,

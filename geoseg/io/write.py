@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg._files import complaint, whole_file
+from geoseg._files import complaint, whole_file, writing_to
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.grid import Grid
+from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
 logger = logging.getLogger(__name__)
@@ -92,7 +95,8 @@ class RasterWriter:
     def _goes_on(self) -> bool:
         """Whether the work file is there and can be written on."""
         try:
-            self._reopen()
+            with hushed():
+                self._reopen()
         except (RasterioError, OSError, ValueError, TypeError) as error:
             logger.info("%s is made anew: %s", self.work, error)
             return False
@@ -134,13 +138,10 @@ class RasterWriter:
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} is not inside the raster of {self.grid.shape} pixels")
         target = RasterioWindow(window.col, window.row, window.width, window.height)
-        with self._lock:
-            try:
-                if self._dataset is None:
-                    self._reopen()
-                self._dataset.write(bands, window=target)
-            except (RasterioError, OSError, TypeError) as error:
-                raise OutputError(self.complaint(error)) from error
+        with self._lock, _writing(self.work):
+            if self._dataset is None:
+                self._reopen()
+            self._dataset.write(bands, window=target)
 
     def flush(self) -> None:
         """Hand all pixels written so far to the operating system; the next write goes on."""
@@ -154,7 +155,7 @@ class RasterWriter:
         target = RasterioWindow(window.col, window.row, window.width, window.height)
         self.close()
         try:
-            with self._lock, open_dataset(str(self.work)) as dataset:
+            with self._lock, hushed(), open_dataset(str(self.work)) as dataset:
                 bands: npt.NDArray[Any] = dataset.read(window=target)
         except RasterioError:
             return None
@@ -169,10 +170,8 @@ class RasterWriter:
         with self._lock:
             if self._dataset is not None:
                 dataset, self._dataset = self._dataset, None
-                try:
+                with _writing(self.work):
                     dataset.close()
-                except RasterioError as error:
-                    raise OutputError(self.complaint(error)) from error
 
     def discard(self) -> None:
         """Close the work file and delete it."""
@@ -194,44 +193,39 @@ class RasterWriter:
             raise OutputError(f"{final}: exists already; replace it with --overwrite")
         # GDAL's threads do not outlive a fork, and starting new ones then hangs.
         threads = "ALL_CPUS" if os.getpid() == _STARTED_IN else "1"
-        try:
-            with whole_file(final) as part:
-                rasterio.shutil.copy(
-                    str(self.work),
-                    str(part),
-                    driver="COG",
-                    COMPRESS="DEFLATE",
-                    PREDICTOR="YES" if self.layout.predictor else "NO",
-                    BLOCKSIZE=BLOCK,
-                    OVERVIEW_RESAMPLING=self.layout.overviews,
-                    SPARSE_OK="TRUE",
-                    BIGTIFF="IF_SAFER",
-                    NUM_THREADS=threads,
-                )
-                self._check_copy(part, final)
-        except OutputError:
-            raise
-        except (RasterioError, OSError) as error:
-            raise OutputError(complaint(final, error)) from error
+        with writing_to(final), whole_file(final) as part, _writing(final):
+            rasterio.shutil.copy(
+                str(self.work),
+                str(part),
+                driver="COG",
+                COMPRESS="DEFLATE",
+                PREDICTOR="YES" if self.layout.predictor else "NO",
+                BLOCKSIZE=BLOCK,
+                OVERVIEW_RESAMPLING=self.layout.overviews,
+                SPARSE_OK="TRUE",
+                BIGTIFF="IF_SAFER",
+                NUM_THREADS=threads,
+            )
+            if not self._is_copied(part):
+                raise OutputError(complaint(final, "what was written cannot be read back"))
 
-    def _check_copy(self, copy: Path, final: Path) -> None:
-        """Refuse a copy that does not hold what the work file does."""
-        step = max(BLOCK, _PIXELS_AT_A_TIME // self.grid.width // BLOCK * BLOCK)
+    def _is_copied(self, copy: Path) -> bool:
+        """Whether a copy holds what the work file does, pixel for pixel."""
+        grid = self.grid
+        step = max(BLOCK, _PIXELS_AT_A_TIME // grid.width // BLOCK * BLOCK)
         with open_dataset(str(self.work)) as work, open_dataset(str(copy)) as made:
-            for row in range(0, self.grid.height, step):
-                rows = min(step, self.grid.height - row)
-                target = RasterioWindow(0, row, self.grid.width, rows)
-                for band in range(1, work.count + 1):
-                    if not np.array_equal(
-                        work.read(band, window=target), made.read(band, window=target)
-                    ):
-                        raise OutputError(complaint(final, "what was written cannot be read back"))
+            return all(
+                np.array_equal(work.read(band, window=strip), made.read(band, window=strip))
+                for row in range(0, grid.height, step)
+                for strip in [RasterioWindow(0, row, grid.width, min(step, grid.height - row))]
+                for band in work.indexes
+            )
 
     def _create(self) -> None:
         layout = self.layout
-        try:
+        with _writing(self.work), ExitStack() as undo:
             self.work.unlink(missing_ok=True)
-            self._dataset = open_dataset(
+            dataset = open_dataset(
                 str(self.work),
                 "w",
                 driver="GTiff",
@@ -250,7 +244,7 @@ class RasterWriter:
                 SPARSE_OK=True,
                 **_plain_bands(len(layout.descriptions)),
             )
-            dataset = self._dataset
+            undo.callback(dataset.close)
             if len(layout.descriptions) > 1:
                 others = [ColorInterp.undefined] * (len(layout.descriptions) - 1)
                 dataset.colorinterp = [ColorInterp.gray, *others]
@@ -262,8 +256,8 @@ class RasterWriter:
                 dataset.set_band_description(number, text)
             if layout.colours:
                 dataset.write_colormap(1, dict(layout.colours))
-        except (RasterioError, OSError, TypeError) as error:
-            raise OutputError(self.complaint(error)) from error
+            undo.pop_all()
+            self._dataset = dataset
 
     def _reopen(self) -> None:
         dataset = open_dataset(str(self.work), "r+")
@@ -274,6 +268,15 @@ class RasterWriter:
             dataset.close()
             raise ValueError(f"{self.work} is another raster's")
         self._dataset = dataset
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """GDAL at work on a file: its errors become one line, and it prints none of its own."""
+    # Rasterio raises TypeError where GDAL opens a file that it then cannot read, and lets GDAL's
+    # own errors through where it copies one.
+    with writing_to(path, RasterioError, CPLE_BaseError, TypeError), hushed():
+        yield
 
 
 def _plain_bands(count: int) -> dict[str, str]:

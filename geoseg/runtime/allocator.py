@@ -46,6 +46,11 @@ def own_process() -> Iterator[None]:
             _trim()
 
 
+def is_own_process() -> bool:
+    """Whether this process is here for geoseg alone."""
+    return _ours
+
+
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep freed memory while windows run, if the process is geoseg's own."""

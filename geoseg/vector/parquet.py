@@ -61,6 +61,12 @@ class GeoParquet:
         self._writer.add_key_value_metadata({"geo": json.dumps(self._metadata())})
         self._writer.close()
 
+    def count(self) -> int:
+        """Count the features in the file."""
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(self._path).num_rows)
+
     def _metadata(self) -> dict[str, Any]:
         column: dict[str, Any] = {
             "encoding": "WKB",

@@ -17,7 +17,7 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import features
 
-from geoseg._files import whole_file, writing_to
+from geoseg._files import csv_cell, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import pieces
@@ -92,6 +92,9 @@ def zone_stats(
 def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False) -> Path:
     """Write a table of zones as ``.csv``, ``.json`` (a list of objects) or ``.parquet``.
 
+    In CSV, a name that a spreadsheet would take for a formula, because it begins with ``=``,
+    ``+``, ``-``, ``@``, a tab or a carriage return, gets an apostrophe in front.
+
     Raises
     ------
     OptionError
@@ -120,8 +123,18 @@ def check_stats_target(target: Path, *, overwrite: bool) -> Callable[[pd.DataFra
     return _WRITERS[suffix]
 
 
+def as_csv(table: pd.DataFrame) -> str:
+    """Return a table of zones as `write_stats` writes it to ``.csv``."""
+    return str(_safe(table).to_csv(index=False))
+
+
+def _safe(table: pd.DataFrame) -> pd.DataFrame:
+    """Names that a spreadsheet does not take for formulas."""
+    return table.assign(**{name: table[name].map(csv_cell) for name in ("zone", "class_name")})
+
+
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    ".csv": lambda table, path: table.to_csv(path, index=False),
+    ".csv": lambda table, path: _safe(table).to_csv(path, index=False),
     ".json": lambda table, path: table.to_json(path, orient="records", indent=2),
     ".parquet": lambda table, path: table.to_parquet(path, index=False, compression="zstd"),
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from geoseg._files import whole_file, writing_to
+from geoseg._files import whole_files, writing_to, xml_text
 from geoseg.errors import OutputError
 from geoseg.io.labels import LabelRaster
 from geoseg.types import LabelClass
@@ -45,7 +45,7 @@ def polygon_qml(classes: Sequence[LabelClass]) -> str:
             categories,
             "category",
             value=str(item.index),
-            label=item.name,
+            label=xml_text(item.name),
             symbol=str(number),
             render="true",
             type="long",
@@ -72,7 +72,7 @@ def raster_qml(classes: Sequence[LabelClass]) -> str:
             palette,
             "paletteEntry",
             value=str(item.index),
-            label=item.name,
+            label=xml_text(item.name),
             color=item.color,
             alpha="255",
         )
@@ -85,7 +85,7 @@ def category_names(classes: Sequence[LabelClass]) -> str:
     names = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
     by_value = {item.index: item.name for item in classes}
     for value in range(max(by_value, default=-1) + 1):
-        ET.SubElement(names, "Category").text = by_value.get(value, "")
+        ET.SubElement(names, "Category").text = xml_text(by_value.get(value, ""))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
@@ -93,12 +93,24 @@ def category_names(classes: Sequence[LabelClass]) -> str:
 def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[Path, Path]:
     """Write names and colours beside a label raster, for QGIS (``.qml``) and GDAL (``.aux.xml``).
 
+    Characters that XML cannot hold are written as ``\\ufffe``.
+
     Raises
     ------
     SceneError
         If the raster cannot be read.
     OutputError
         If one of the files exists and ``overwrite`` is False, or cannot be written.
+    """
+    with raster_style(labels, overwrite=overwrite) as paths:
+        return paths
+
+
+@contextmanager
+def raster_style(labels: str | Path, *, overwrite: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Do as `write_raster_style` does, but let the files appear once the block has ended well.
+
+    They are written before it, so that what cannot be written shows before other work.
     """
     classes = LabelRaster.open(labels).classes
     raster = Path(labels)
@@ -109,19 +121,34 @@ def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[
     for path in contents:
         if path.exists() and not overwrite:
             raise OutputError(f"{path}: exists already; replace it with --overwrite")
-    for path, text in contents.items():
-        with writing_to(path), whole_file(path) as part:
-            part.write_text(text, encoding="utf-8")
     qml, names = contents
-    return qml, names
+    with whole_files([qml, names]) as parts:
+        for (path, text), part in zip(contents.items(), parts, strict=True):
+            with writing_to(path):
+                part.write_text(text, encoding="utf-8")
+        yield qml, names
+
+
+def geometry_column(connection: sqlite3.Connection, layer: str) -> str:
+    """Name of the column of a GeoPackage's layer that holds the geometries.
+
+    Raises
+    ------
+    sqlite3.Error
+        If there is no such layer.
+    """
+    found = connection.execute(
+        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
+    ).fetchone()
+    if found is None:
+        raise sqlite3.DatabaseError(f"there is no layer {layer}")
+    return str(found[0])
 
 
 def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> None:
     """Store the polygons' style in a GeoPackage as the one QGIS opens the layer with."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        (column,) = connection.execute(
-            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
-        ).fetchone()
+        column = geometry_column(connection, layer)
         connection.execute(_TABLE)
         connection.execute(
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "

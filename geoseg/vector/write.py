@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import pyogrio
+from pyogrio._err import CPLE_BaseError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
-from geoseg._files import whole_file
+from geoseg._files import complaint, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
+from geoseg.runtime.quiet import hushed
 from geoseg.types import LabelClass
 from geoseg.vector import parquet, style
 
 Column = npt.NDArray[Any]
+_ERRORS = (DataSourceError, DataLayerError, CPLE_BaseError, sqlite3.Error)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Finish the file."""
+
+    def count(self) -> int:
+        """Count the features that can be read from the file once it is finished."""
 
 
 class GeoPackage:
@@ -70,6 +77,15 @@ class GeoPackage:
     def close(self) -> None:
         """Add the styles."""
         style.add_to_geopackage(self._path, self._layer.name, self._layer.classes)
+
+    def count(self) -> int:
+        """Count the features in the file that the spatial index knows too."""
+        # GDAL goes on without a word where there is no room for the index.
+        with closing(sqlite3.connect(self._path)) as connection:
+            column = style.geometry_column(connection, self._layer.name)
+            index = f"rtree_{self._layer.name}_{column}".replace('"', '""')
+            (indexed,) = connection.execute(f'SELECT count(*) FROM "{index}"').fetchone()
+        return min(int(indexed), _count(self._path, self._layer))
 
 
 class Translated:
@@ -121,6 +137,16 @@ class Translated:
                 )
         finally:
             self._spool.unlink(missing_ok=True)
+
+    def count(self) -> int:
+        """Count the features in the file."""
+        return _count(self._path, self._layer)
+
+
+def _count(path: Path, layer: Layer) -> int:
+    """Count features, so that a file that was cut short is seen."""
+    info = pyogrio.read_info(path, layer=layer.name, force_feature_count=True)
+    return int(info["features"])
 
 
 def _write_features(
@@ -187,6 +213,7 @@ class VectorFile:
         check_target(path, overwrite=overwrite)
         self._final = path
         self._layer = layer
+        self._count = 0
         self._ending = ExitStack()
 
     def __enter__(self) -> Self:
@@ -199,6 +226,7 @@ class VectorFile:
         """Add features; the fields must be the same every time."""
         with self._explained():
             self._target.write(wkb, columns)
+        self._count += len(wkb)
 
     def __exit__(
         self,
@@ -210,15 +238,18 @@ class VectorFile:
             self._ending.__exit__(exc_type, exc, traceback)
 
     def _close_target(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if exc_type is None:
+        if exc_type is not None:
+            return
+        # Here, because a full disk shows only as long as the file is there.
+        with self._explained():
             self._target.close()
+            if self._target.count() != self._count:
+                raise OutputError(complaint(self._final, "what was written cannot be read back"))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        try:
+        with writing_to(self._final, *_ERRORS), hushed():
             yield
-        except (DataSourceError, DataLayerError, OSError) as error:
-            raise OutputError(f"{self._final}: cannot be written ({error})") from error
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
