@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from geoseg._inputs import shown
 from geoseg.errors import OptionError
 
 
@@ -46,7 +47,9 @@ class Table:
             If the name is not in the table; the message lists those that are, the nearest first.
         """
         if name not in self.entries:
-            raise OptionError(f"{self.kind} {name!r} is not known; {_suggest(name, self.entries)}")
+            raise OptionError(
+                f"{self.kind} '{shown(name)}' is not known; {_suggest(name, self.entries)}"
+            )
         module, _, attribute = self.entries[name].where.partition(":")
         found: type[Any] = getattr(importlib.import_module(module), attribute)
         return found
@@ -146,11 +149,13 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise OptionError(
-                f"{table.kind} {text!r}: {part!r} is not key=value; several values of one key are "
+                f"{table.kind} '{shown(text)}': '{shown(part)}' is not key=value; several values of one key are "
                 "joined with +"
             )
         if key not in known:
-            raise OptionError(f"{table.kind} {name} has no key {key!r}; {_suggest(key, known)}")
+            raise OptionError(
+                f"{table.kind} {name} has no key '{shown(key)}'; {_suggest(key, known)}"
+            )
         values[key] = _value(f"{table.kind} {name}", key, value, types[key])
     missing = [f.name for f in fields(method) if f.name not in values and _is_required(f)]
     if missing:
@@ -195,7 +200,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     if not names:
         return "there are none to choose from"
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(shown(name), names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}choose from {', '.join(names)}"
 
@@ -204,7 +209,7 @@ def _value(method: str, key: str, text: str, hint: Any) -> Any:
     try:
         return _parsed(text, hint)
     except ValueError as error:
-        raise OptionError(f"{method}: {key} is {text!r}; give {_kind(hint)}") from error
+        raise OptionError(f"{method}: {key} is '{shown(text)}'; give {_kind(hint)}") from error
 
 
 def _parsed(text: str, hint: Any) -> Any:

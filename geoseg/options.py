@@ -7,12 +7,14 @@ them, ``run.json`` lists them, and `Options.resolve` says which value holds.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from geoseg._files import absolute
+from geoseg._inputs import shown
 from geoseg.errors import OptionError
 from geoseg.methods import (
     ATTENTIONS,
@@ -90,7 +92,7 @@ def parse_bands(text: str) -> tuple[int, ...]:
         bands = ()
     if len(bands) not in (1, 3) or min(bands) < 1:
         raise OptionError(
-            f"--bands {text!r} is not one band or three; write for example --bands 3,2,1"
+            f"--bands '{shown(text)}' is not one band or three; write for example --bands 3,2,1"
         )
     return bands
 
@@ -262,18 +264,21 @@ class Resolved(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.cls_bias >= 0 and math.isfinite(self.cls_bias)):
+        if not 0 <= self.cls_bias <= sys.float_info.max:
             raise OptionError(
-                f"CLS bias is {self.cls_bias}; give 0 or more (logits become patch - bias * cls)"
+                f"CLS bias is {shown(self.cls_bias)}; give 0 or more "
+                "(logits become patch - bias * cls)"
             )
-        if not (self.logit_scale > 0 and math.isfinite(self.logit_scale)):
-            raise OptionError(f"logit scale is {self.logit_scale}; give a value above 0")
+        if not 0 < self.logit_scale <= sys.float_info.max:
+            raise OptionError(f"logit scale is {shown(self.logit_scale)}; give a value above 0")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise OptionError(f"threshold is {self.threshold}; give a probability from 0 to 1")
+            raise OptionError(
+                f"threshold is {shown(self.threshold)}; give a probability from 0 to 1"
+            )
         if self.threshold is None and self.background is not None and not self.vocabulary_steps:
             raise OptionError("a background class needs a threshold; give both or neither")
         if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch size is {self.batch_size}; give 1 or more")
+            raise OptionError(f"batch size is {shown(self.batch_size)}; give 1 or more")
         upsampler = self.upsampler.partition(":")[0]
         if self.upsampler_weights is not None and upsampler not in _WEIGHTED:
             raise OptionError(
@@ -328,7 +333,7 @@ def check_words(values: Any) -> None:
         if get_origin(hint) is Literal and value not in get_args(hint):
             *most, last = get_args(hint)
             raise OptionError(
-                f"{name.replace('_', ' ')} {value!r} is not known; "
+                f"{name.replace('_', ' ')} '{shown(value)}' is not known; "
                 f"choose {', '.join(most)} or {last}"
             )
 

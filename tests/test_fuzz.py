@@ -43,7 +43,7 @@ EXAMPLES = int(os.environ.get("GEOSEG_FUZZ_EXAMPLES", "40"))
 few = settings(max_examples=max(EXAMPLES // 4, 1))
 many = settings(max_examples=EXAMPLES)
 
-LONGEST_MESSAGE_LETTERS = 12_000
+LONGEST_MESSAGE_LETTERS = 2000
 GRID = Grid(CRS.from_epsg(32631), Affine(2, 0, 500000, 0, -2, 5000000), 100, 120)
 
 
@@ -73,7 +73,6 @@ texts = st.sampled_from(AWKWARD) | st.text(max_size=30) | st.text(st.characters(
 surrogates = st.text(st.characters(categories=("Cs", "Cc", "Cn", "Lu", "Mn")), max_size=8)
 words = texts | surrogates
 numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**30), 2**31, 2**63, True])
-floats = st.floats() | st.integers(-(2**63), 2**63)
 values = st.recursive(
     st.none() | numbers | words,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=3),
@@ -491,7 +490,7 @@ NUMBERS = ("cls_bias", "logit_scale", "threshold", "batch_size")
 
 @given(
     chosen=st.dictionaries(st.sampled_from(STRINGS), words, max_size=2),
-    numeric=st.dictionaries(st.sampled_from(NUMBERS), floats, max_size=2),
+    numeric=st.dictionaries(st.sampled_from(NUMBERS), numbers, max_size=2),
     steps=st.dictionaries(
         st.sampled_from(["refine", "vocabulary_steps"]), st.lists(words), max_size=1
     ),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._inputs import shown
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.types import BoolArray, FloatArray
 
@@ -61,7 +62,7 @@ def parse_stretch(text: str) -> Stretch:
         return Stretch("range", low, high)
     low, high = _two_numbers(word, ",", text)
     if low < 0 or high > 100:
-        raise OptionError(f"stretch {text!r}: percentiles lie between 0 and 100")
+        raise OptionError(f"stretch '{shown(text)}': percentiles lie between 0 and 100")
     return Stretch("percent", low, high)
 
 
@@ -70,11 +71,11 @@ def _two_numbers(word: str, separator: str, text: str) -> tuple[float, float]:
         low, high = (float(part) for part in word.split(separator))
     except ValueError:
         raise OptionError(
-            f"stretch {text!r} is not understood: give auto, none, two percentiles as 2,98 "
+            f"stretch '{shown(text)}' is not understood: give auto, none, two percentiles as 2,98 "
             "or two pixel values as 0:3000"
         ) from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise OptionError(f"stretch {text!r}: the first number must be below the second")
+        raise OptionError(f"stretch '{shown(text)}': the first number must be below the second")
     return low, high
 
 
