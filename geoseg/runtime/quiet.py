@@ -47,6 +47,7 @@ class _Screen:
             self._python.flush()
         if sys.stderr is self._python:
             sys.stderr = self._stream
+        _point_stderr_to(self._usual)  # a signal may have come between two steps of hiding
         os.close(self._usual)
         os.close(self._nowhere)
 
