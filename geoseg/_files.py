@@ -24,20 +24,21 @@ _OWNER = re.compile(r"(?P<process>\d+)(-\d+)?(-(?P<machine>[0-9a-f]{8}))?\.part"
 
 
 @contextmanager
-def whole_file(final: Path) -> Iterator[Path]:
+def whole_file(final: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Give a path to write to; its file gets the final name once the block has ended well.
 
     The path lies beside the final one, hidden, with the same suffix, which some libraries go by,
     and every call has one of its own. After an exception nothing is left of it, nor
     of files that a library has put beside it under longer names. What a process that was killed
-    has left of the same file goes first.
+    has left of the same file goes first. Unless it ``replaces`` what has the name, somebody else's
+    file of that name is left alone, even if it has only just come.
     """
-    with whole_files([final]) as (part,):
+    with whole_files([final], replaces=replaces) as (part,):
         yield part
 
 
 @contextmanager
-def whole_files(finals: Sequence[Path]) -> Iterator[list[Path]]:
+def whole_files(finals: Sequence[Path], *, replaces: bool = True) -> Iterator[list[Path]]:
     """Do as `whole_file` does for files that belong together: all get their names, or none does.
 
     Raises
@@ -58,11 +59,24 @@ def whole_files(finals: Sequence[Path]) -> Iterator[list[Path]]:
                 raise OutputError(complaint(final, os.strerror(errno.EISDIR)))
         for final, part in zip(finals, parts, strict=True):
             with writing_to(final):
-                part.replace(final)
+                _give_name(part, final, replaces=replaces)
     finally:
         for part in parts:
             _remove(part.parent.glob(f"{glob.escape(part.stem)}*"))
         _under_way.difference_update(parts)
+
+
+def _give_name(part: Path, final: Path, *, replaces: bool) -> None:
+    if not replaces:
+        try:
+            os.link(part, final)  # which fails where the name is taken, unlike a renaming
+            return
+        except FileExistsError:
+            words = f"{final}: exists already; replace it with --overwrite"
+            raise OutputError(words) from None
+        except OSError:  # a file system without links
+            pass
+    part.replace(final)
 
 
 def _machine() -> str:

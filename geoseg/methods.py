@@ -149,8 +149,8 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise OptionError(
-                f"{table.kind} '{shown(text)}': '{shown(part)}' is not key=value; several values of one key are "
-                "joined with +"
+                f"{table.kind} '{shown(text)}': '{shown(part)}' is not key=value; several values "
+                "of one key are joined with +"
             )
         if key not in known:
             raise OptionError(

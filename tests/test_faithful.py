@@ -30,6 +30,7 @@ from geoseg.options import Options
 from geoseg.text.vocabulary import Vocabulary
 from geoseg.types import PixelBlock
 
+_STRAY = 1000.0
 GOLDENS = Path(__file__).resolve().parent / "goldens"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STAGES = SHARED / "goldens_stages"
@@ -50,8 +51,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     config = json.loads((GOLDENS / "clip_a.json").read_text())
     state = tensors("clip_a.npz")
     rows, values = state.pop("token_embedding.rows"), state.pop("token_embedding.values")
-    # Only the rows that the prompts use are kept; a prompt with another token would be NaN.
-    table = torch.full((config["text_cfg"]["vocab_size"], values.shape[1]), torch.nan)
+    # Only the rows that the prompts use are kept; a prompt with another token would be far off.
+    table = torch.full((config["text_cfg"]["vocab_size"], values.shape[1]), _STRAY)
     table[rows.long()] = values.float()
     state["token_embedding.weight"] = table.half()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))

@@ -106,7 +106,7 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     """
     target = Path(out)
     write = check_stats_target(target, overwrite=overwrite)
-    with writing_to(target), whole_file(target) as part:
+    with writing_to(target), whole_file(target, replaces=overwrite) as part:
         write(table, part)
     return target
 

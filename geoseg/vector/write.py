@@ -214,10 +214,11 @@ class VectorFile:
         self._final = path
         self._layer = layer
         self._count = 0
+        self._overwrite = overwrite
         self._ending = ExitStack()
 
     def __enter__(self) -> Self:
-        part = self._ending.enter_context(whole_file(self._final))
+        part = self._ending.enter_context(whole_file(self._final, replaces=self._overwrite))
         self._target = FORMATS[self._final.suffix.lower()](part, self._layer)
         self._ending.push(self._close_target)
         return self
