@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, GeosegWarning, OptionError
+from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError
 from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
@@ -415,8 +415,12 @@ class _SceneRun:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         self.progress(Progress(name, len(self.plan), len(self.plan), 0, 0))
-        with self._timed(name):
-            yield
+        try:
+            with self._timed(name):
+                yield
+        except OutputError as error:  # in the words of the user's folder
+            ready, out = str(self.folder.ready), str(self.folder.path)
+            raise OutputError(str(error).replace(ready, out)) from error
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

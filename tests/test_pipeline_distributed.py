@@ -212,9 +212,13 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
     assert dask.delayed(int)(7).compute() == 7  # other computing goes on as before
 
 
-def test_cores_and_gpus_are_shared_out() -> None:
+def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert worker_environment(0, 2, gpus=0, cores=8)["OMP_NUM_THREADS"] == "4"
     assert worker_environment(0, 4, gpus=1, cores=2)["OMP_NUM_THREADS"] == "1"
     assert "CUDA_VISIBLE_DEVICES" not in worker_environment(1, 2, gpus=1, cores=8)
     seen = [worker_environment(n, 4, gpus=2, cores=8)["CUDA_VISIBLE_DEVICES"] for n in range(4)]
     assert seen == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
+    seen = [worker_environment(n, 4, gpus=2, cores=8)["CUDA_VISIBLE_DEVICES"] for n in range(4)]
+    assert seen == ["2", "GPU-5", "2", "GPU-5"]

@@ -160,7 +160,9 @@ def worker_environment(number: int, workers: int, gpus: int, cores: int) -> dict
     # A worker's warnings would stand between the lines of the run that it works for.
     environment["PYTHONWARNINGS"] = "ignore"
     if gpus > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # of those that this process may use
+        names = given.split(",") if given else [str(k) for k in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = names[number % gpus]
     return environment
 
 
