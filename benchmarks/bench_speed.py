@@ -1,6 +1,6 @@
 """How much time does geoseg add to the encoder, and how does it compare with a plain port?
 
-Seven questions, each with both sides timed in this process, in turns, and given as a ratio:
+Eight questions, each with both sides timed in this process, in turns, and given as a ratio:
 
 - pipeline: the whole run from pixels to labels against encoding the same windows, once one after
   another with all threads on each, once as the whole run does it, a few windows at a time and
@@ -14,6 +14,7 @@ Seven questions, each with both sides timed in this process, in turns, and given
 - libraries: the encoder with the library that geoseg takes for float32 products here against the
   one that PyTorch takes;
 - compiled: the encoder through torch.compile against the encoder as it is (needs a C++ compiler);
+- sharing: a tile with ``simfeatup`` whose windows share kernels against one whose windows do not;
 - upsamplers: time a window and largest logit error of the exact and the default path.
 
 Weights are random in ViT-B/16's shape, because only shapes matter for time; the learned
@@ -38,6 +39,7 @@ import torch
 import torch.nn.functional as F
 
 from geoseg import Options, Segmenter, segment_to_files
+from geoseg.inference import runners
 from geoseg.inference.head import Head
 from geoseg.inference.steps import ClsBias
 from geoseg.model.attention.last_block import SegEarth
@@ -537,6 +539,36 @@ def upsamplers(model: Model, weights: Path, runs: int) -> list[dict[str, Any]]:
     ]
 
 
+def sharing(model: Model, weights: Path, size: int, runs: int) -> list[dict[str, Any]]:
+    """What is `geoseg.inference.runners.shared` worth?"""
+    options = Options(upsampler="simfeatup", upsampler_weights=str(weights), templates="none")
+    segmenter = Segmenter(model, WORDS, options)
+    stride = segmenter.options.stride
+    side = size + 2 * stride
+    block = PixelBlock(sample_image(side), np.ones((side, side), dtype=bool))
+    (tile,) = segmenter.plan((side, side), size, Window(stride, stride, size, size))
+    shared = runners.shared_lattices
+
+    def run(lattices: Callable[..., Any]) -> Any:
+        runners.shared_lattices = lattices
+        try:
+            return segmenter.segment_tile(block, tile).labels
+        finally:
+            runners.shared_lattices = shared
+
+    sides = {"shared": lambda: run(shared), "each alone": lambda: run(lambda *window: {})}
+    best = best_of(runs, sides)
+    return [
+        {
+            "windows": len(tile.windows),
+            "shared s": best["shared"],
+            "each alone s": best["each alone"],
+            "each alone / shared": best["each alone"] / best["shared"],
+            "labels that differ": int((sides["shared"]() != sides["each alone"]()).sum()),
+        }
+    ]
+
+
 def main() -> None:
     parser = _common.parser(__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", metavar="QUESTION", help="these questions only")
@@ -552,6 +584,7 @@ def main() -> None:
             "libraries": lambda: libraries(model, runs),
             "precisions": lambda: precisions(model, size),
             "compiled": lambda: compiled(model, runs),
+            "sharing": lambda: sharing(model, weights, scene, runs),
             "pipeline": lambda: pipeline(model, weights, scene, turns),
             "original": lambda: original(model, weights, size),
         }
