@@ -1,7 +1,7 @@
 """Windows that overlap share the kernels of a learned upsampler: a CPU's speed, nothing else.
 
-Without it a tile with ``simfeatup`` takes 1.3 times as long (``bench_speed.py --only sharing``). To
-do without it, delete this folder and its two lines in `geoseg.inference.runners`.
+Without it a tile with ``simfeatup`` takes longer by a fifth or more (``bench_speed.py --only
+sharing``). To do without it, delete this folder and its two lines in `geoseg.inference.runners`.
 """
 
 from geoseg.inference.runners.shared.runner import run_shared, shared_lattices
