@@ -118,8 +118,9 @@ def test_the_fused_kernel_gives_what_the_plain_steps_give(
     if device.type == "cpu" and fine[0] * fine[1] * channels > 2**16:
         pytest.skip("too large to be interpreted")
     found = fused.deviation(device, radius=radius, channels=channels, fine=fine)
-    # Not zero: the fix-up is in float16. Pixels have unit variance and more.
-    assert 0 < found < 4e-4
+    # Not zero: the fix-up is in float16. Pixels have unit variance and more, and the largest error
+    # of seven million numbers lies further out than that of fewer.
+    assert 0 < found < (1e-3 if channels * fine[0] * fine[1] > 2**20 else 4e-4)
 
 
 @pytest.mark.gpu
@@ -207,11 +208,12 @@ def little_memory(device: torch.device, more_bytes: int) -> Iterator[None]:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     share = (torch.cuda.memory_reserved(device) + more_bytes) / total
-    torch.cuda.set_per_process_memory_fraction(share, device)
+    place = device.index or 0  # which has to be a number here
+    torch.cuda.set_per_process_memory_fraction(share, place)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, place)
 
 
 @pytest.mark.gpu

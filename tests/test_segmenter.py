@@ -17,6 +17,7 @@ from geoseg import methods
 from geoseg.errors import OptionError, SceneError, TilingError, VocabularyError, WeightsError
 from geoseg.inference.decide import Decision
 from geoseg.inference.head import Head
+from geoseg.inference.runners import area
 from geoseg.inference.scorer import Encoder
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.steps import ClsBias
@@ -398,6 +399,7 @@ def test_windows_that_do_not_fit_the_device_run_in_halves(
         return encode(encoder, images)
 
     monkeypatch.setattr(Encoder, "__call__", small_device)
+    monkeypatch.setattr(area, "threads_of_process", lambda: 1)  # batches one after another
     assert np.abs(one.logits(block) - expected).max() < 1e-5
     assert one.batch_size == 2
     assert max(sizes) == 8

@@ -106,6 +106,14 @@ class Decision:
         return labels, best
 
 
+def lead(scores: Tensor) -> Tensor:
+    """By how much the best of ``(..., K)`` scores is ahead of the second; 0 without one."""
+    best, index = scores.max(-1)
+    if scores.shape[-1] == 1:
+        return torch.zeros_like(best)
+    return best - scores.scatter(-1, index[..., None], -torch.inf).amax(-1)
+
+
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize ``(H, W, Q)`` logits bilinearly (half-pixel centres) to another size."""
     planes = logits.permute(2, 0, 1)[None]

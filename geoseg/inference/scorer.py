@@ -19,6 +19,7 @@ from geoseg.model.attention.trunk import Attention
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
 from geoseg.options import Precision
+from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
 from geoseg.types import PixelBlock
 
@@ -47,7 +48,8 @@ class Encoder:
         self.device = model.device
         self.patch = model.patch_size
         self.precision = resolve_precision(precision, model.device)
-        self._dense = DenseEncoder(model.clip.visual, attention)
+        self._dtype = PRECISIONS[self.precision]
+        self._dense = DenseEncoder(model.visual(self._dtype), attention)
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
 
@@ -60,9 +62,8 @@ class Encoder:
 
     def __call__(self, images: Tensor) -> DenseFeatures:
         """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            return self._dense(images)
+        with torch.autocast(self.device.type, enabled=False), ready_attention(self.device):
+            return self._dense(images.to(self._dtype))
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Precision:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import SceneError, TileError, TilingError
-from geoseg.inference.decide import Decision, resize_logits
+from geoseg.inference.decide import Decision, lead, resize_logits
 from geoseg.inference.head import Head
 from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
@@ -292,22 +292,22 @@ class Segmenter:
             )
         rows = slice(first, first + len(index))
         keep = valid[rows]
-        into.labels[rows][keep] = index.astype(into.labels.dtype)[keep]
-        into.confidence[rows][keep] = per_cents[0][keep]
-        into.margin[rows][keep] = per_cents[1][keep]
+        np.copyto(into.labels[rows], index, where=keep, casting="unsafe")
+        np.copyto(into.confidence[rows], per_cents[0], where=keep)
+        np.copyto(into.margin[rows], per_cents[1], where=keep)
         if into.probabilities is not None:
-            into.probabilities[:, rows][:, keep] = per_cents[2].transpose(2, 0, 1)[:, keep]
+            np.copyto(into.probabilities[:, rows], per_cents[2].transpose(2, 0, 1), where=keep)
 
     def _decide(self, logits: Tensor, probabilities: bool) -> Arriving:
         """Index, per cent and lead of the winning class, and if wanted per cent of every class."""
         scores = self._decision.scores(logits)
         index, best = self._decision.labels(scores)
         scores = scores[..., : self._decision.classes]
-        first_two = scores.topk(min(2, scores.shape[-1]), dim=-1).values
-        per_cents = [best, first_two[..., 0] - first_two[..., -1]]
+        per_cents = [best, lead(scores)]
         if probabilities:
             per_cents.append(scores)
         finite = best.isfinite().all()[None]
+        index = index.to(torch.uint8 if self._decision.classes <= 256 else torch.int32)
         return Arriving(
             [index, finite, *((100 * share).round().to(torch.uint8) for share in per_cents)]
         )

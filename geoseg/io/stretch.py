@@ -168,9 +168,12 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     small = exact and wide < _FLOAT32_ROOM
     work: type[np.floating[Any]] = np.float32 if small else np.float64
     out = np.empty(data.shape, np.float32)
+    whole = bool(valid.all())
     for target, band, (low, high) in zip(out, data, pairs, strict=True):
-        values = np.where(valid, band, 0).astype(work)
-        scaled = (values - work(low)) / work(high - low)
+        values = band if whole else np.where(valid, band, 0)
+        scaled = np.subtract(values, work(low), dtype=work)
+        scaled /= work(high - low)
         np.clip(scaled, 0, 1, out=target, casting="same_kind")
-    out[:, ~valid] = 0
+    if not whole:
+        out[:, ~valid] = 0
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -62,6 +63,8 @@ class Model:
     defaults: Mapping[str, Any]
     """Options that it prefers, see `geoseg.model.defaults.read_defaults`."""
     device: torch.device
+    _rounded: dict[torch.dtype, Any] = field(default_factory=dict, init=False, repr=False)
+    """Image towers that `visual` made."""
 
     @property
     def patch_size(self) -> int:
@@ -77,6 +80,23 @@ class Model:
     def context_length(self) -> int:
         """Tokens the text tower reads, start and end markers included."""
         return int(self.tokenizer.context_length)
+
+    def visual(self, dtype: torch.dtype) -> Any:
+        """Image tower with weights in a precision; the last layer norm and projection in float32.
+
+        Rounding them once and not in every batch, as autocast does, also spares each layer norm
+        two passes over its tokens.
+        """
+        if dtype is torch.float32:
+            return self.clip.visual
+        if dtype not in self._rounded:
+            tower = copy.deepcopy(self.clip.visual)
+            exact = tower.ln_post, tower.proj
+            tower.ln_post = tower.proj = None
+            tower.to(dtype)
+            tower.ln_post, tower.proj = exact
+            self._rounded[dtype] = tower
+        return self._rounded[dtype]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, context_length)`` int64; too long texts are cut, see `token_counts`."""

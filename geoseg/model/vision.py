@@ -120,7 +120,8 @@ class DenseEncoder:
         Parameters
         ----------
         images
-            ``(B, 3, H, W)`` normalised pixels; sides are cut to a multiple of the patch size.
+            ``(B, 3, H, W)`` normalised pixels in the weights' precision; sides are cut to a
+            multiple of the patch size.
         """
         x, grid = self.stem(images)
         x, grid = self.attention.run(self._trunk, x, Context(grid, images))

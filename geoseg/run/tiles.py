@@ -47,6 +47,8 @@ class Area(Protocol):
 
 _device_locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
 """One tile computes at a time on a device; threads overlap reading and writing with it."""
+_THREADS = {"cpu": 2, "cuda": 4}
+"""Threads that work on tiles."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class TileJob:
         if isinstance(self.segmenter, Segmenter):
             state["segmenter"] = Recipe.of(self.segmenter)
         return state
+
+    @property
+    def device_type(self) -> str:
+        """``cpu`` or ``cuda``."""
+        made = self.segmenter
+        return made.device.type if isinstance(made, Segmenter) else made.device
 
     def known_empty(self, index: int) -> bool:
         """Whether a tile has nothing to label, as far as that is known without reading it."""
@@ -267,18 +275,19 @@ class _Pool:
 
 @contextmanager
 def _on_threads(job: TileJob) -> Iterator[_Pool]:
-    """Two threads: one computes, one reads ahead."""
+    """One thread computes, the others read ahead: several where a GPU is faster than they are."""
     stop = threading.Event()
+    threads = _THREADS.get(job.device_type, 2)
 
     def run(index: int) -> TileResult | None:
         task = tile_task(job.run, index, stop)
         result: TileResult | None = task.compute(scheduler="synchronous")
         return result
 
-    pool = futures.ThreadPoolExecutor(max_workers=2, thread_name_prefix="geoseg-tile")
+    pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="geoseg-tile")
     try:
         yield _Pool(
-            limit=lambda: 3,
+            limit=lambda: threads + 1,
             submit=lambda index: pool.submit(run, index),
             finished=lambda running: futures.wait(running, return_when="FIRST_COMPLETED").done,
             result=lambda future: future.result(),

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,12 +21,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_GPU_WINDOWS = 32
-"""Windows that a GPU encodes at once."""
+_GPU_TOKENS = 25_600
+"""Tokens that a GPU encodes at once: fewer, and it waits for the host to start its kernels."""
+_GPU_SHARE = 8
+"""Part of a GPU's memory that the logits of one batch may take."""
 _PRODUCT_TOKENS, _WINDOWS_PER_CORE = 800, 4
 """Tokens that make a product large, and windows beyond which more gain nothing."""
 _LOGIT_BYTES = 2**30
-"""Bytes that the logits of windows side by side may take."""
+"""Bytes that the logits of windows side by side may take on a CPU."""
 _LOGIT_COPIES = 4
 """How many times a window's logits are in memory while they are made."""
 
@@ -78,22 +81,26 @@ class Batches:
     @property
     def size(self) -> int:
         """Windows at once; fewer than asked for once so many did not fit the device."""
-        wanted = self.given or (
-            _GPU_WINDOWS if self.device.type == "cuda" else self._windows_per_core()
-        )
+        wanted = self.given or self._suitable
         return wanted if self.fitting is None else min(wanted, self.fitting)
 
-    def _windows_per_core(self) -> int:
-        """Windows that a core of a CPU encodes at once: each reads all of the model's weights."""
+    @property
+    def _suitable(self) -> int:
+        """Windows that the device, or one core of a CPU, encodes at once."""
         if not self.window_pixels:
             return 1
         tokens = self.window_pixels // self.patch_pixels
-        fit = self._side_by_side(self.window_pixels) // threads_of_process()
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory
+            fit = self._side_by_side(self.window_pixels, memory // _GPU_SHARE)
+            return max(1, min(_GPU_TOKENS // tokens, fit))
+        fit = self._side_by_side(self.window_pixels, _LOGIT_BYTES) // threads_of_process()
+        # Each reads all of the model's weights.
         return max(1, min(_PRODUCT_TOKENS // tokens, _WINDOWS_PER_CORE, fit))
 
-    def _side_by_side(self, pixels: int) -> int:
+    def _side_by_side(self, pixels: int, memory: int) -> int:
         """How many windows of so many pixels may be worked on at once."""
-        return _LOGIT_BYTES // (_LOGIT_COPIES * 4 * pixels * self.queries)
+        return memory // (_LOGIT_COPIES * 4 * pixels * self.queries)
 
     def of(self, windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
         """Windows to encode at once; fewer and fewer on a CPU, if it was not said how many."""
@@ -102,8 +109,37 @@ class Batches:
         size = self.size
         return (windows[first : first + size] for first in range(0, len(windows), size))
 
-    def halve(self, tried: int) -> None:
-        """Remember that so many windows did not fit the device."""
+    def run(
+        self,
+        work: Callable[[Sequence[Window]], R],
+        area: Area,
+        *,
+        stop: threading.Event | None,
+        share_threads: bool,
+    ) -> Generator[tuple[Sequence[Window], R], None, None]:
+        """Work on an area's windows, batch by batch, in order; smaller ones if they must be."""
+        if self.device.type == "cpu" and threads_of_process() > 1:
+            some = list(self.of(area.windows))
+            with closing(
+                self.side_by_side(work, some, area, stop=stop, share_threads=share_threads)
+            ) as done:
+                yield from zip(some, done, strict=True)
+            return
+        waiting = list(area.windows)
+        while waiting:
+            _go_on(stop)
+            batch = next(iter(self.of(waiting)))
+            try:
+                found = work(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._halve(len(batch))
+            else:
+                del waiting[: len(batch)]
+                yield batch, found
+
+    def _halve(self, tried: int) -> None:
         self.fitting = tried // 2
         log.warning(
             "%d windows at once do not fit the device; going on with %d", tried, self.fitting
@@ -118,17 +154,19 @@ class Batches:
         stop: threading.Event | None,
         share_threads: bool,
     ) -> Generator[R, None, None]:
-        """Results of work on items, in order; on a CPU as many at once as there are threads."""
+        """Results of work on items, in order, as many at once as a CPU has threads."""
 
         def unless_stopped(item: T) -> R:
-            if stop is not None and stop.is_set():
-                raise CancelledError
+            _go_on(stop)
             return work(item)
 
-        if self.device.type != "cpu":  # a GPU's own queue keeps it busy
-            return (unless_stopped(item) for item in items)
-        most = self._side_by_side(area.windows[0].area) // self.size
+        most = self._side_by_side(area.windows[0].area, _LOGIT_BYTES) // self.size
         return in_order(unless_stopped, items, most=most, share=share_threads)
+
+
+def _go_on(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise CancelledError
 
 
 def fewer_and_fewer(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:

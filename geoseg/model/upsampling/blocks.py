@@ -172,7 +172,7 @@ class Axis:
         """
         starts = [first + max(-self.first[0], 0) for first in self.first]
         step = starts[1] - starts[0] if len(starts) > 1 else 1
-        if starts == list(range(starts[0], starts[0] + step * len(starts), step)):
+        if step and starts == list(range(starts[0], starts[0] + step * len(starts), step)):
             return x.narrow(dim, starts[0], x.shape[dim] - starts[0]).unfold(dim, self.span, step)
         return torch.stack([x.narrow(dim, s, self.span).movedim(dim, -1) for s in starts], dim)
 

@@ -38,8 +38,10 @@ from geoseg.model.upsampling.resize import resize_matrix
 
 log = logging.getLogger(__name__)
 
-_SOME, _SOME_CHANNELS, _SOME_UNITS = 32, 64, 16
+_SOME, _SOME_CHANNELS, _SOME_UNITS = 32, 32, 16
 """Neighbours, channels at most and hidden units of one product: what registers hold."""
+_WARPS, _PROGRAMS = 4, 2
+"""Warps of a program, and programs of a multiprocessor: together they fill its registers."""
 _LARGEST = 2**20
 """Pixels of an image up to which all of its channels are held at once."""
 
@@ -100,8 +102,7 @@ class FusedStep:
         fine = _resized(x, (height, width), down, right)
         out = x.new_empty(batch, rows * BLOCK, cols * BLOCK, channels)
         blocks = batch * rows * cols
-        # One program fills a multiprocessor's registers.
-        programs = min(blocks, _multiprocessors(device))
+        programs = min(blocks, _PROGRAMS * _multiprocessors(device))
         neighbours = -(-((BLOCK + 2 * radius) ** 2) // _SOME) * _SOME
         upsample_blocks[(programs,)](
             features.contiguous(),
@@ -125,7 +126,7 @@ class FusedStep:
             SOME=_SOME,
             SOME_CHANNELS=min(_SOME_CHANNELS, max(16, 1 << (channels - 1).bit_length())),
             SOME_UNITS=_SOME_UNITS,
-            num_warps=8,
+            num_warps=_WARPS,
             enable_fp_fusion=True,
         )
         return out[:, :height, :width]
