@@ -73,37 +73,58 @@ def jbu_state(taps: int, channels: int, stack: bool, seed: int = 0) -> dict[str,
 # -- upsampling --------------------------------------------------------------------------------
 
 
+def plain_step(
+    state: dict[str, torch.Tensor], x: torch.Tensor, guidance: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """One step of the learned upsampler, features unfolded in full: slow and obvious."""
+    radius = (int(state["up.fixup_proj.3.weight"].shape[0] ** 0.5) - 1) // 2
+    taps = 2 * radius + 1
+    small = torch.nn.functional.adaptive_avg_pool2d(guidance, size)
+
+    def around(y: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(y, (radius,) * 4, mode="reflect")
+        return torch.nn.functional.unfold(padded, taps).view(1, y.shape[1], taps**2, *size)
+
+    features = torch.nn.functional.gelu(pointwise(state, "up.range_proj.0", small))
+    features = pointwise(state, "up.range_proj.3", features)
+    scores = (around(features) * features[:, :, None]).sum(1)
+    weights = (scores * state["up.range_temp"].exp()).softmax(1)
+    axis = torch.linspace(-1, 1, taps)
+    distance = axis[:, None] ** 2 + axis**2
+    spatial = torch.exp(-distance / (2 * state["up.sigma_spatial"] ** 2))
+    weights = weights * spatial.view(1, -1, 1, 1)
+    weights = weights / weights.sum(1, keepdim=True)
+    joint = torch.cat([weights, small], 1)
+    fixed = torch.nn.functional.gelu(pointwise(state, "up.fixup_proj.0", joint))
+    weights = weights + 0.1 * pointwise(state, "up.fixup_proj.3", fixed)
+    big = torch.nn.functional.interpolate(x, size=size, mode="bicubic")
+    return (around(big) * weights[:, None]).sum(2)
+
+
+def pointwise(state: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    """A 1 x 1 convolution."""
+    return torch.nn.functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+
 def plain_jbu(
     state: dict[str, torch.Tensor], tokens: torch.Tensor, guidance: torch.Tensor
 ) -> torch.Tensor:
-    """The learned upsampler step by step, features unfolded in full: slow and obvious."""
+    """The learned upsampler step by step."""
     x = tokens
-    radius = (int(state["up.fixup_proj.3.weight"].shape[0] ** 0.5) - 1) // 2
-    taps = 2 * radius + 1
     for _ in range(4):
-        height, width = x.shape[2] * 2, x.shape[3] * 2
-        small = torch.nn.functional.adaptive_avg_pool2d(guidance, (height, width))
+        x = plain_step(state, x, guidance, (x.shape[2] * 2, x.shape[3] * 2))
+    return x + 0.1 * pointwise(state, "fixup_proj.1", x)
 
-        def conv(name: str, y: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.conv2d(y, state[f"{name}.weight"], state[f"{name}.bias"])
 
-        def around(y: torch.Tensor, h: int = height, w: int = width) -> torch.Tensor:
-            padded = torch.nn.functional.pad(y, (radius,) * 4, mode="reflect")
-            return torch.nn.functional.unfold(padded, taps).view(1, y.shape[1], taps**2, h, w)
-
-        features = conv("up.range_proj.3", torch.nn.functional.gelu(conv("up.range_proj.0", small)))
-        scores = (around(features) * features[:, :, None]).sum(1)
-        weights = (scores * state["up.range_temp"].exp()).softmax(1)
-        axis = torch.linspace(-1, 1, taps)
-        distance = axis[:, None] ** 2 + axis**2
-        spatial = torch.exp(-distance / (2 * state["up.sigma_spatial"] ** 2))
-        weights = weights * spatial.view(1, -1, 1, 1)
-        weights = weights / weights.sum(1, keepdim=True)
-        fixed = torch.nn.functional.gelu(conv("up.fixup_proj.0", torch.cat([weights, small], 1)))
-        weights = weights + 0.1 * conv("up.fixup_proj.3", fixed)
-        big = torch.nn.functional.interpolate(x, size=(height, width), mode="bicubic")
-        x = (around(big) * weights[:, None]).sum(2)
-    return x + 0.1 * conv("fixup_proj.1", x)
+@pytest.mark.parametrize("fine", [(20, 22), (31, 41), (100, 203), (15, 300)])
+def test_a_step_may_have_any_ratio(fine: tuple[int, int]) -> None:
+    """No doubling; also where several blocks lie inside one coarse pixel."""
+    state = jbu_state(3, 6, stack=False)
+    torch.manual_seed(5)
+    guidance, x = torch.randn(1, 3, *fine), torch.randn(1, 6, 10, 11)
+    step = LearnedJbu(state, source="random").step(0, guidance, (10, 11), fine)
+    found = step.apply(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    assert (found - plain_step(state, x, guidance, fine)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("channels", [8, 48])
