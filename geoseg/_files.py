@@ -57,6 +57,8 @@ def whole_files(finals: Sequence[Path], *, replaces: bool = True) -> Iterator[li
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(final))
             if final.is_dir():
                 raise OutputError(complaint(final, os.strerror(errno.EISDIR)))
+            with writing_to(final):
+                _settle(part)
         for final, part in zip(finals, parts, strict=True):
             with writing_to(final):
                 _give_name(part, final, replaces=replaces)
@@ -64,6 +66,19 @@ def whole_files(finals: Sequence[Path], *, replaces: bool = True) -> Iterator[li
         for part in parts:
             _remove(part.parent.glob(f"{glob.escape(part.stem)}*"))
         _under_way.difference_update(parts)
+
+
+def _settle(part: Path) -> None:
+    """Have a file's bytes on the disk before it gets its name.
+
+    Some systems tell only now that there is no room, and after a loss of power a file could have
+    its name and no bytes.
+    """
+    handle = os.open(part, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _give_name(part: Path, final: Path, *, replaces: bool) -> None:

@@ -31,13 +31,28 @@ from geoseg.methods import (
 
 _WEIGHTED = ("simfeatup", "featup")
 """Upsamplers that need a checkpoint."""
-Source = Literal["given", "model", "default"]
+Source = Literal["given", "preset", "model", "default"]
+Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
 OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
 """``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "attention": "segearth",
+        "upsampler": "simfeatup",
+        "cls_bias": 0.3,
+        "logit_scale": 50.0,
+        "window": 224,
+        "stride": 112,
+        "blend": "uniform",
+        "exact": True,
+    }
+}
+"""Values that stand together, by name: the SegEarth-OV paper's."""
 
 OPTIONAL_RASTERS = ("confidence", "probabilities", "margin")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
@@ -101,10 +116,17 @@ def parse_bands(text: str) -> tuple[int, ...]:
 class Options:
     """How pixels become labels.
 
-    What is None takes the model's own default where it has one, else the general one that its
-    help names. An option given always wins. See `geoseg.methods` for how methods are written.
+    What is None takes the preset's value, else the model's own default where it has one, else the
+    general one that its help names. An option given always wins. See `geoseg.methods` for how
+    methods are written.
     """
 
+    preset: Preset = option(
+        "none",
+        "paper: attention, upsampler, CLS bias, scale, windows and blend as SegEarth-OV has them, "
+        "whatever the model prefers; single options still win.",
+        METHOD,
+    )
     attention: str = by_model("segearth", "Attention of the last block.", METHOD, table=ATTENTIONS)
     residual: bool = option(
         False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
@@ -182,8 +204,9 @@ class Options:
         112, "Step between windows; half of a window that is given.", WINDOWS, metavar="PX"
     )
     blend: Blend = by_model(
-        "uniform",
-        "Weights of overlapping windows: uniform as the original, or hann, which hides borders.",
+        "hann",
+        "Weights of overlapping windows: hann, which leaves no cuts where they end, or uniform, as "
+        "the paper has it.",
         WINDOWS,
     )
     batch_size: int | None = option(
@@ -228,11 +251,15 @@ class Options:
         """
         values = {f.name: getattr(self, f.name) for f in fields(Options)}
         sources: dict[str, Source] = {}
+        preset = PRESETS.get(self.preset, {})
+        values["exact"] |= preset.get("exact", False)
         for name, chosen in choices(Options).items():
             if chosen.preferred is None:
                 continue
             if values[name] is not None:
                 sources[name] = "given"
+            elif name in preset:
+                values[name], sources[name] = preset[name], "preset"
             else:
                 values[name] = model.get(name, chosen.preferred)
                 sources[name] = "model" if name in model else "default"
