@@ -22,7 +22,7 @@ from geoseg.io.scene import Scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_scene
+from geoseg.run.scenes import open_area, open_scene
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
@@ -71,7 +71,7 @@ def segment(
     source = _open(scene, reading)
     loaded = model if isinstance(model, Model) else load_model(model, device=device)
     segmenter = Segmenter(loaded, classes, options)
-    area = Aoi.open(reading.aoi, source.grid) if reading.aoi is not None else None
+    area = open_area(reading, source.grid)
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
     tasks = _tasks(source, segmenter, plan, area, probabilities)
