@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError
+from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter, TileResult
+from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.model.checkpoint import file_digest
@@ -215,6 +216,12 @@ def _warn_if_untold(scene: dict[str, Any]) -> None:
 def _check_products(scene: Scene, products: Products) -> None:
     """Refuse, before any work, polygons that a scene without such a place cannot have."""
     grid = scene.native_grid
+    if not is_storable(grid.crs):
+        raise SceneError(
+            f"{scene.path}: no GeoTIFF can hold its CRS, {crs_name(grid.crs)}, so its map could "
+            "not be placed; bring the scene into another one first, for example with gdalwarp "
+            "-t_srs EPSG:4326"
+        )
     if products.polygons == "geojson" and grid.without_degrees is not None:
         raise OptionError(
             f"{scene.path}: there is no GeoJSON, which needs longitude and latitude, "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyproj
+import rasterio
 from affine import Affine
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
@@ -16,6 +17,7 @@ from rasterio.io import MemoryFile
 
 from geoseg._inputs import shown
 from geoseg.errors import OptionError
+from geoseg.runtime.quiet import hushed
 
 _SURE = 70
 _ALIKE = 25
@@ -93,7 +95,7 @@ def crs_name(crs: Any) -> str:
         return "none"
     flat = horizontal(crs)
     code = flat.to_authority(min_confidence=_SURE)
-    if code is not None:
+    if code is not None and flat.equals(pyproj.CRS(":".join(code)), ignore_axis_order=True):
         return ":".join(code)
     if flat.name.lower() not in ("unknown", "unnamed", ""):
         return shown(flat.name)
@@ -153,10 +155,17 @@ def storable(crs: CRS | None) -> CRS | None:
     return crs
 
 
+def is_storable(crs: CRS | None) -> bool:
+    """Tell whether a GeoTIFF can hold a CRS, in whatever words."""
+    words = storable(crs)
+    return words is None or same_crs(words, _stored(words.to_wkt()))
+
+
 @lru_cache(maxsize=64)
 def _stored(wkt: str) -> CRS | None:
     """CRS as a GeoTIFF that was written with it gives it back."""
-    with MemoryFile() as memory:
+    # Without GDAL's own side files, which would hide what the GeoTIFF itself cannot hold.
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"), hushed(), MemoryFile() as memory:
         with memory.open(
             driver="GTiff", width=1, height=1, count=1, dtype="uint8",
             crs=CRS.from_wkt(wkt), transform=Affine(1, 0, 0, 0, -1, 1),

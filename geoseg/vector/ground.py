@@ -28,6 +28,7 @@ class Ground:
     """
 
     def __init__(self, grid: Grid) -> None:
+        unmeasured = grid.unmeasured
         self.grid = grid = grid.drawn
         t = grid.transform
         # Left turns in pixel coordinates (rows downwards) stay left turns on the map if the
@@ -35,7 +36,7 @@ class Ground:
         self.mirrors = t.a * t.e - t.b * t.d < 0
         self._ellipsoid: Ellipsoid | None = None
         self._unit: float | None = None
-        if grid.crs is None or grid.unmeasured is not None:
+        if grid.crs is None or unmeasured is not None:
             return
         crs = horizontal(grid.crs)
         self._unit = plane_unit(crs)
