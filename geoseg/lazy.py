@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from geoseg._files import absolute
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import Scene
+from geoseg.io.scene import Scene, about_place
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
@@ -103,7 +104,13 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
                 "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
                 "rio.reproject), or give the path of a file"
             )
-        return ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch)
+        array = ArrayScene.open(
+            scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
+        )
+        remark = about_place(array.grid)
+        if remark is not None:
+            warnings.warn(f"the array: {remark}", GeosegWarning, stacklevel=3)
+        return array
     if not isinstance(scene, (str, Path)):
         raise SceneError(
             f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "

@@ -528,7 +528,7 @@ def test_geographic_gsd_is_geodesic(tmp_path: Path) -> None:
     step = 1e-4
     grid_at = from_origin(10, 60, step, step)
     path = make(tmp_path / "s.tif", rgb(), crs="EPSG:4326", transform=grid_at)
-    with pytest.warns(GeosegWarning, match=r"5\.57 m wide and 11\.1 m high.*--gsd 7.88 squares"):
+    with pytest.warns(GeosegWarning, match=r"5\.58 m wide and 11\.1 m high.*--gsd 7.88 squares"):
         scene = Scene.open(path)
     geod = Geod(ellps="WGS84")
     lat = 60 - 20 * step

@@ -84,7 +84,7 @@ class RasterSource:
             flags = dataset.mask_flag_enums[chosen[0] - 1]
             palette = _colour_table(dataset, chosen, path)
             grid = Grid(
-                _settle_crs(dataset.crs, crs, path),
+                settle_crs(dataset.crs, crs, path),
                 dataset.transform,
                 dataset.height,
                 dataset.width,
@@ -457,7 +457,7 @@ def _refuse_unrectified(dataset: Any, path: str) -> None:
         )
 
 
-def _settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
+def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
     """CRS of a scene: the file's own, or the one that was given."""
     crs = found if given is None else parse_crs(given)
     reason = why_no_scene(crs)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geoseg._files import absolute
+from geoseg.errors import SceneError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
@@ -30,6 +31,10 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
     """
     if isinstance(scene, Scene):
         return scene
+    if not isinstance(scene, str | Path | Sequence):
+        raise SceneError(
+            f"a scene is a path or several, not {type(scene).__name__}; arrays go to geoseg.segment"
+        )
     if not isinstance(scene, str | Path):
         scene = build_mosaic(scene, out / MOSAIC, reading.crs)
     return open_scene(absolute(scene) if travels else scene, reading)
