@@ -228,3 +228,19 @@ def test_attributes_and_places_in_the_file_stay(tmp_path: Path) -> None:
     assert laid.table.name.tolist() == ["z1", "z2"]
     assert laid.table.geometry.is_empty.tolist() == [False, True]
     assert laid.whole.area.tolist() == [LEFT.area, 1]
+
+
+def test_web_mercator_across_180(tmp_path: Path) -> None:
+    grid = Grid(CRS.from_epsg(3857), from_origin(20_037_508 - 500, -1_900_000, 10, 10), 100, 100)
+    halves = [shapely.box(179, -18, 180, -16), shapely.box(-180, -18, -179, -16)]
+    for shapes in ([shapely.box(179, -18, 181, -16)], halves):
+        area = write(tmp_path / "a.gpkg", shapes, 4326)
+        assert Aoi.open(area, grid).mask(grid.window).all()
+
+
+def test_a_disk_takes_what_reaches_beyond_its_limb(tmp_path: Path) -> None:
+    crs = CRS.from_string("+proj=geos +h=35785831 +lon_0=0 +sweep=y")
+    grid = Grid(crs, from_origin(-5.5e6, 5.5e6, 50_000, 50_000), 220, 220)
+    world = write(tmp_path / "w.gpkg", [shapely.box(-180, -90, 180, 90)], 4326)
+    disk = np.pi * (5.43e6 / 50_000) ** 2
+    assert Aoi.open(world, grid).mask(grid.window).sum() == pytest.approx(disk, rel=0.02)

@@ -37,7 +37,8 @@ _PARQUET = (".parquet", ".geoparquet")
 _POLYGONS = ("Polygon", "MultiPolygon")
 _PIECES = 1024
 """Parts of a straight edge across the raster, which in another CRS is a curve."""
-_LATTICE = 33
+_FINE = 513
+"""Points to a side of a raster whose corners lie off the Earth."""
 _MARGIN = 0.1
 """How far beyond the raster features are kept, in its own width and height."""
 _LEAST_MARGIN = 2.0
@@ -290,8 +291,9 @@ def _lay(shapes: Shapes, crs: Any, grid: Grid) -> Shapes:
     source, wkt = horizontal(crs), grid.crs.to_wkt()
     forth = pyproj.Transformer.from_crs(crs, wkt, always_xy=True)
     back = pyproj.Transformer.from_crs(wkt, crs, always_xy=True)
-    around = _surroundings(x, y, near, forth, back, _circle(source))
-    shapes = _cut(_valid(shapes), around, _circle(source))
+    turn = _circle(source)
+    around = _surroundings(x, y, near, forth, back, turn)
+    shapes = _cut(_valid(shapes), around, turn)
     step = max(around[2] - around[0], around[3] - around[1]) / _PIECES
     shapes = shapely.segmentize(shapes, step)
     centre = (near[0] + near[2]) / 2
@@ -300,21 +302,27 @@ def _lay(shapes: Shapes, crs: Any, grid: Grid) -> Shapes:
         x, y = forth.transform(points[:, 0], points[:, 1])
         if circle is not None:
             # PROJ counts longitudes from -180 to 180 and would tear what lies across that line.
-            turn = _circle(source)
             like = centre if turn is None else points[:, 0] * circle / turn
+            if turn is not None:
+                finite = np.isfinite(x - like)
+                like = like + ((x - like)[finite][0] if finite.any() else 0)
             if turn is not None or near[2] - near[0] < _NARROW * circle:
                 x = like + np.remainder(x - like + circle / 2, circle) - circle / 2
         return np.column_stack([x, y])
 
     moved = shapely.transform(shapes, move)
-    for index in np.flatnonzero(~np.isfinite(shapely.bounds(moved)).all(axis=1)):
-        moved[index] = _within_domain(moved[index])
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        known = _domain(grid, back, around, turn)
+        for index in range(len(moved)):
+            if not np.isfinite(shapely.get_coordinates(moved[index])).all():
+                part = shapely.segmentize(shapely.intersection(shapes[index], known), step)
+                moved[index] = _within_domain(shapely.transform(part, move))
     return _cut(_valid(moved), near, circle)
 
 
-def _lattice(grid: Grid) -> tuple[FloatArray, FloatArray]:
-    """Points all over a raster and its surroundings."""
-    steps = np.linspace(0, 1, _LATTICE)
+def _lattice(grid: Grid, points: int = 33) -> tuple[FloatArray, FloatArray]:
+    """Points all over a raster and its surroundings, so many to a side."""
+    steps = np.linspace(0, 1, points)
     sides = [
         side * steps + (2 * steps - 1) * max(_MARGIN * side, _LEAST_MARGIN)
         for side in (grid.width, grid.height)
@@ -325,10 +333,29 @@ def _lattice(grid: Grid) -> tuple[FloatArray, FloatArray]:
 
 
 def _circle(crs: pyproj.CRS) -> float | None:
-    """Once around the Earth in a CRS's longitudes; None if it has none."""
-    if not is_plain_degrees(crs):
+    """Once around the Earth along a CRS's x; None where x does not count longitudes evenly."""
+    if is_plain_degrees(crs):
+        return float(2 * np.pi / crs.axis_info[0].unit_conversion_factor)
+    if not crs.is_projected or crs.geodetic_crs is None:
         return None
-    return float(2 * np.pi / crs.axis_info[0].unit_conversion_factor)
+    lon, lat = np.array([(10, 0), (40, 0), (10, 50), (40, 50), (100, -60), (130, -60)]).T
+    try:
+        to_x = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
+        east = np.diff(np.asarray(to_x.transform(lon, lat)[0]))[::2]
+    except ProjError:
+        return None
+    return float(12 * east[0]) if np.allclose(east, east[0]) and east[0] > 0 else None
+
+
+def _domain(grid: Grid, back: pyproj.Transformer, around: Box, turn: float | None) -> Any:
+    """Where, in the CRS of the features, a raster lies that is partly off the Earth."""
+    u, v = (np.asarray(axis) for axis in back.transform(*_lattice(grid.drawn, _FINE)))
+    known = np.isfinite(u) & np.isfinite(v)
+    u, v = u[known], v[known]
+    if turn is not None:
+        middle = (around[0] + around[2]) / 2
+        u = middle + np.remainder(u - middle + turn / 2, turn) - turn / 2
+    return shapely.convex_hull(shapely.multipoints(np.column_stack([u, v])))
 
 
 def _surroundings(
