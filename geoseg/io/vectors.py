@@ -240,7 +240,7 @@ def _only_areas(frame: gpd.GeoDataFrame, name: str, what: str, *, points: bool) 
         kinds = {shape.geom_type for shape in shapes if shape is not None and not shape.is_empty}
         holds = " and ".join(sorted({_WORDS.get(kind, kind) for kind in kinds})) or "no feature"
         raise SceneError(f"{name}: has no polygons for {_USES[what]}, it holds {holds}")
-    frame = frame[kept].copy()
+    frame = frame.reset_index(drop=True)[kept].copy()
     frame[frame.geometry.name] = gpd.GeoSeries(
         [area for area in areas if area is not None], frame.index, crs=frame.crs
     )

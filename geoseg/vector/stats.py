@@ -77,7 +77,7 @@ def zone_stats(
     if column is not None and column not in frame.columns:
         known = ", ".join(str(name) for name in frame.columns if name != frame.geometry.name)
         raise OptionError(f"{zones}: has no column {column!r}; it has {known or 'none'}")
-    names = frame[column] if column is not None else range(1, len(frame) + 1)
+    names = frame[column] if column is not None else frame.index + 1
     whole = _geodesic_areas(laid.whole)
     inside = _to_pixels(frame, raster)
     parts = []
