@@ -62,6 +62,14 @@ def tune(
             rich_help_panel=LABELS,
         ),
     ] = None,
+    truth_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer of vector labels. Default: the one with polygons.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
     outside: Annotated[
         str,
         typer.Option(
@@ -117,6 +125,7 @@ def tune(
             background=chosen.background,
             truth_values=truth_values,
             truth_column=truth_column,
+            truth_layer=truth_layer,
             outside=outside,
             per_class=samples,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -396,6 +396,18 @@ class Reading:
         INPUT,
         metavar="BOX|FILE",
     )
+    aoi_layer: str | None = option(
+        None,
+        "Layer of the --aoi file. [default: the one with polygons]",
+        INPUT,
+        metavar="NAME",
+    )
+    crs: str | None = option(
+        None,
+        "CRS that the scene's coordinates are in, where the file does not say it or is wrong.",
+        INPUT,
+        metavar="CODE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

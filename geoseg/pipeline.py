@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError
+from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter, TileResult
-from geoseg.io.aoi import Aoi
+from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.model.checkpoint import file_digest
@@ -35,7 +35,7 @@ from geoseg.run.report import (
     versions,
 )
 from geoseg.run.result import Batch, Progress, ProgressCallback, Run
-from geoseg.run.scenes import SceneSource, folder_names, open_input
+from geoseg.run.scenes import SceneSource, folder_names, open_area, open_input
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
@@ -214,17 +214,25 @@ def _warn_if_untold(scene: dict[str, Any]) -> None:
 
 
 def _check_products(scene: Scene, products: Products) -> None:
-    """Refuse, before any work, polygons that a scene without a place cannot have."""
-    if scene.grid.placed or products.polygons == "none":
-        return
-    where = f"{scene.path}: has no place on the ground (no CRS or no transform), so"
-    if products.polygons == "geojson":
-        raise OptionError(
-            f"{where} there is no GeoJSON, which needs longitude and latitude; take "
-            "--polygons gpkg, fgb or parquet"
+    """Refuse, before any work, polygons that a scene without such a place cannot have."""
+    grid = scene.native_grid
+    if not is_storable(grid.crs):
+        raise SceneError(
+            f"{scene.path}: no GeoTIFF can hold its CRS, {crs_name(grid.crs)}, so its map could "
+            "not be placed; bring the scene into another one first, for example with gdalwarp "
+            "-t_srs EPSG:4326"
         )
-    if products.min_area_m2 or products.simplify_m:
-        raise OptionError(f"{where} --min-area and --simplify have no metres; leave them out")
+    if products.polygons == "geojson" and grid.without_degrees is not None:
+        raise OptionError(
+            f"{scene.path}: there is no GeoJSON, which needs longitude and latitude, "
+            f"{grid.without_degrees}; take --polygons gpkg, fgb or parquet"
+        )
+    measured = products.min_area_m2 or products.simplify_m
+    if products.polygons != "none" and measured and grid.unmeasured is not None:
+        raise OptionError(
+            f"{scene.path}: --min-area and --simplify have no metres, {grid.unmeasured}; leave "
+            "them out"
+        )
 
 
 @dataclass
@@ -245,7 +253,7 @@ class _SceneRun:
     def __post_init__(self) -> None:
         assert self.segmenter is not None
         grid, reading = self.scene.grid, self.reading
-        self.area = Aoi.open(reading.aoi, grid) if reading.aoi is not None else None
+        self.area = open_area(reading, grid)
         region = self.area.window if self.area is not None else None
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
@@ -346,8 +354,9 @@ class _SceneRun:
         if self.reading.gsd is None or self.products.output_grid == "working":
             return self.rasters
         native = self.scene.native_grid
-        if self.reading.aoi is not None:
-            native = native.crop(Aoi.open(self.reading.aoi, native).window)
+        area = open_area(self.reading, native)
+        if area is not None:
+            native = native.crop(area.window)
         with self._timed("regrid"):
             return self.rasters.on_grid(native)
 

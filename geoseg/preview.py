@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from geoseg._files import whole_file, writing_to
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.crs import same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
@@ -441,7 +442,7 @@ def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     fits = (
         -1 <= left < right <= width + reach_x
         and -1 <= top < bottom <= height + reach_y
-        and labels.grid.crs == scene.grid.crs
+        and same_crs(labels.grid.crs, scene.grid.crs)
     )
     if not fits:
         raise SceneError(f"{labels.path}: does not lie on the scene {scene.path}")

@@ -47,14 +47,14 @@ OPENS = {
     "bad_inputs/float_nan_3x2_no_crs.tif": ((2, 3), (1,), 5 / 6, "no CRS"),
     "bad_inputs/geostationary_full_disk.tif": ((542, 542), (1, 2, 3), 0.78312, "20055 m"),
     "bad_inputs/no_crs_with_transform.tif": ((320, 384), (1, 2, 3), 1, "no CRS"),
-    "bad_inputs/non_square_pixels_10x5m.tif": ((722, 466), (1, 2, 3), 1, None),
+    "bad_inputs/non_square_pixels_10x5m.tif": ((722, 466), (1, 2, 3), 1, "--gsd 7.07 squares"),
     "bad_inputs/one_pixel.tif": ((1, 1), (1, 2, 3), 1, None),
     "bad_inputs/other_planet_europa_float32.tif": ((884, 921), (1,), None, "275 m"),
     "bad_inputs/palette_64_colours.tif": ((723, 934), (1,), 1, None),
     "bad_inputs/png_renamed.tif": ((200, 200), (1, 2, 3), 1, "no CRS"),
     "bad_inputs/rotated_30deg_10x15.tif": ((15, 10), (1,), 1, "no CRS"),
     "bad_inputs/sar_rotated_geotransform_2000px.tif": ((2000, 2000), (1,), 1, None),
-    "bad_inputs/sentinel2_float64_no_nodata.tif": ((206, 343), (1, 2, 3), 1, None),
+    "bad_inputs/sentinel2_float64_no_nodata.tif": ((206, 343), (1, 2, 3), 1, "--gsd 7.73 squares"),
     "bad_inputs/single_band_hillshade_nodata255.tif": ((1024, 1024), (1,), None, None),
     "bad_inputs/south_up_all_nodata_float32.tif": ((360, 720), (1,), 0, "no pixel with data"),
     "bad_inputs/south_up_rgb.tif": ((300, 300), (1, 2, 3), 1, None),
@@ -527,7 +527,9 @@ def test_gsd_and_crop_for_upright_south_up_and_rotated(tmp_path: Path, transform
 def test_geographic_gsd_is_geodesic(tmp_path: Path) -> None:
     step = 1e-4
     grid_at = from_origin(10, 60, step, step)
-    scene = Scene.open(make(tmp_path / "s.tif", rgb(), crs="EPSG:4326", transform=grid_at))
+    path = make(tmp_path / "s.tif", rgb(), crs="EPSG:4326", transform=grid_at)
+    with pytest.warns(GeosegWarning, match=r"5\.58 m wide and 11\.1 m high.*--gsd 7.88 squares"):
+        scene = Scene.open(path)
     geod = Geod(ellps="WGS84")
     lat = 60 - 20 * step
     east = geod.inv(10, lat, 10 + step, lat)[2]
@@ -616,7 +618,7 @@ def test_resampled_windows_agree_and_keep_nodata(tmp_path: Path, gsd: float, kin
 
 def test_gsd_needs_a_known_pixel_size(tmp_path: Path) -> None:
     path = make(tmp_path / "s.tif", rgb(), crs=None)
-    with pytest.raises(OptionError, match="no CRS or no transform"):
+    with pytest.raises(OptionError, match="it has no CRS; leave --gsd out"):
         Scene.open(path, gsd=2)
     placed = make(tmp_path / "p.tif", rgb())
     for wrong in (0, -1, math.nan):

@@ -101,7 +101,7 @@ def test_tables_are_written_whole_and_never_over(labels: Path, tmp_path: Path, s
 def test_wrong_zones_are_refused(labels: Path, tmp_path: Path) -> None:
     points = gpd.GeoDataFrame(geometry=[shapely.Point(5e5, 5e6)], crs=32631)
     points.to_file(tmp_path / "points.gpkg")
-    with pytest.raises(SceneError, match="must be polygons"):
+    with pytest.raises(SceneError, match="no polygons for zones, it holds points"):
         zone_stats(labels, tmp_path / "points.gpkg")
     with pytest.raises(SceneError, match="no such file"):
         zone_stats(labels, tmp_path / "none.gpkg")

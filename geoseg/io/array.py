@@ -12,13 +12,19 @@ import numpy.typing as npt
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray
 from affine import Affine
+from rioxarray.exceptions import MissingSpatialDimensionError
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.grid import Grid
+from geoseg.io.source import settle_crs
 from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
 from geoseg.types import BoolArray, PixelBlock, Window
 
 _STATISTICS_SIZE = 2048
+_HALF = 1e-3
+"""Pixels by which half a pixel may be rounded."""
+_UNEVEN = 0.1
+"""Pixels by which a coordinate may lie off its place."""
 _NAME = "the array"
 _Y, _X = ("y", "lat", "latitude"), ("x", "lon", "longitude")
 
@@ -38,7 +44,12 @@ class ArrayScene:
 
     @classmethod
     def open(
-        cls, array: xarray.DataArray, *, bands: Sequence[int] | None = None, stretch: str = "auto"
+        cls,
+        array: xarray.DataArray,
+        *,
+        bands: Sequence[int] | None = None,
+        stretch: str = "auto",
+        crs: str | None = None,
     ) -> ArrayScene:
         """Settle dimensions, bands, placement and stretch of an array.
 
@@ -46,14 +57,15 @@ class ArrayScene:
         ----------
         array
             Dimensions ``(y, x)``, ``(band, y, x)`` or ``(y, x, band)``; latitude and longitude
-            are taken for y and x. CRS, transform and nodata as rioxarray finds them.
-        bands, stretch
+            are taken for y and x, and whatever ``rio.set_spatial_dims`` names. CRS, transform and
+            nodata as rioxarray finds them.
+        bands, stretch, crs
             As for :meth:`geoseg.io.scene.Scene.open`.
 
         Raises
         ------
         SceneError
-            If dimensions, type or bands cannot be used.
+            If dimensions, type or bands cannot be used, or rows or columns lie unevenly.
         OptionError
             If ``bands`` or ``stretch`` make no sense.
         """
@@ -65,7 +77,12 @@ class ArrayScene:
         ):
             raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
         nodata = array.rio.nodata
-        grid = Grid(array.rio.crs, _transform(used), used.sizes["y"], used.sizes["x"])
+        _refuse_uneven(used)
+        place = settle_crs(array.rio.crs, crs, _NAME)
+        transform = _transform(used)
+        if {"x", "y"} <= set(used.coords):
+            transform = _corrected(used, transform)
+        grid = Grid(place, transform, used.sizes["y"], used.sizes["x"])
         scene = cls(used, grid, None, None if nodata is None else float(nodata))
         wanted, integers = parse_stretch(stretch), np.issubdtype(used.dtype, np.integer)
         if integers and wanted.for_dtype(used.dtype).kind == "none":
@@ -157,13 +174,16 @@ def _valid(data: npt.NDArray[Any], nodata: float | None) -> BoolArray:
 def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
     """Bring the dimensions to ``(band, y, x)``."""
     names = [str(dim) for dim in array.dims]
-    y = next((name for name in names if name.lower() in _Y), None)
-    x = next((name for name in names if name.lower() in _X), None)
+    try:
+        y, x = str(array.rio.y_dim), str(array.rio.x_dim)
+    except MissingSpatialDimensionError:
+        y = next((name for name in names if name.lower() in _Y), "")
+        x = next((name for name in names if name.lower() in _X), "")
     others = [name for name in names if name not in (y, x)]
-    if y is None or x is None or len(others) > 1:
+    if not y or not x or len(others) > 1:
         raise SceneError(
             f"{_NAME} has dimensions {', '.join(names) or 'none'}; geoseg reads (band, y, x) or "
-            "(y, x, band): rename or select them"
+            "(y, x, band): rename or select them, or name them with rio.set_spatial_dims"
         )
     if not others:
         array, others = array.expand_dims("band"), ["band"]
@@ -197,3 +217,51 @@ def _transform(array: xarray.DataArray) -> Affine:
     counted: Affine = array.rio.transform(recalc=True)
     tolerance = 1e-6 * abs(counted.a)
     return stored if stored.almost_equals(counted, precision=tolerance) else counted
+
+
+def _corrected(array: xarray.DataArray, counted: Affine) -> Affine:
+    """Transform that coordinates tell, half a pixel on where they are the pixels' corners.
+
+    They are, as stackstac gives them, if the transform that the array carries lies whole pixels
+    and a half away: the array may be a slice.
+    """
+    stored = _carried(array)
+    if stored is None or stored.determinant == 0:
+        return counted
+    col, row = ~stored @ (counted.c, counted.f)
+    alike = np.allclose(stored[:6:3], counted[:6:3]) and np.allclose(stored[1:6:3], counted[1:6:3])
+    if alike and all(abs(away % 1 - 0.5) < _HALF for away in (col, row)):
+        return counted @ Affine.translation(0.5, 0.5)
+    return counted
+
+
+def _carried(array: xarray.DataArray) -> Affine | None:
+    """Transform in the attributes of an array or of its grid mapping."""
+    mapping = array.coords.get(array.rio.grid_mapping)
+    text = None if mapping is None else mapping.attrs.get("GeoTransform")
+    try:
+        if text is not None:
+            return Affine.from_gdal(*map(float, str(text).split()))
+        return Affine(*map(float, array.attrs["transform"][:6]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _refuse_uneven(array: xarray.DataArray) -> None:
+    for name, what in (("y", "rows"), ("x", "columns")):
+        if name not in array.coords or array.sizes[name] < 2:
+            continue
+        places = np.asarray(array.coords[name].values)
+        if places.ndim != 1 or places.dtype.kind not in "iuf":
+            continue
+        even = np.linspace(places[0], places[-1], len(places), dtype=np.float64)
+        step = abs(even[1] - even[0])
+        # Degrees are often kept as float32, which rounds them.
+        rounding = np.abs(even).max() * float(
+            np.finfo(places.dtype).eps if places.dtype.kind == "f" else 0
+        )
+        if not step or not np.abs(places - even).max() <= _UNEVEN * step + rounding:
+            raise SceneError(
+                f"{_NAME} has {what} that lie unevenly along {name}; bring it on an even grid "
+                "first, for example with rio.reproject or interp"
+            )

@@ -22,6 +22,7 @@ from rasterio.errors import RasterioIOError
 from geoseg._files import whole_file, writing_to, xml_text
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
+from geoseg.io.crs import crs_name, parse_crs, same_crs
 
 _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -50,7 +51,7 @@ class _Part:
     """The file brings a mask of its own."""
 
     @classmethod
-    def open(cls, path: str) -> _Part:
+    def open(cls, path: str, crs: Any = None) -> _Part:
         try:
             dataset = open_dataset(path)
         except RasterioIOError as error:
@@ -62,7 +63,7 @@ class _Part:
         with dataset:
             return cls(
                 path=full,
-                crs=dataset.crs,
+                crs=dataset.crs if crs is None else crs,
                 transform=dataset.transform,
                 height=dataset.height,
                 width=dataset.width,
@@ -84,13 +85,15 @@ class _Part:
         return round(row), round(col)
 
 
-def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
+def build_mosaic(paths: Sequence[str | Path], target: Path, crs: str | None = None) -> Path:
     """Write a VRT that shows scenes as one; where they overlap, the later one is on top.
 
     Parameters
     ----------
     paths
         Scenes with the same CRS, pixel size, bands, pixel type and nodata.
+    crs
+        Code of the CRS that the scenes' coordinates are in; None for what the files say.
     target
         File to write. One with the same content is left as it is, an older one that was written
         here is replaced.
@@ -107,7 +110,8 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     OutputError
         If ``target`` cannot be written, or is a file that was not written here.
     """
-    parts = [_Part.open(str(path)) for path in paths]
+    given = None if crs is None else parse_crs(crs)
+    parts = [_Part.open(str(path), given) for path in paths]
     if not parts:
         raise SceneError("a mosaic needs at least one scene")
     for part in parts[1:]:
@@ -140,8 +144,8 @@ def _check_fit(part: _Part, first: _Part) -> None:
             "the scenes of a mosaic must agree"
         )
 
-    if part.crs != first.crs:
-        raise refuse("has CRS", _crs_name(part.crs), _crs_name(first.crs))
+    if not same_crs(part.crs, first.crs):
+        raise refuse("has CRS", crs_name(part.crs), crs_name(first.crs))
     if first.crs is None or first.transform == Affine.identity():
         raise SceneError(f"{first.path}: is not placed by CRS and transform, see gdal_edit")
     here, there = ((t.a, t.b, t.d, t.e) for t in (part.transform, first.transform))
@@ -162,10 +166,6 @@ def _check_fit(part: _Part, first: _Part) -> None:
 
 def _same_values(one: Sequence[float | None], other: Sequence[float | None]) -> bool:
     return repr(one) == repr(other)  # NaN is the same nodata as NaN
-
-
-def _crs_name(crs: Any) -> str:
-    return "none" if crs is None else str(crs.to_string())
 
 
 def _pixel(transform: Affine) -> str:

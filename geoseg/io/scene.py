@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from affine import Affine
 
 from geoseg.errors import GeosegWarning
 from geoseg.io.expand import expand_scenes
@@ -23,6 +22,8 @@ __all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
 
 _STATISTICS_SIZE = 2048
 _COARSE_GSD_M = 30.0
+_OBLONG = 1.25
+"""How many times as long as wide a pixel may be before that is worth a word."""
 _FINER = 8
 """Pixels finer than the file's own by more than this are more likely a slip than a wish."""
 
@@ -80,6 +81,7 @@ class Scene:
         bands: Sequence[int] | None = None,
         stretch: str = "auto",
         gsd: float | None = None,
+        crs: str | None = None,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -96,6 +98,8 @@ class Scene:
             or ``min:max`` values; percentiles come from one decimated read of the whole scene.
         gsd
             Work at this many metres a pixel; None for the file's own pixels.
+        crs
+            Code of the CRS that the file's coordinates are in; None for what the file says.
 
         Raises
         ------
@@ -105,7 +109,7 @@ class Scene:
             If an option cannot be, or not for this scene.
         """
         rule = parse_stretch(stretch)
-        source = RasterSource.open(str(path), bands)
+        source = RasterSource.open(str(path), bands, crs)
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
@@ -230,20 +234,40 @@ def _warn_about_empty_detail(source: RasterSource) -> None:
 
 
 def _warn_about_placement(source: RasterSource) -> None:
-    grid = source.grid
-    has_transform = grid.transform != Affine.identity()
-    if grid.crs is None:
-        where = "no CRS" if has_transform else "no CRS and no transform"
-        message = f"has {where}: results will not be placed on the ground and have no areas"
-    elif not has_transform:
-        message = (
-            "has a CRS but no transform: results are placed at pixel numbers and have no areas"
+    remark = about_place(source.grid)
+    if remark is not None:
+        warnings.warn(f"{source.path}: {remark}", GeosegWarning, stacklevel=3)
+
+
+def about_place(grid: Grid) -> str | None:
+    """What a person should know about where the pixels of a scene lie; None if all is well."""
+    if grid.crs is None and not grid.with_transform:
+        return (
+            "has no CRS and no transform: results will not be placed on the ground and have no "
+            "areas"
         )
-    elif grid.gsd_m is not None and grid.gsd_m > _COARSE_GSD_M:
-        message = (
-            f"pixels of {grid.gsd_m:.0f} m: models trained on photographs and aerial images know "
+    if grid.crs is None:
+        return (
+            "has no CRS: results will not be placed on the ground and have no areas; say it with "
+            "--crs CODE if you know it"
+        )
+    if not grid.with_transform:
+        return "has a CRS but no transform: results are placed at pixel numbers and have no areas"
+    if grid.unmeasured is not None:
+        remedy = "; say with --crs CODE which one they are in" if grid.misfit else ""
+        return f"{grid.unmeasured}; there are no areas{remedy}"
+    gsd, size = grid.gsd_m, grid.pixel_size_m
+    if gsd is None or size is None:
+        return None
+    oblong = max(size) > _OBLONG * min(size)
+    if gsd > _COARSE_GSD_M:
+        return (
+            f"pixels of {gsd:.0f} m: models trained on photographs and aerial images know "
             "little of such a coarse view"
         )
-    else:
-        return
-    warnings.warn(f"{source.path}: {message}", GeosegWarning, stacklevel=3)
+    if oblong:
+        return (
+            f"its pixels are {size[0]:.3g} m wide and {size[1]:.3g} m high, and models know "
+            f"square ones; --gsd {gsd:.3g} squares them"
+        )
+    return None

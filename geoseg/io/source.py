@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import env_ctx_if_needed
 from rasterio.errors import RasterioError, RasterioIOError
@@ -19,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.grid import Grid, pieces
 from geoseg.types import BoolArray, Window
 
@@ -62,8 +64,10 @@ class RasterSource:
     """Path, size in bytes and mtime in ns of every local file behind the scene."""
 
     @classmethod
-    def open(cls, path: str, bands: Sequence[int] | None = None) -> RasterSource:
-        """Look at a file and settle which bands to read.
+    def open(
+        cls, path: str, bands: Sequence[int] | None = None, crs: str | None = None
+    ) -> RasterSource:
+        """Look at a file and settle which bands to read, and where it lies.
 
         Raises
         ------
@@ -79,13 +83,18 @@ class RasterSource:
             dtype = _common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
             palette = _colour_table(dataset, chosen, path)
-            grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+            grid = Grid(
+                settle_crs(dataset.crs, crs, path),
+                dataset.transform,
+                dataset.height,
+                dataset.width,
+            )
             return cls(
                 path=path,
                 bands=chosen,
                 band_count=dataset.count,
                 dtype=dtype,
-                nodata=tuple(_nodata_as(v, dtype) for v in dataset.nodatavals),
+                nodata=tuple(nodata_as(v, dtype) for v in dataset.nodatavals),
                 mask=_mask_kind(flags),
                 alpha=_alpha_band(dataset, chosen),
                 palette=palette,
@@ -131,9 +140,10 @@ class RasterSource:
             raise OptionError(f"gsd must be a positive number of metres, not {gsd}")
         size = self.native_grid.pixel_size_m
         if size is None:
+            why = self.native_grid.unmeasured or "its CRS does not say how large"
             raise OptionError(
-                f"{self.path}: gsd {gsd:g} m cannot be reached, the scene has no CRS or no "
-                "transform and so no known pixel size; leave --gsd out"
+                f"{self.path}: gsd {gsd:g} m cannot be reached, the size of its pixels is not "
+                f"known: {why}; leave --gsd out"
             )
         fx, fy = gsd / size[0], gsd / size[1]
         height, width = self.native_grid.shape
@@ -365,7 +375,11 @@ class RasterSource:
             sentinel = any(v is not None and _is_sentinel(v) for v in self.nodata)
             options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
         return WarpedVRT(
-            _open_readable(self.path), resampling=resampling, **self.grid.profile, **options
+            _open_readable(self.path),
+            src_crs=self.grid.crs,
+            resampling=resampling,
+            **self.grid.profile,
+            **options,
         )
 
 
@@ -443,6 +457,21 @@ def _refuse_unrectified(dataset: Any, path: str) -> None:
         )
 
 
+def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
+    """CRS of a scene: the file's own, or the one that was given."""
+    crs = found if given is None else parse_crs(given)
+    reason = why_no_scene(crs)
+    if reason is not None:
+        raise SceneError(f"{path}: {reason}")
+    if given is not None and found is not None and not same_crs(found, crs):
+        warnings.warn(
+            f"{path}: says that its CRS is {crs_name(found)}; --crs {crs_name(crs)} holds",
+            GeosegWarning,
+            stacklevel=2,
+        )
+    return crs
+
+
 def _choose_bands(dataset: Any, bands: Sequence[int] | None, path: str) -> tuple[int, ...]:
     if bands is not None:
         return _check_bands(dataset, tuple(bands), path)
@@ -489,7 +518,7 @@ def _common_dtype(dataset: Any, bands: tuple[int, ...], path: str) -> str:
     return str(np.result_type(*(np.dtype(name) for name in names)))
 
 
-def _nodata_as(value: float | None, dtype: str) -> float | None:
+def nodata_as(value: float | None, dtype: str) -> float | None:
     """Nodata as pixels of this type would hold it; None if they cannot, or for NaN."""
     if value is None or math.isnan(value):
         return None

@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterioWindow
 from geoseg._files import complaint, whole_file, writing_to
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
+from geoseg.io.crs import storable
 from geoseg.io.grid import Grid
 from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
@@ -234,7 +235,7 @@ class RasterWriter:
                 count=len(layout.descriptions),
                 dtype=layout.dtype,
                 nodata=layout.nodata,
-                crs=self.grid.crs,
+                crs=storable(self.grid.crs),
                 transform=self.grid.transform,
                 tiled=True,
                 blockxsize=BLOCK,

@@ -10,6 +10,7 @@ from typing import Any
 
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
+from geoseg.io.crs import crs_name
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.options import Products, Reading, Resolved
@@ -77,6 +78,7 @@ def run_facts(
         "geoseg's version": version("geoseg"),
         "the scene": scene.fingerprint(),
         "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
+        "--crs": reading.crs,
         "--aoi": None if area is None else digest([area.window, area.outline.wkt]),
         "--tile": tile,
         "the wanted products": asdict(products),
@@ -89,7 +91,7 @@ def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:
     return {
         "scene": scene.path,
         "size": list(grid.shape),
-        "crs": None if grid.crs is None else grid.crs.to_string(),
+        "crs": None if grid.crs is None else crs_name(grid.crs),
         "gsd_m": grid.gsd_m,
         "reading": asdict(reading) | {"bands": list(scene.bands), "limits": scene.stretch},
     }

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geoseg._files import absolute
+from geoseg.errors import SceneError
+from geoseg.io.aoi import Aoi
+from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
 from geoseg.options import Reading
@@ -28,14 +31,25 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
     """
     if isinstance(scene, Scene):
         return scene
+    if not isinstance(scene, str | Path | Sequence):
+        raise SceneError(
+            f"a scene is a path or several, not {type(scene).__name__}; arrays go to geoseg.segment"
+        )
     if not isinstance(scene, str | Path):
-        scene = build_mosaic(scene, out / MOSAIC)
+        scene = build_mosaic(scene, out / MOSAIC, reading.crs)
     return open_scene(absolute(scene) if travels else scene, reading)
 
 
 def open_scene(path: str | Path, reading: Reading) -> Scene:
     """Open a scene as ``reading`` says."""
-    return Scene.open(path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd)
+    return Scene.open(
+        path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd, crs=reading.crs
+    )
+
+
+def open_area(reading: Reading, grid: Grid) -> Aoi | None:
+    """Lay the part of a scene that ``reading`` names on a grid; None for all of it."""
+    return None if reading.aoi is None else Aoi.open(reading.aoi, grid, reading.aoi_layer)
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
