@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geoseg._files import absolute
-from geoseg.io.mosaic import build_mosaic
+from geoseg.errors import OptionError
+from geoseg.io.mosaic import build_mosaic, build_stack
 from geoseg.io.scene import Scene
 from geoseg.options import Reading
 
-MOSAIC = "mosaic.vrt"
+MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
 SceneSource = str | Path | Scene | Sequence[str | Path]
 """A path, an opened scene, or several paths that are mapped as one."""
@@ -29,13 +30,23 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
     if isinstance(scene, Scene):
         return scene
     if not isinstance(scene, str | Path):
-        scene = build_mosaic(scene, out / MOSAIC)
+        build = build_stack if reading.rgb else build_mosaic
+        scene = build(scene, out / (STACK if reading.rgb else MOSAIC))
+    elif reading.rgb:
+        raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
     return open_scene(absolute(scene) if travels else scene, reading)
 
 
 def open_scene(path: str | Path, reading: Reading) -> Scene:
     """Open a scene as ``reading`` says."""
-    return Scene.open(path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd)
+    return Scene.open(
+        path,
+        bands=reading.bands,
+        stretch=reading.stretch,
+        gsd=reading.gsd,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
+    )
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
