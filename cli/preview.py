@@ -12,7 +12,7 @@ from geoseg_cli import options
 from geoseg_cli.options import takes
 
 
-@takes(Reading, "bands", "stretch")
+@takes(Reading, "bands", "stretch", "nodata", "ignore_alpha")
 def preview(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
     labels: Annotated[str, typer.Argument(metavar="LABELS", help="Its label raster.")],
@@ -40,6 +40,8 @@ def preview(
         out,
         bands=reading.bands,
         stretch=reading.stretch,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
         title=title or Path(scene).name,
         opacity=opacity,
         max_width=max_width,

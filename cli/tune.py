@@ -20,7 +20,7 @@ LABELS, RESULT = "Labels", "Result"
 
 
 @takes(Options, *METHOD_FOR_LABELS, "background")
-@takes(Reading, "bands", "stretch", "gsd")
+@takes(Reading, "bands", "stretch", "gsd", "nodata", "ignore_alpha")
 def tune(
     scenes: Annotated[
         list[str],

@@ -81,13 +81,17 @@ def _scene_facts(scene: Scene) -> dict[str, Any]:
         "path": scene.path,
         "size": f"{grid.width} x {grid.height} pixels",
         "bands": list(scene.bands),
+        "bands_told_by": scene.source.told_by,
         "dtype": scene.dtype,
-        "nodata": [scene.source.nodata[band - 1] for band in scene.bands],
+        "nodata": list(scene.source.fill)
+        or [scene.source.nodata[band - 1] for band in scene.bands],
         "crs": None if grid.crs is None else crs_name(grid.crs),
         "gsd_m": grid.gsd_m,
         "transform": list(grid.transform)[:6],
         "stretch": str(scene.stretch_rule),
         "limits": None if scene.stretch is None else [list(pair) for pair in scene.stretch],
+        "scale_offset": [list(pair) for pair in scene.source.units] or None,
+        "limits_in_units": scene.limits_in_units and [list(pair) for pair in scene.limits_in_units],
     }
 
 

@@ -104,6 +104,11 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
                 "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
                 "rio.reproject), or give the path of a file"
             )
+        if reading.nodata or reading.ignore_alpha:
+            raise OptionError(
+                "nodata and ignore_alpha are for files; an array says its nodata itself: "
+                "array.rio.write_nodata(0)"
+            )
         array = ArrayScene.open(
             scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
         )

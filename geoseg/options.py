@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -372,7 +372,7 @@ class Reading:
     bands: tuple[int, ...] | None = option(
         None,
         "Bands to use as red, green and blue, counted from 1; one band alone is grey. "
-        "[default: the file's colour bands, else 1,2,3]",
+        "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
         parse=parse_bands,
@@ -380,7 +380,7 @@ class Reading:
     stretch: str = option(
         "auto",
         "How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 percentiles of "
-        "the whole scene, or min:max values.",
+        "the whole scene, or min:max values (in the units of the file's scale and offset).",
         INPUT,
         metavar="RULE",
     )
@@ -408,6 +408,48 @@ class Reading:
         INPUT,
         metavar="CODE",
     )
+    nodata: tuple[float | str, ...] = option(
+        (),
+        "Value that is no data where all bands used have it, in place of what the file says; may "
+        "be repeated; none takes every value as data.",
+        INPUT,
+        metavar="VALUE",
+    )
+    ignore_alpha: bool = option(
+        False, "Do not take a band that is tagged alpha for opacity.", INPUT
+    )
+    rgb: bool = option(
+        False,
+        "The scenes hold one band each of one scene: map them together as red, green and blue; "
+        "names tell the colours, else the order.",
+        INPUT,
+    )
+
+    def __post_init__(self) -> None:
+        given = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
+        object.__setattr__(self, "nodata", _nodata_values(given))
+
+    @property
+    def fill(self) -> tuple[float, ...] | None:
+        """Values that are no data, in place of the file's own; None if those count."""
+        if not self.nodata:
+            return None
+        return tuple(float(value) for value in self.nodata if value != "none")
+
+
+def _nodata_values(given: Sequence[float | str]) -> tuple[float | str, ...]:
+    if [str(value).lower() for value in given] == ["none"]:
+        return ("none",)
+    try:
+        values = tuple(float(value) for value in given)
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        wrong = ", ".join(str(value) for value in given)
+        raise OptionError(
+            f"nodata {shown(wrong)}: give a number, or none alone (NaN is never data)"
+        )
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,8 @@ def segment_to_files(
     ----------
     scene
         Path of anything rasterio reads, or an opened `Scene`; several paths are mapped as one
-        mosaic, whose ``mosaic.vrt`` stays in ``out``.
+        mosaic, whose ``mosaic.vrt`` stays in ``out``, or with ``Reading(rgb=True)`` as the red,
+        green and blue of one scene (``rgb.vrt``).
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out

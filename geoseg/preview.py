@@ -45,6 +45,8 @@ def preview_files(
     *,
     bands: Sequence[int] | None = None,
     stretch: str = "auto",
+    nodata: Sequence[float] | None = None,
+    ignore_alpha: bool = False,
     title: str | None = None,
     opacity: float = 0.55,
     max_width: int = 2000,
@@ -59,7 +61,7 @@ def preview_files(
         that is open already keeps its bands and stretch.
     out
         PNG to write.
-    bands, stretch
+    bands, stretch, nodata, ignore_alpha
         As for :meth:`geoseg.io.scene.Scene.open`.
     title, opacity, max_width, overwrite
         As for :func:`render_preview`.
@@ -77,7 +79,9 @@ def preview_files(
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
     labels = LabelRaster.open(labels_path)
     if not isinstance(scene, Scene):
-        scene = Scene.open(scene, bands=bands, stretch=stretch)
+        scene = Scene.open(
+            scene, bands=bands, stretch=stretch, nodata=nodata, ignore_alpha=ignore_alpha
+        )
     window = _window_of(labels, scene)
     counts = labels.counts()
     total = sum(counts.values())

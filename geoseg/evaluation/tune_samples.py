@@ -90,7 +90,15 @@ def tune_on_scenes(
     paths = [Path(path) for path in expand_scenes(scenes)]
     labelled = [
         LabelledScene(
-            Scene.open(path, bands=read.bands, stretch=read.stretch, gsd=read.gsd, crs=read.crs),
+            Scene.open(
+                path,
+                bands=read.bands,
+                stretch=read.stretch,
+                gsd=read.gsd,
+                crs=read.crs,
+                nodata=read.fill,
+                ignore_alpha=read.ignore_alpha,
+            ),
             truth_path,
         )
         for path, truth_path in truths_of(paths, Path(truth))

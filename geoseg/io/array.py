@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ import xarray
 from affine import Affine
 from rioxarray.exceptions import MissingSpatialDimensionError
 
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.io.bands import Band, band_of, by_words
 from geoseg.io.grid import Grid
 from geoseg.io.source import settle_crs
 from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
@@ -70,7 +72,7 @@ class ArrayScene:
             If ``bands`` or ``stretch`` make no sense.
         """
         ordered = _order_dims(array)
-        chosen = _choose_bands(ordered.sizes["band"], bands)
+        chosen = _choose_bands(ordered, bands)
         used = ordered.isel(band=[band - 1 for band in chosen])
         if used.dtype == np.bool_ or not (
             np.issubdtype(used.dtype, np.integer) or np.issubdtype(used.dtype, np.floating)
@@ -191,8 +193,35 @@ def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
     return array.rename(renamed).transpose("band", "y", "x")
 
 
-def _choose_bands(count: int, bands: Sequence[int] | None) -> tuple[int, ...]:
+def _names(array: xarray.DataArray) -> list[Band]:
+    """What names the bands: values of their coordinate, ``long_name``, coordinates beside it."""
+    count = array.sizes["band"]
+    told: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, coord in array.coords.items():
+        if coord.dims != ("band",):
+            continue
+        kind = "wavelength" if "wavelength" in str(name).lower() else str(name)
+        if kind == "band" and coord.dtype.kind not in "OUST":
+            continue  # numbers of bands
+        for one, value in zip(told, coord.values, strict=True):
+            one["bandname" if kind == "band" else kind] = value
+    long = array.attrs.get("long_name", ())
+    names = list(long) if isinstance(long, list | tuple) and len(long) == count else [None] * count
+    return [band_of(name, tags) for name, tags in zip(names, told, strict=True)]
+
+
+def _choose_bands(array: xarray.DataArray, bands: Sequence[int] | None) -> tuple[int, ...]:
+    count = array.sizes["band"]
     if bands is None:
+        if (told := by_words(_names(array))) is not None:
+            return told[0]
+        if count > 4 or (count == 4 and array.dtype != np.uint8):
+            warnings.warn(
+                f"{_NAME} has {count} bands without names, taking 1,2,3 as red, green, blue; "
+                "give bands if that is wrong",
+                GeosegWarning,
+                stacklevel=2,
+            )
         if count == 2 or count == 0:
             raise SceneError(f"{_NAME} has {count} bands, neither one (grey) nor three (RGB)")
         return (1,) if count == 1 else (1, 2, 3)

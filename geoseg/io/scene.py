@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from geoseg.errors import GeosegWarning
+from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
@@ -82,6 +83,8 @@ class Scene:
         stretch: str = "auto",
         gsd: float | None = None,
         crs: str | None = None,
+        nodata: Sequence[float] | None = None,
+        ignore_alpha: bool = False,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -92,14 +95,20 @@ class Scene:
             is rendered through its colour table.
         bands
             Three bands (red, green, blue) or one (grey), counted from 1. Default: what the file
-            tags as red, green and blue, else its first three bands, or its only one.
+            tags as red, green and blue, else what its bands' names or wavelengths say, else its
+            first three bands, or its only one.
         stretch
             ``auto`` (none for 8-bit, 2 to 98 per cent otherwise), ``none``, ``P1,P2`` percentiles
-            or ``min:max`` values; percentiles come from one decimated read of the whole scene.
+            or ``min:max`` values, in the units that the file's scale and offset make;
+            percentiles come from one decimated read of the whole scene.
         gsd
             Work at this many metres a pixel; None for the file's own pixels.
         crs
             Code of the CRS that the file's coordinates are in; None for what the file says.
+        nodata
+            Values that are no data, in place of what the file says; empty if every value is data.
+        ignore_alpha
+            Do not take a band that is tagged alpha for opacity.
 
         Raises
         ------
@@ -109,7 +118,9 @@ class Scene:
             If an option cannot be, or not for this scene.
         """
         rule = parse_stretch(stretch)
-        source = RasterSource.open(str(path), bands, crs)
+        source = RasterSource.open(
+            str(path), bands, crs=crs, nodata=nodata, ignore_alpha=ignore_alpha
+        )
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
@@ -118,7 +129,12 @@ class Scene:
         rule = rule.for_dtype(dtype)
         if rule.kind != "none" or not np.issubdtype(dtype, np.integer):
             sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
-            limits = measure_limits(rule, sample, valid, path=source.path)
+            limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
+            if nodata is None:
+                warn_about_fill(source.path, sample, valid)
+        elif source.cheap:
+            look_at_bytes(source, fill=nodata is None)
+        warn_about_alpha(source)
         _warn_about_placement(source)
         return cls(source, limits, rule)
 
@@ -156,6 +172,16 @@ class Scene:
     def scale(self) -> tuple[float, float]:
         """Height and width of a working pixel in native pixels; ``(1, 1)`` without ``gsd``."""
         return self.source.scale
+
+    @property
+    def limits_in_units(self) -> Limits | None:
+        """``stretch`` as the file's scale and offset make it; None without either."""
+        if self.stretch is None or not self.source.units:
+            return None
+        return tuple(
+            (low * scale + offset, high * scale + offset)
+            for (low, high), (scale, offset) in zip(self.stretch, self.source.units, strict=True)
+        )
 
     def native(self) -> Scene:
         """Return the same scene, with the same stretch, on the file's own grid."""

@@ -17,16 +17,17 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.env import env_ctx_if_needed
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.grid import Grid, pieces
 from geoseg.types import BoolArray, Window
 
 Pixels = npt.NDArray[Any]
 
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _CHUNK = 64
 _LARGE = 64_000_000
 
@@ -62,12 +63,35 @@ class RasterSource:
     """Grid that windows count on; differs from ``native_grid`` only after :meth:`at_gsd`."""
     files: tuple[tuple[str, int, int], ...]
     """Path, size in bytes and mtime in ns of every local file behind the scene."""
+    untold: int | None = None
+    """Fourth band of an 8-bit file, if no tag or name says what it is."""
+    told_by: str = "given"
+    """What says which bands are the colours: given, tags, names, wavelengths, order, one band."""
+    units: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of every band used; empty if values mean themselves."""
+    fill: tuple[float, ...] = ()
+    """Values that are no data where all bands used have one: given, or the product's own."""
 
     @classmethod
     def open(
-        cls, path: str, bands: Sequence[int] | None = None, crs: str | None = None
+        cls,
+        path: str,
+        bands: Sequence[int] | None = None,
+        *,
+        crs: str | None = None,
+        nodata: Sequence[float] | None = None,
+        ignore_alpha: bool = False,
     ) -> RasterSource:
-        """Look at a file and settle which bands to read, and where it lies.
+        """Look at a file: which bands to read, where it lies and which values are no data.
+
+        Parameters
+        ----------
+        path, bands, crs
+            See `Scene.open`.
+        nodata
+            Values in place of the file's own nodata; none of them: every value is data.
+        ignore_alpha
+            Take a band that is tagged alpha for an ordinary one.
 
         Raises
         ------
@@ -79,7 +103,7 @@ class RasterSource:
         with env_ctx_if_needed(), _open_readable(path) as dataset:
             _refuse_unusable(dataset, path)
             _refuse_unrectified(dataset, path)
-            chosen = _choose_bands(dataset, bands, path)
+            chosen, told_by = _choose_bands(dataset, bands, path)
             dtype = _common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
             palette = _colour_table(dataset, chosen, path)
@@ -89,14 +113,16 @@ class RasterSource:
                 dataset.height,
                 dataset.width,
             )
+            own = tuple(nodata_as(v, dtype) for v in dataset.nodatavals)
+            fill = tuple(nodata) if nodata is not None else _special_nodata(dataset, own)
             return cls(
                 path=path,
                 bands=chosen,
                 band_count=dataset.count,
                 dtype=dtype,
-                nodata=tuple(nodata_as(v, dtype) for v in dataset.nodatavals),
+                nodata=own if nodata is None else (None,) * dataset.count,
                 mask=_mask_kind(flags),
-                alpha=_alpha_band(dataset, chosen),
+                alpha=None if ignore_alpha else _alpha_band(dataset, chosen),
                 palette=palette,
                 driver=dataset.driver,
                 block_shape=dataset.block_shapes[chosen[0] - 1],
@@ -105,6 +131,10 @@ class RasterSource:
                 native_grid=grid,
                 grid=grid,
                 files=_local_files(dataset),
+                untold=_untold(dataset),
+                told_by=told_by,
+                units=_units(dataset, chosen),
+                fill=_as_held(fill, dtype),
             )
 
     @property
@@ -113,6 +143,7 @@ class RasterSource:
         return (
             self.mask != "none"
             or self.alpha is not None
+            or bool(self.fill)
             or any(value is not None for value in self.nodata)
             or self._floating
             or (self.palette is not None and any(entry[3] == 0 for entry in self.palette))
@@ -127,6 +158,25 @@ class RasterSource:
             math.hypot(working.b, working.e) / math.hypot(native.b, native.e),
             math.hypot(working.a, working.d) / math.hypot(native.a, native.d),
         )
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a look at the whole scene costs little."""
+        local = bool(self.files) and self.native_grid.window.area < _LARGE
+        return self.palette is None and (self.overviews or local)
+
+    def opacity(self, max_size: int, number: int) -> tuple[Pixels, BoolArray]:
+        """Read a band, decimated, and where the colours beside it are not all 0."""
+        shape = decimated_shape(
+            self.native_grid.shape, decimation(self.native_grid.shape, max_size)
+        )
+        try:
+            with env_ctx_if_needed():
+                dataset = self.native()._dataset()
+                every = dataset.read([*self.bands, number], out_shape=(4, *shape))
+        except RasterioError as error:
+            raise SceneError(f"{self.path}: cannot be read") from error
+        return every[3], (every[:3] != 0).any(axis=0)
 
     def at_gsd(self, gsd: float) -> RasterSource:
         """Return the same scene with square pixels of ``gsd`` metres at its centre.
@@ -178,6 +228,8 @@ class RasterSource:
         """
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} is not inside the scene of {self.grid.shape} pixels")
+        if self._warps_itself:
+            return self._read_warped(window)
         return self._read(window, window.shape, Resampling.nearest)
 
     def read_decimated(
@@ -188,6 +240,10 @@ class RasterSource:
         Blocks that a sparse file leaves out cost nothing.
         """
         area = window if window is not None else self.grid.window
+        if self._warps_itself:
+            return self.native().read_decimated(
+                max_size, average=average, window=self._to_native(area)
+            )
         factor = decimation(area.shape, max_size)
         resampling = Resampling.nearest
         if average and factor > 1 and self.palette is None:
@@ -249,7 +305,42 @@ class RasterSource:
             valid &= np.isfinite(data).all(axis=0)
         if self.mask == "none":
             valid &= ~self._holds_nodata(data, fetch)
+        for value in self.fill:
+            # One value of a band is a dark or a saturated pixel; one no sensor measures is a hole.
+            hits = data == value
+            valid &= ~(hits.any(axis=0) if _is_sentinel(value) else hits.all(axis=0))
         return valid
+
+    @property
+    def _warps_itself(self) -> bool:
+        """GDAL's warper knows one nodata value a band, and no fill of only the bands used."""
+        return bool(self.fill) and self.grid != self.native_grid
+
+    def _read_warped(self, window: Window) -> tuple[Pixels, BoolArray]:
+        """Read working pixels of native ones that hold data."""
+        native, fy_fx = self._to_native(window), self.scale
+        data, valid = self.native().read(native)
+        shrinks = min(fy_fx) >= 1
+        planes = np.where(valid, data, np.nan).astype(np.float64)
+        out = np.full((len(data), *window.shape), np.nan)
+        source, target = self.native_grid.crop(native), self.grid.crop(window)
+        place = CRS.from_epsg(3857)  # the same for both: only the pixels' size differs
+        with env_ctx_if_needed():
+            reproject(
+                planes,
+                out,
+                src_transform=source.transform,
+                dst_transform=target.transform,
+                src_crs=place,
+                dst_crs=place,
+                src_nodata=math.nan,
+                dst_nodata=math.nan,
+                resampling=Resampling.average if shrinks else Resampling.bilinear,
+            )
+        known = np.isfinite(out).all(axis=0)
+        filled = np.where(known, out, 0)
+        whole = np.issubdtype(data.dtype, np.integer)
+        return (np.rint(filled) if whole else filled).astype(data.dtype), known
 
     def _holds_nodata(self, data: Pixels, fetch: Any) -> BoolArray:
         """Where pixels carry the nodata value.
@@ -472,28 +563,78 @@ def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
     return crs
 
 
-def _choose_bands(dataset: Any, bands: Sequence[int] | None, path: str) -> tuple[int, ...]:
+def _choose_bands(
+    dataset: Any, bands: Sequence[int] | None, path: str
+) -> tuple[tuple[int, ...], str]:
+    """Bands to read, and what told which they are."""
     if bands is not None:
-        return _check_bands(dataset, tuple(bands), path)
+        return _check_bands(dataset, tuple(bands), path), "given"
     kinds = dataset.colorinterp
-    if all(kinds.count(kind) == 1 for kind in _RGB):
-        return tuple(kinds.index(kind) + 1 for kind in _RGB)
+    named = bands_of(dataset)
+    about = " ".join([Path(path).name, *map(str, dataset.tags().values())])
+    words = by_words(named, about)
+    if (tagged := by_tags(kinds)) is not None:
+        if words is not None and words[0] != tagged:
+            _warn(
+                f"{path}: colour tags say {_listed(tagged)} are red, green, blue, the bands' "
+                f"{words[1]} say {_listed(words[0])}; taking the tags, else give "
+                f"--bands {_listed(words[0])}"
+            )
+        return tagged, "tags"
+    if words is not None:
+        return words
     usable = [i for i, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
     if len(usable) == 1:
-        return (usable[0],)
+        if (colour := grey_of(named[usable[0] - 1], Path(path).stem)) is not None:
+            _warn(
+                f"{path}: is one band ({colour}), mapped as grey; for colours give the files of "
+                "red, green and blue together with --rgb"
+            )
+        return (usable[0],), "one band"
     if len(usable) < 3:
         raise SceneError(
             f"{path}: has {len(usable)} bands, neither one (grey) nor three (RGB); "
             "choose one with --bands 1"
         )
-    if len(usable) > 4:
-        warnings.warn(
-            f"{path}: {len(usable)} bands without colour tags, taking {usable[0]},{usable[1]},"
-            f"{usable[2]} as red, green, blue; set --bands if that is wrong",
-            GeosegWarning,
-            stacklevel=2,
+    if len(usable) > 4 or (len(usable) > 3 and dataset.dtypes[0] != "uint8"):
+        _warn(
+            f"{path}: {len(usable)} bands without colour tags or names, taking "
+            f"{_listed(usable[:3])} as red, green, blue; set --bands if that is wrong"
         )
-    return tuple(usable[:3])
+    return tuple(usable[:3]), "order"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, GeosegWarning, stacklevel=2)
+
+
+def _listed(bands: Sequence[int]) -> str:
+    return ",".join(str(band) for band in bands)
+
+
+def _untold(dataset: Any) -> int | None:
+    untold = dataset.count == 4 and dataset.colorinterp[3] == ColorInterp.undefined
+    return 4 if untold and dataset.dtypes[3] == "uint8" and not dataset.descriptions[3] else None
+
+
+def _units(dataset: Any, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    found = tuple((dataset.scales[band - 1], dataset.offsets[band - 1]) for band in bands)
+    usable = all(math.isfinite(a) and a > 0 and math.isfinite(b) for a, b in found)
+    return found if usable and set(found) != {(1.0, 0.0)} else ()
+
+
+def _special_nodata(dataset: Any, own: Sequence[float | None]) -> tuple[float, ...]:
+    """Value that a Sentinel-2 product names as no data, which GDAL does not make its nodata."""
+    try:
+        value = float(dataset.tags().get("SPECIAL_VALUE_NODATA", "nan"))
+    except ValueError:
+        return ()
+    return (value,) if math.isfinite(value) and own == (None,) * len(own) else ()
+
+
+def _as_held(values: Sequence[float], dtype: str) -> tuple[float, ...]:
+    held = (nodata_as(value, dtype) for value in values)
+    return tuple(value for value in held if value is not None)
 
 
 def _check_bands(dataset: Any, bands: tuple[int, ...], path: str) -> tuple[int, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geoseg._files import absolute
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
-from geoseg.io.mosaic import build_mosaic
+from geoseg.io.mosaic import build_mosaic, build_stack
 from geoseg.io.scene import Scene
 from geoseg.options import Reading
 
-MOSAIC = "mosaic.vrt"
+MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
 SceneSource = str | Path | Scene | Sequence[str | Path]
 """A path, an opened scene, or several paths that are mapped as one."""
@@ -36,14 +36,25 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
             f"a scene is a path or several, not {type(scene).__name__}; arrays go to geoseg.segment"
         )
     if not isinstance(scene, str | Path):
-        scene = build_mosaic(scene, out / MOSAIC, reading.crs)
+        if reading.rgb:
+            scene = build_stack(scene, out / STACK, reading.crs)
+        else:
+            scene = build_mosaic(scene, out / MOSAIC, reading.crs)
+    elif reading.rgb:
+        raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
     return open_scene(absolute(scene) if travels else scene, reading)
 
 
 def open_scene(path: str | Path, reading: Reading) -> Scene:
     """Open a scene as ``reading`` says."""
     return Scene.open(
-        path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd, crs=reading.crs
+        path,
+        bands=reading.bands,
+        stretch=reading.stretch,
+        gsd=reading.gsd,
+        crs=reading.crs,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
     )
 
 
