@@ -109,7 +109,9 @@ def read_polygons(
     crs = frame.crs
     if (crs is None) != (grid.crs is None):
         which = "the file" if crs is None else "the raster"
-        raise SceneError(f"{name}: cannot be laid on the raster, {which} has no CRS")
+        raise SceneError(
+            f"{name}: cannot be laid on the raster, {which} has no CRS; assign it one first"
+        )
     if crs is not None and grid.misfit is not None and not same_crs(crs, grid.crs):
         raise SceneError(f"{name}: cannot be laid on the raster, {grid.misfit}")
     whole = np.asarray(frame.geometry.values)
