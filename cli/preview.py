@@ -32,6 +32,7 @@ def preview(
     debug: options.DebugOption = False,
 ) -> None:
     """Draw the scene beside its map, with legend and scale bar."""
+    from geoseg._address import scene_name
     from geoseg.preview import preview_files
 
     preview_files(
@@ -40,7 +41,7 @@ def preview(
         out,
         bands=reading.bands,
         stretch=reading.stretch,
-        title=title or Path(scene).name,
+        title=title or scene_name(scene),
         opacity=opacity,
         max_width=max_width,
         overwrite=overwrite,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError
 from geoseg.inference.segmenter import Segmenter, TileResult
@@ -35,7 +36,7 @@ from geoseg.run.report import (
     versions,
 )
 from geoseg.run.result import Batch, Progress, ProgressCallback, Run
-from geoseg.run.scenes import SceneSource, folder_names, open_input
+from geoseg.run.scenes import SceneSource, folder_names, open_input, passing_mosaic
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
@@ -116,7 +117,7 @@ def segment_to_files(
     vocabulary = Vocabulary.parse(classes)
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite, resume=resume)
-    with folder.claimed(), bounded_cache():
+    with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
         source = open_input(scene, reading, folder.path, travels=client is not None)
         sources = [str(file) for file, *_ in source.source.files]
         folder.check(overwrite=overwrite, resume=resume, sources=sources)
@@ -382,7 +383,7 @@ class _SceneRun:
                     self.scene if rasters.grid == self.rasters.grid else self.scene.native(),
                     labels,
                     ready / "preview.png",
-                    title=Path(self.scene.path).name,
+                    title=scene_name(self.scene.path),
                 )
         report = self._report(rasters.grid, tally, journal) | polygons
         report["checksums"] = {
@@ -395,7 +396,7 @@ class _SceneRun:
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:
-        return {
+        report = {
             **scene_report(self.scene, self.reading, grid),
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
@@ -411,6 +412,7 @@ class _SceneRun:
             "versions": versions(),
             "identity": digest(self.facts),
         }
+        return dict(without_secrets(report))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
