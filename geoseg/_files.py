@@ -9,9 +9,10 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -58,6 +59,8 @@ def whole_files(finals: Sequence[Path], *, replaces: bool = True) -> Iterator[li
             if final.is_dir():
                 raise OutputError(complaint(final, os.strerror(errno.EISDIR)))
         for final, part in zip(finals, parts, strict=True):
+            if final.suffix.lower() == ".gpkg":
+                release_database(final)
             with writing_to(final):
                 _give_name(part, final, replaces=replaces)
     finally:
@@ -122,6 +125,45 @@ def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with suppress(OSError):
             path.unlink()
+
+
+_LOGS = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database that it changes; applied to another one, it breaks that."""
+
+
+def release_database(path: Path) -> None:
+    """Make sure that a GeoPackage which is to be replaced has no logs beside it.
+
+    Raises
+    ------
+    OutputError
+        If another program has it open.
+    """
+    logs = [path.with_name(path.name + end) for end in _LOGS]
+    if not any(map(os.path.lexists, logs)):
+        return
+    busy = f"{path}: is open in another program; close the layer there, or give another name"
+    with suppress(sqlite3.DatabaseError), closing(_opened(path)) as database:
+        try:
+            # Only who has it alone may leave the write-ahead log.
+            (mode,) = database.execute("PRAGMA journal_mode=DELETE").fetchone()
+            database.execute("BEGIN EXCLUSIVE")
+            database.rollback()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise OutputError(busy) from None
+            raise
+        if mode == "wal":
+            raise OutputError(busy)
+    for log in logs:
+        with writing_to(log):
+            log.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    if not path.exists():  # which SQLite would make
+        raise sqlite3.DatabaseError
+    return sqlite3.connect(path, timeout=0)
 
 
 def absolute(path: str | Path) -> str:

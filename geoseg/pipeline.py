@@ -19,6 +19,7 @@ from geoseg.inference.segmenter import Segmenter, TileResult
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
+from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
@@ -43,7 +44,7 @@ from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
-from geoseg.vector import vectorize
+from geoseg.vector import style, vectorize
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +259,11 @@ class _SceneRun:
             self.products.rasters,
             grid.crop(self.plan.region),
             self.method.vocabulary.label_classes,
+            provenance(
+                self.scene.path,
+                str(self.method.model["spec"]),
+                [entry.prompts for entry in self.method.vocabulary.classes],
+            ),
         )
         self.seconds: dict[str, float] = {}
         self.holes: dict[int, str] = {}
@@ -273,7 +279,7 @@ class _SceneRun:
             self._segment(journal)
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
-        files = self.folder.publish(names, finished=not self.holes)
+        files = self.folder.publish(names, self.products.side_files, finished=not self.holes)
         return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
@@ -367,6 +373,7 @@ class _SceneRun:
                 GeosegWarning,
                 stacklevel=2,
             )
+        self._describe(ready, rasters, tally)
         polygons = {}
         if products.polygons != "none":
             with self._stage(f"polygons.{products.polygons}"):
@@ -394,6 +401,18 @@ class _SceneRun:
         with writing_to(self.folder.path / REPORT):
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
+
+    def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:
+        """Write what other programs need beside the rasters: names, colours, styles."""
+        counts = dict(enumerate(map(int, tally.counts)))
+        contents = style.side_files(ready / "labels.tif", rasters.classes, counts) | {
+            ready / f"{name}.qml": style.per_cent_qml()
+            for name in rasters.names
+            if name != "labels"
+        }
+        for path, text in contents.items():
+            with writing_to(self.folder.path / path.name):
+                path.write_text(text, encoding="utf-8")
 
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:
         report = {

@@ -18,7 +18,7 @@ from pyogrio._err import CPLE_BaseError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
-from geoseg._files import complaint, whole_file, writing_to
+from geoseg._files import complaint, release_database, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
 from geoseg.runtime.quiet import hushed
@@ -269,3 +269,5 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; replace it with --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
+    if path.suffix.lower() == ".gpkg":
+        release_database(path)
