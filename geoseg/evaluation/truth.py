@@ -17,6 +17,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
+from geoseg._files import plain_path
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError
 from geoseg.evaluation.metrics import IGNORE, IndexArray
 from geoseg.evaluation.values import (
@@ -280,7 +281,8 @@ def _vector_truth(
 ) -> VectorTruth:
     try:
         read = geopandas.read_parquet if path.suffix.lower() == ".parquet" else geopandas.read_file
-        frame = read(path)
+        with plain_path(path) as plain:
+            frame = read(plain)
     except (DataSourceError, OSError, ValueError) as error:
         raise EvaluationError(f"{path}: cannot be read as a vector file: {error}") from error
     frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]

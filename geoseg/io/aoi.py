@@ -13,6 +13,7 @@ from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
+from geoseg._files import plain_path
 from geoseg._inputs import file_looks_like, named_path, shown
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.grid import Grid, pieces
@@ -101,7 +102,8 @@ def _read_polygons(text: str, grid: Grid) -> BaseGeometry:
             )
         text = str(found)
     try:
-        table = geopandas.read_file(text, engine="pyogrio", columns=[])
+        with plain_path(text) as plain:
+            table = geopandas.read_file(plain, engine="pyogrio", columns=[])
     except Exception as error:  # whatever a file or an answer makes of four libraries
         reason = file_looks_like(text) or shown((str(error) or repr(error)).splitlines()[0])
         raise SceneError(f"{path}: is not a vector file that can be read ({reason})") from error

@@ -17,7 +17,7 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import features
 
-from geoseg._files import csv_cell, whole_file, writing_to
+from geoseg._files import csv_cell, plain_path, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.grid import pieces
@@ -142,9 +142,10 @@ _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 
 def _read_zones(path: str | Path, layer: str | None) -> gpd.GeoDataFrame:
     try:
-        if layer is None:
-            layer = str(pyogrio.list_layers(path)[0, 0])
-        frame = gpd.read_file(path, layer=layer)
+        with plain_path(path) as plain:
+            if layer is None:
+                layer = str(pyogrio.list_layers(plain)[0, 0])
+            frame = gpd.read_file(plain, layer=layer)
     except (DataSourceError, DataLayerError, OSError, IndexError) as error:
         reason = "cannot be read as vectors" if Path(path).exists() else "no such file"
         raise SceneError(f"{path}: {reason}") from error
