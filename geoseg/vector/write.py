@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -273,5 +274,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; replace it with --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written, the folder is read-only")
     if path.suffix.lower() == ".gpkg":
         release_database(path)
