@@ -232,6 +232,7 @@ class RasterWriter:
                 for row in range(0, grid.height, step)
                 for strip in [RasterioWindow(0, row, grid.width, min(step, grid.height - row))]
                 for band in work.indexes
+                if _is_stored(work, band, strip) or _is_stored(made, band, strip)
             )
 
     def _create(self) -> None:
@@ -283,6 +284,16 @@ class RasterWriter:
             dataset.close()
             raise ValueError(f"{self.work} is another raster's")
         self._dataset = dataset
+
+
+def _is_stored(dataset: Any, band: int, strip: RasterioWindow) -> bool:
+    """Whether a sparse GeoTIFF holds any block of a strip; the others cost nothing to know."""
+    rows = range(strip.row_off // BLOCK, -(-(strip.row_off + strip.height) // BLOCK))
+    return any(
+        dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
+        for row in rows
+        for col in range(-(-dataset.width // BLOCK))
+    )
 
 
 @contextmanager
