@@ -32,6 +32,7 @@ def preview(
     debug: options.DebugOption = False,
 ) -> None:
     """Draw the scene beside its map, with legend and scale bar."""
+    from geoseg._address import scene_name
     from geoseg.preview import preview_files
 
     preview_files(
@@ -42,7 +43,7 @@ def preview(
         stretch=reading.stretch,
         nodata=reading.fill,
         ignore_alpha=reading.ignore_alpha,
-        title=title or Path(scene).name,
+        title=title or scene_name(scene),
         opacity=opacity,
         max_width=max_width,
         overwrite=overwrite,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from geoseg._address import shown_address
 from geoseg.errors import WeightsError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name
@@ -78,7 +79,7 @@ def inspect_scene(
 def _scene_facts(scene: Scene) -> dict[str, Any]:
     grid = scene.grid
     return {
-        "path": scene.path,
+        "path": shown_address(scene.path),
         "size": f"{grid.width} x {grid.height} pixels",
         "bands": list(scene.bands),
         "bands_told_by": scene.source.told_by,

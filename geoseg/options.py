@@ -550,6 +550,11 @@ class Products(VectorOptions):
             "run.json",
         )
 
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """Names of the files that lie beside the rasters, for other programs."""
+        return ("labels.tif.aux.xml", *(f"{name}.qml" for name in self.rasters))
+
 
 _ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)
 ALL_PRODUCTS = tuple(
@@ -560,3 +565,12 @@ ALL_PRODUCTS = tuple(
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""
+SIDE_FILES = tuple(
+    name
+    for raster in Products(**_ALL_RASTERS).rasters
+    for name in (
+        f"{raster}.qml",
+        *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
+    )
+)
+"""Every file beside a raster of a run that describes it, whichever program wrote it."""

@@ -28,7 +28,10 @@ from geoseg_cli._run import progress_bar
 from geoseg_cli._signals import stoppable
 from geoseg_cli.main import app
 
-PRODUCTS = ["confidence.tif", "labels.tif", "polygons.gpkg", "preview.png", "run.json"]
+PRODUCTS = [
+    "confidence.qml", "confidence.tif", "labels.qml", "labels.tif", "labels.tif.aux.xml",
+    "polygons.gpkg", "preview.png", "run.json",
+]  # fmt: skip
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 

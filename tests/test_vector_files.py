@@ -178,6 +178,8 @@ def test_raster_style_gives_names_and_colours(labels: Path) -> None:
         assert tuple(bytes.fromhex(colour[1:])) == table[int(entry.get("value"))][:3]
     categories = ET.fromstring(names.read_text(encoding="utf-8")).iter("Category")
     assert [c.text for c in categories] == ["roof", "road & rail", "Wäldchen"]
+    write_raster_style(labels)  # what geoseg wrote may be written again
+    qml.write_text("mine")
     with pytest.raises(OutputError, match="--overwrite"):
         write_raster_style(labels)
     write_raster_style(labels, overwrite=True)

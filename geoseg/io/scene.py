@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from geoseg._address import lasting_address
 from geoseg.errors import GeosegWarning
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
@@ -230,7 +231,7 @@ class Scene:
         grid = self.native_grid
         address = address_of(self.path)
         return {
-            "path": self.path if not self.source.files else self.source.files[0][0],
+            "path": self.source.files[0][0] if self.source.files else lasting_address(self.path),
             "files": [[*entry, sample_digest(entry[0])] for entry in self.source.files],
             "server": server_mark(address) if address else None,
             "shape": list(grid.shape),

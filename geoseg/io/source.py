@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,9 @@ from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
+from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
+from geoseg.runtime.gdal import is_remote
 from geoseg.types import BoolArray, Window
 
 Pixels = npt.NDArray[Any]
@@ -39,7 +41,7 @@ class RasterSource:
     Picklable; :meth:`read` opens the file once in every thread and process that uses it.
     """
 
-    path: str
+    path: str = field(repr=False)  # an address may hold a secret, and tasks are logged
     bands: tuple[int, ...]
     """Bands to read, counted from 1: one or three."""
     band_count: int
@@ -283,11 +285,16 @@ class RasterSource:
                     valid &= self._read_mask(dataset, window, shape)
         except RasterioError as error:
             self.close()
-            raise SceneError(
+            where = (
                 f"{self.path}: pixels in rows {window.row} to {window.row_stop - 1}, columns "
-                f"{window.col} to {window.col_stop - 1} cannot be read, the file is damaged or "
-                f"incomplete ({_gdal_reason(error)})"
-            ) from error
+                f"{window.col} to {window.col_stop - 1} cannot be read, "
+            )
+            if is_remote(self.path) and (hindrance := server_complaint(self.path)):
+                raise SceneError(f"{where}{hindrance}, and go on with --resume") from error
+            what = "the file is damaged or incomplete"
+            if is_remote(self.path) and "HTTP" in _gdal_reason(error):
+                what = "the server did not deliver them"
+            raise SceneError(f"{where}{what} ({_gdal_reason(error)})") from error
         return (data, valid) if self.palette is None else self._render(data, valid)
 
     def _read_mask(self, dataset: Any, window: Window, shape: tuple[int, int]) -> BoolArray:
@@ -522,6 +529,8 @@ def _why_unreadable(path: str, error: RasterioIOError) -> str:
             return f"{path}: is empty (0 bytes)"
         if "not recognized" in str(error):
             return f"{path}: is not a raster in a format GDAL knows"
+    if hindrance := server_complaint(path):
+        return f"{path}: cannot be opened, {hindrance}"
     return f"{path}: cannot be opened ({_gdal_reason(error)})"
 
 

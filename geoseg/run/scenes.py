@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from geoseg._address import holds_secret, scene_name
 from geoseg._files import absolute
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.aoi import Aoi
@@ -45,6 +47,17 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
     return open_scene(absolute(scene) if travels else scene, reading)
 
 
+@contextmanager
+def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
+    """Remove the VRT of a mosaic at the end if the addresses in it hold secrets."""
+    try:
+        yield
+    finally:
+        parts = () if isinstance(scene, Scene | str | Path) else scene
+        if any(holds_secret(str(part)) for part in parts):
+            (out / MOSAIC).unlink(missing_ok=True)
+
+
 def open_scene(path: str | Path, reading: Reading) -> Scene:
     """Open a scene as ``reading`` says."""
     return Scene.open(
@@ -67,7 +80,7 @@ def folder_names(paths: Sequence[str]) -> list[str]:
     """Return a folder name for each scene: its stem, numbered where two are the same."""
     names: list[str] = []
     for path in paths:
-        stem = Path(path.split("?")[0]).stem or "scene"
+        stem = Path(scene_name(path)).stem or "scene"
         name, number = stem, 2
         while name in names:
             name, number = f"{stem}-{number}", number + 1
