@@ -91,7 +91,7 @@ def test_many_classes_and_long_names(tmp_path: Path) -> None:
 def test_labels_of_a_part_and_on_coarser_pixels_are_found_on_the_scene(tmp_path: Path) -> None:
     data = np.zeros((3, 200, 300), np.uint8)
     data[:, 100:, 150:] = 255
-    scene = Scene.open(make(tmp_path / "s.tif", data))
+    scene = Scene.open(make(tmp_path / "s.tif", data), nodata=())
     part = scene.grid.crop(Window(100, 150, 100, 150))
     for name, grid in (("part", part), ("coarse", part.scaled(4, 4))):
         writer = label_writer(tmp_path / f"{name}.work", grid, CLASSES)
