@@ -97,9 +97,7 @@ def test_labels_of_a_part_and_on_coarser_pixels_are_found_on_the_scene(tmp_path:
         writer = label_writer(tmp_path / f"{name}.work", grid, CLASSES)
         writer.write(grid.window, np.zeros(grid.shape, np.uint8))
         writer.finish(tmp_path / f"{name}.tif")
-        preview_files(
-            tmp_path / "s.tif", tmp_path / f"{name}.tif", tmp_path / f"{name}.png", title="Part"
-        )
+        preview_files(scene, tmp_path / f"{name}.tif", tmp_path / f"{name}.png", title="Part")
         with Image.open(tmp_path / f"{name}.png") as image:
             page = np.asarray(image.convert("RGB"))
         middle = page[
