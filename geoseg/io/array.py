@@ -17,8 +17,8 @@ from rioxarray.exceptions import MissingSpatialDimensionError
 
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io.bands import Band, band_of, by_words
+from geoseg.io.described import settle_crs
 from geoseg.io.grid import Grid
-from geoseg.io.source import settle_crs
 from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
 from geoseg.types import BoolArray, PixelBlock, Window
 

@@ -14,8 +14,9 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.io.described import nodata_as
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.source import decimated_shape, decimation, nodata_as
+from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
 
 _TAG = "CLASS_"

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.env import env_ctx_if_needed
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject
 
-from geoseg.errors import GeosegWarning, OptionError, SceneError
-from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
-from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
+from geoseg.errors import OptionError, SceneError
+from geoseg.io._handles import close_handle, shared_handle
+from geoseg.io.described import (
+    alpha_band,
+    as_held,
+    choose_bands,
+    colour_table,
+    common_dtype,
+    gdal_reason,
+    is_sentinel,
+    local_files,
+    mask_kind,
+    nodata_as,
+    open_readable,
+    refuse_unrectified,
+    refuse_unusable,
+    settle_crs,
+    special_nodata,
+    units_of,
+    untold_band,
+)
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
 from geoseg.runtime.gdal import is_remote
@@ -102,13 +116,13 @@ class RasterSource:
         OptionError
             If ``bands`` is neither one nor three bands.
         """
-        with env_ctx_if_needed(), _open_readable(path) as dataset:
-            _refuse_unusable(dataset, path)
-            _refuse_unrectified(dataset, path)
-            chosen, told_by = _choose_bands(dataset, bands, path)
-            dtype = _common_dtype(dataset, chosen, path)
+        with env_ctx_if_needed(), open_readable(path) as dataset:
+            refuse_unusable(dataset, path)
+            refuse_unrectified(dataset, path)
+            chosen, told_by = choose_bands(dataset, bands, path)
+            dtype = common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
-            palette = _colour_table(dataset, chosen, path)
+            palette = colour_table(dataset, chosen, path)
             grid = Grid(
                 settle_crs(dataset.crs, crs, path),
                 dataset.transform,
@@ -116,15 +130,15 @@ class RasterSource:
                 dataset.width,
             )
             own = tuple(nodata_as(v, dtype) for v in dataset.nodatavals)
-            fill = tuple(nodata) if nodata is not None else _special_nodata(dataset, own)
+            fill = tuple(nodata) if nodata is not None else special_nodata(dataset, own)
             return cls(
                 path=path,
                 bands=chosen,
                 band_count=dataset.count,
                 dtype=dtype,
                 nodata=own if nodata is None else (None,) * dataset.count,
-                mask=_mask_kind(flags),
-                alpha=None if ignore_alpha else _alpha_band(dataset, chosen),
+                mask=mask_kind(flags),
+                alpha=None if ignore_alpha else alpha_band(dataset, chosen),
                 palette=palette,
                 driver=dataset.driver,
                 block_shape=dataset.block_shapes[chosen[0] - 1],
@@ -132,11 +146,11 @@ class RasterSource:
                 overviews=bool(dataset.overviews(chosen[0])),
                 native_grid=grid,
                 grid=grid,
-                files=_local_files(dataset),
-                untold=_untold(dataset),
+                files=local_files(dataset),
+                untold=untold_band(dataset),
                 told_by=told_by,
-                units=_units(dataset, chosen),
-                fill=_as_held(fill, dtype),
+                units=units_of(dataset, chosen),
+                fill=as_held(fill, dtype),
             )
 
     @property
@@ -292,9 +306,9 @@ class RasterSource:
             if is_remote(self.path) and (hindrance := server_complaint(self.path)):
                 raise SceneError(f"{where}{hindrance}, and go on with --resume") from error
             what = "the file is damaged or incomplete"
-            if is_remote(self.path) and "HTTP" in _gdal_reason(error):
+            if is_remote(self.path) and "HTTP" in gdal_reason(error):
                 what = "the server did not deliver them"
-            raise SceneError(f"{where}{what} ({_gdal_reason(error)})") from error
+            raise SceneError(f"{where}{what} ({gdal_reason(error)})") from error
         return (data, valid) if self.palette is None else self._render(data, valid)
 
     def _read_mask(self, dataset: Any, window: Window, shape: tuple[int, int]) -> BoolArray:
@@ -315,7 +329,7 @@ class RasterSource:
         for value in self.fill:
             # One value of a band is a dark or a saturated pixel; one no sensor measures is a hole.
             hits = data == value
-            valid &= ~(hits.any(axis=0) if _is_sentinel(value) else hits.all(axis=0))
+            valid &= ~(hits.any(axis=0) if is_sentinel(value) else hits.all(axis=0))
         return valid
 
     @property
@@ -362,7 +376,7 @@ class RasterSource:
             for band, value in zip(data, values, strict=True)
         ]
         sentinels = [
-            hit for hit, v in zip(hits, values, strict=True) if v is not None and _is_sentinel(v)
+            hit for hit, v in zip(hits, values, strict=True) if v is not None and is_sentinel(v)
         ]
         if sentinels:
             return np.asarray(np.logical_or.reduce(sentinels))
@@ -404,7 +418,7 @@ class RasterSource:
             return False
         else:
             bands = [1] if self.interleaved else range(1, self.band_count + 1)
-        dataset = shared_handle(self._key(self.native_grid), lambda: _open_readable(self.path))
+        dataset = shared_handle(self._key(self.native_grid), lambda: open_readable(self.path))
         return not any(
             dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
             for row, col in self._blocks(self._to_native(window))
@@ -440,7 +454,7 @@ class RasterSource:
 
     def _dataset(self) -> Any:
         if self.grid == self.native_grid:
-            return shared_handle(self._key(self.grid), lambda: _open_readable(self.path))
+            return shared_handle(self._key(self.grid), lambda: open_readable(self.path))
         return shared_handle(self._key(self.grid), self._open_warped)
 
     def _alpha_to_read(self) -> int | None:
@@ -470,10 +484,10 @@ class RasterSource:
         elif self.nodata[0] is None and self._floating:
             options |= {"src_nodata": math.nan, "nodata": math.nan}
         elif self.alpha is None:
-            sentinel = any(v is not None and _is_sentinel(v) for v in self.nodata)
+            sentinel = any(v is not None and is_sentinel(v) for v in self.nodata)
             options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
         return WarpedVRT(
-            _open_readable(self.path),
+            open_readable(self.path),
             src_crs=self.grid.crs,
             resampling=resampling,
             **self.grid.profile,
@@ -499,225 +513,3 @@ def _chunks(area: Window, shape: tuple[int, int], factor: int) -> Iterator[tuple
         source = full.intersection(area)
         if source is not None:
             yield part, source
-
-
-# -- looking at a file ----------------------------------------------------------------------------
-
-
-def _gdal_reason(error: BaseException) -> str:
-    """Return the first cause GDAL named, without the line breaks."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _open_readable(path: str) -> Any:
-    try:
-        return open_dataset(path)
-    except RasterioIOError as error:
-        raise SceneError(_why_unreadable(path, error)) from error
-
-
-def _why_unreadable(path: str, error: RasterioIOError) -> str:
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
-        file = Path(path)
-        if not file.exists():
-            return f"{path}: no such file"
-        if file.is_dir():
-            return f"{path}: is a folder, not a raster"
-        if file.stat().st_size == 0:
-            return f"{path}: is empty (0 bytes)"
-        if "not recognized" in str(error):
-            return f"{path}: is not a raster in a format GDAL knows"
-    if hindrance := server_complaint(path):
-        return f"{path}: cannot be opened, {hindrance}"
-    return f"{path}: cannot be opened ({_gdal_reason(error)})"
-
-
-def _refuse_unusable(dataset: Any, path: str) -> None:
-    if dataset.count == 0:
-        if dataset.subdatasets:
-            names = ", ".join(dataset.subdatasets)
-            raise SceneError(f"{path}: is a container, name one of its subdatasets: {names}")
-        raise SceneError(f"{path}: has no raster bands")
-
-
-def _refuse_unrectified(dataset: Any, path: str) -> None:
-    if dataset.transform != Affine.identity():
-        return
-    if dataset.gcps[0]:
-        raise SceneError(
-            f"{path}: is placed by ground control points only; rectify it first: "
-            f"gdalwarp -r bilinear {path} rectified.tif"
-        )
-    if dataset.rpcs is not None:
-        raise SceneError(
-            f"{path}: is placed by RPCs only; orthorectify it first: "
-            f"gdalwarp -rpc -r bilinear {path} rectified.tif"
-        )
-
-
-def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
-    """CRS of a scene: the file's own, or the one that was given."""
-    crs = found if given is None else parse_crs(given)
-    reason = why_no_scene(crs)
-    if reason is not None:
-        raise SceneError(f"{path}: {reason}")
-    if given is not None and found is not None and not same_crs(found, crs):
-        warnings.warn(
-            f"{path}: says that its CRS is {crs_name(found)}; --crs {crs_name(crs)} holds",
-            GeosegWarning,
-            stacklevel=2,
-        )
-    return crs
-
-
-def _choose_bands(
-    dataset: Any, bands: Sequence[int] | None, path: str
-) -> tuple[tuple[int, ...], str]:
-    """Bands to read, and what told which they are."""
-    if bands is not None:
-        return _check_bands(dataset, tuple(bands), path), "given"
-    kinds = dataset.colorinterp
-    named = bands_of(dataset)
-    about = " ".join([Path(path).name, *map(str, dataset.tags().values())])
-    words = by_words(named, about)
-    if (tagged := by_tags(kinds)) is not None:
-        if words is not None and words[0] != tagged:
-            _warn(
-                f"{path}: colour tags say {_listed(tagged)} are red, green, blue, the bands' "
-                f"{words[1]} say {_listed(words[0])}; taking the tags, else give "
-                f"--bands {_listed(words[0])}"
-            )
-        return tagged, "tags"
-    if words is not None:
-        return words
-    usable = [i for i, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
-    if len(usable) == 1:
-        if (colour := grey_of(named[usable[0] - 1], Path(path).stem)) is not None:
-            _warn(
-                f"{path}: is one band ({colour}), mapped as grey; for colours give the files of "
-                "red, green and blue together with --rgb"
-            )
-        return (usable[0],), "one band"
-    if len(usable) < 3:
-        raise SceneError(
-            f"{path}: has {len(usable)} bands, neither one (grey) nor three (RGB); "
-            "choose one with --bands 1"
-        )
-    if len(usable) > 4 or (len(usable) > 3 and dataset.dtypes[0] != "uint8"):
-        _warn(
-            f"{path}: {len(usable)} bands without colour tags or names, taking "
-            f"{_listed(usable[:3])} as red, green, blue; set --bands if that is wrong"
-        )
-    return tuple(usable[:3]), "order"
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, GeosegWarning, stacklevel=2)
-
-
-def _listed(bands: Sequence[int]) -> str:
-    return ",".join(str(band) for band in bands)
-
-
-def _untold(dataset: Any) -> int | None:
-    untold = dataset.count == 4 and dataset.colorinterp[3] == ColorInterp.undefined
-    return 4 if untold and dataset.dtypes[3] == "uint8" and not dataset.descriptions[3] else None
-
-
-def _units(dataset: Any, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-    found = tuple((dataset.scales[band - 1], dataset.offsets[band - 1]) for band in bands)
-    usable = all(math.isfinite(a) and a > 0 and math.isfinite(b) for a, b in found)
-    return found if usable and set(found) != {(1.0, 0.0)} else ()
-
-
-def _special_nodata(dataset: Any, own: Sequence[float | None]) -> tuple[float, ...]:
-    """Value that a Sentinel-2 product names as no data, which GDAL does not make its nodata."""
-    try:
-        value = float(dataset.tags().get("SPECIAL_VALUE_NODATA", "nan"))
-    except ValueError:
-        return ()
-    return (value,) if math.isfinite(value) and own == (None,) * len(own) else ()
-
-
-def _as_held(values: Sequence[float], dtype: str) -> tuple[float, ...]:
-    held = (nodata_as(value, dtype) for value in values)
-    return tuple(value for value in held if value is not None)
-
-
-def _check_bands(dataset: Any, bands: tuple[int, ...], path: str) -> tuple[int, ...]:
-    text = ",".join(str(band) for band in bands)
-    if len(bands) not in (1, 3):
-        raise OptionError(f"bands {text}: give three (red, green, blue) or one (grey)")
-    missing = [band for band in bands if not 1 <= band <= dataset.count]
-    if missing:
-        raise SceneError(
-            f"{path}: has bands 1 to {dataset.count}, there is no band {missing[0]} (bands {text})"
-        )
-    return bands
-
-
-def _common_dtype(dataset: Any, bands: tuple[int, ...], path: str) -> str:
-    names = {str(dataset.dtypes[band - 1]) for band in bands}
-    if any(name.startswith("complex") for name in names):
-        raise SceneError(
-            f"{path}: holds complex numbers; compute the amplitude first, for example with "
-            f'gdal_translate "DERIVED_SUBDATASET:AMPLITUDE:{path}" amplitude.tif'
-        )
-    return str(np.result_type(*(np.dtype(name) for name in names)))
-
-
-def nodata_as(value: float | None, dtype: str) -> float | None:
-    """Nodata as pixels of this type would hold it; None if they cannot, or for NaN."""
-    if value is None or math.isnan(value):
-        return None
-    if np.issubdtype(dtype, np.floating):
-        with np.errstate(over="ignore"):
-            return float(np.dtype(dtype).type(value))
-    limits = np.iinfo(dtype)
-    if value != int(value) or not limits.min <= value <= limits.max:
-        return None
-    return int(value)
-
-
-def _is_sentinel(nodata: float) -> bool:
-    return not 0 <= nodata <= np.iinfo(np.uint16).max
-
-
-def _mask_kind(flags: Sequence[MaskFlags]) -> Literal["none", "dataset", "band"]:
-    if MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
-        return "none"
-    if MaskFlags.per_dataset in flags:
-        return "dataset"
-    return "none" if MaskFlags.nodata in flags else "band"
-
-
-def _alpha_band(dataset: Any, bands: tuple[int, ...]) -> int | None:
-    kinds = dataset.colorinterp
-    number = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
-    return None if number in bands else number
-
-
-def _colour_table(
-    dataset: Any, bands: tuple[int, ...], path: str
-) -> tuple[tuple[int, int, int, int], ...] | None:
-    if not any(dataset.colorinterp[band - 1] == ColorInterp.palette for band in bands):
-        return None
-    if len(bands) > 1:
-        raise SceneError(
-            f"{path}: a band of {bands} is a palette; use it alone, or expand it first: "
-            f"gdal_translate -expand rgb {path} rgb.tif"
-        )
-    table = dataset.colormap(bands[0])
-    return tuple(table.get(i, (0, 0, 0, 0)) for i in range(max(table) + 1))
-
-
-def _local_files(dataset: Any) -> tuple[tuple[str, int, int], ...]:
-    found = []
-    for name in dataset.files:
-        file = Path(name)
-        if file.is_file():
-            stat = file.stat()
-            found.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
