@@ -323,6 +323,7 @@ def _against_encoder(
         for _ in in_order(segmenter.encoder, several, most=len(several), share=False):
             pass
 
+    keep_freed_memory()  # as every run does; one that has ended has given it back
     best = best_of(runs, {"encoder": encode, "side by side": beside, "whole": whole, **others})
     return {
         "upsampler": segmenter.options.upsampler,

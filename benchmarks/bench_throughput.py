@@ -31,7 +31,7 @@ from geoseg.model.spec import bundled_folder
 from geoseg.model.upsampling.blocks import StepGeometry
 from geoseg.model.upsampling.fused import FusedStep, takes
 from geoseg.model.upsampling.learned import LearnedJbu, LearnedUpsampling
-from geoseg.model.upsampling.learned_step import WindowStep
+from geoseg.model.upsampling.learned_step import PlainStep
 from geoseg.runtime.matmul import full_width
 from geoseg.testing import write_scene
 
@@ -150,7 +150,7 @@ def fused(device: torch.device, batch: int, channels: int, side: int = 224) -> d
     for step, coarse, fine in zip(kernel.steps, ladder[:-1], ladder[1:], strict=True):
         assert isinstance(step, FusedStep)
         geometry = StepGeometry.of(fine, coarse, step.weights.radius, device)
-        steps.append(WindowStep(geometry, step.weights, step.guidance))
+        steps.append(PlainStep(geometry, step.weights, step.guidance))
     plain = LearnedUpsampling(tuple(steps))
     difference = (kernel(x) - plain(x)).abs().max()
 

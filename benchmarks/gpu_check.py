@@ -49,7 +49,7 @@ from geoseg.model.upsampling import fused as kernel
 from geoseg.model.upsampling.blocks import StepGeometry
 from geoseg.model.upsampling.fused import FusedStep
 from geoseg.model.upsampling.learned import LearnedJbu, LearnedUpsampling
-from geoseg.model.upsampling.learned_step import WindowStep
+from geoseg.model.upsampling.learned_step import PlainStep
 from geoseg.testing import drawn_rgb, write_scene
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import FloatArray, LabelArray, PixelBlock
@@ -515,7 +515,7 @@ def _both_kernels(bench: Bench, channels: int) -> Row:
     plain, one_kernel = [], []
     for index, step in enumerate(upsampler.operator(guidance, grid).steps):
         geometry = StepGeometry.of(ladder[index + 1], ladder[index], step.weights.radius, device)
-        plain.append(WindowStep(geometry, step.weights, step.guidance))
+        plain.append(PlainStep(geometry, step.weights, step.guidance))
         one_kernel.append(FusedStep(step.weights, step.guidance))
     in_steps, in_one = LearnedUpsampling(tuple(plain)), LearnedUpsampling(tuple(one_kernel))
     start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -78,7 +79,9 @@ def fail(message: str, code: int, *, debug: bool) -> None:
     if debug and sys.exc_info()[0] is not None:
         import traceback
 
-        traceback.print_exc()
+        from geoseg._address import shown_address
+
+        sys.stderr.write(shown_address(traceback.format_exc()))
     say_error(message)
     raise typer.Exit(code)
 
@@ -117,7 +120,10 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
 
 
 def printable(text: str) -> str:
-    """Show what a terminal would obey: control characters and the like, in names of others."""
+    """Show what a terminal would obey, control characters and the like, and no secrets."""
+    from geoseg._address import shown_address
+
+    text = shown_address(text)
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text
     )
@@ -145,7 +151,21 @@ def print_json(value: Any) -> None:
     """Print one JSON object on stdout: what pipelines read."""
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from geoseg._address import without_secrets
+
+    # Letters that the stream does not have are written as JSON writes them, not as Python does.
+    ascii_only = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    known = _without_nan(without_secrets(value))
+    typer.echo(json.dumps(known, indent=2, ensure_ascii=ascii_only, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with null for what is no number, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ def stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         _asked.append(number)
+        # What is raised here may be dropped, in a finaliser or a garbage collection, and libraries
+        # that are stopped while they start or end stumble on their way out: one line is enough.
+        sys.unraisablehook = lambda _: None
         raise Stopped(number)
 
     for number in mine:

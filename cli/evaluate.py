@@ -52,6 +52,14 @@ def evaluate(
             rich_help_panel=_MEANING,
         ),
     ] = None,
+    truth_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer of a vector truth. Default: the one with polygons.",
+            rich_help_panel=_MEANING,
+        ),
+    ] = None,
     outside: Annotated[
         str,
         typer.Option(
@@ -65,6 +73,14 @@ def evaluate(
         typer.Option(
             metavar="AREA",
             help="Compare only inside minx,miny,maxx,maxy (labels' CRS) or a vector file.",
+            rich_help_panel=_AREA,
+        ),
+    ] = None,
+    aoi_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer of the --aoi file. Default: the one with polygons.",
             rich_help_panel=_AREA,
         ),
     ] = None,
@@ -114,8 +130,10 @@ def evaluate(
             classes=classes,
             truth_values=truth_values,
             truth_column=truth_column,
+            truth_layer=truth_layer,
             outside=outside,
             aoi=aoi,
+            aoi_layer=aoi_layer,
             confidence=confidence,
             boundary_tolerance=boundary_tolerance if boundary else None,
             progress=progress,

@@ -13,7 +13,7 @@ from geoseg_cli.options import takes
 
 
 @takes(Options, "window", "stride")
-@takes(Reading)
+@takes(Reading, "bands", "stretch", "gsd", "aoi", "nodata", "ignore_alpha")
 def info(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
     *,

@@ -15,6 +15,7 @@ from geoseg.options import Choice, choices
 
 RUN = "Run"
 METHOD_FOR_LABELS = (
+    "preset",
     "attention",
     "upsampler",
     "upsampler_weights",

@@ -12,7 +12,7 @@ from geoseg_cli import options
 from geoseg_cli.options import takes
 
 
-@takes(Reading, "bands", "stretch")
+@takes(Reading, "bands", "stretch", "nodata", "ignore_alpha")
 def preview(
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
     labels: Annotated[str, typer.Argument(metavar="LABELS", help="Its label raster.")],
@@ -32,6 +32,7 @@ def preview(
     debug: options.DebugOption = False,
 ) -> None:
     """Draw the scene beside its map, with legend and scale bar."""
+    from geoseg._address import scene_name
     from geoseg.preview import preview_files
 
     preview_files(
@@ -40,7 +41,9 @@ def preview(
         out,
         bands=reading.bands,
         stretch=reading.stretch,
-        title=title or Path(scene).name,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
+        title=title or scene_name(scene),
         opacity=opacity,
         max_width=max_width,
         overwrite=overwrite,

@@ -95,13 +95,16 @@ def segment(
 
     Example: geoseg segment town.tif --classes "building,roof; road; water" --out map
     """
+    from geoseg.errors import OptionError
     from geoseg.io.expand import expand_scenes
     from geoseg.pipeline import JOURNAL, WORK_FOLDER, segment_many, segment_to_files
     from geoseg.run.cluster import connect
 
     chosen = _with_retired_options(chosen, {"naclip:std": naclip_std, "gem:depth": gem_depth})
     paths = expand_scenes(scenes)
-    several = len(paths) > 1 and not mosaic
+    if mosaic and reading.rgb:
+        raise OptionError("--mosaic and --rgb: files side by side, or bands of one scene; give one")
+    several = len(paths) > 1 and not (mosaic or reading.rgb)
     try:
         with (
             connect(workers=workers, scheduler=scheduler, dashboard=dashboard) as client,
@@ -111,7 +114,7 @@ def segment(
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
             run_all: Any = segment_many if several else segment_to_files
             done = run_all(
-                paths if several or mosaic else paths[0],
+                paths if several or mosaic or reading.rgb else paths[0],
                 classes,
                 out,
                 model=model,

@@ -31,7 +31,7 @@ def stats(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Layer of the vector file. Default: the first one.",
+            help="Layer of the vector file. Default: the one with polygons.",
             rich_help_panel=_ZONES,
         ),
     ] = None,

@@ -20,7 +20,7 @@ LABELS, RESULT = "Labels", "Result"
 
 
 @takes(Options, *METHOD_FOR_LABELS, "background")
-@takes(Reading, "bands", "stretch", "gsd")
+@takes(Reading, "bands", "stretch", "gsd", "nodata", "ignore_alpha")
 def tune(
     scenes: Annotated[
         list[str],
@@ -59,6 +59,14 @@ def tune(
             metavar="NAME",
             help="Column of vector labels with the class. Default: class_name, class, label or "
             "name, the first there is.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
+    truth_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer of vector labels. Default: the one with polygons.",
             rich_help_panel=LABELS,
         ),
     ] = None,
@@ -117,6 +125,7 @@ def tune(
             background=chosen.background,
             truth_values=truth_values,
             truth_column=truth_column,
+            truth_layer=truth_layer,
             outside=outside,
             per_class=samples,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -57,13 +59,30 @@ def whole_files(finals: Sequence[Path], *, replaces: bool = True) -> Iterator[li
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(final))
             if final.is_dir():
                 raise OutputError(complaint(final, os.strerror(errno.EISDIR)))
+            with writing_to(final):
+                _settle(part)
         for final, part in zip(finals, parts, strict=True):
+            if final.suffix.lower() == ".gpkg":
+                release_database(final)
             with writing_to(final):
                 _give_name(part, final, replaces=replaces)
     finally:
         for part in parts:
             _remove(part.parent.glob(f"{glob.escape(part.stem)}*"))
         _under_way.difference_update(parts)
+
+
+def _settle(part: Path) -> None:
+    """Have a file's bytes on the disk before it gets its name.
+
+    Some systems tell only now that there is no room, and after a loss of power a file could have
+    its name and no bytes.
+    """
+    handle = os.open(part, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _give_name(part: Path, final: Path, *, replaces: bool) -> None:
@@ -86,12 +105,16 @@ def _machine() -> str:
 
 def _part_of(final: Path) -> Path:
     owner = f"{os.getpid()}-{next(_numbers)}-{_machine()}"
-    return final.with_name(f".{final.stem}.{owner}.part{final.suffix}")
+    return final.with_name(f"{_beginning(final)}{owner}.part{final.suffix}")
+
+
+def _beginning(final: Path) -> str:
+    return f".{re.sub(f'[{_MARKS}]', '_', final.stem)}."
 
 
 def _remove_abandoned(final: Path) -> None:
     """Remove what nobody writes any more of files that were to have this name."""
-    beginning = f".{final.stem}."
+    beginning = _beginning(final)
     for path in final.parent.glob(f"{glob.escape(beginning)}*.part*"):
         owner = _OWNER.match(path.name.removeprefix(beginning))
         if owner is None or owner["machine"] not in (None, _machine()):
@@ -122,6 +145,74 @@ def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         with suppress(OSError):
             path.unlink()
+
+
+_MARKS = "!;"
+"""What pyogrio reads in a path as parts of an address."""
+
+
+@contextmanager
+def plain_path(path: str | Path) -> Iterator[str]:
+    """Give another name, for pyogrio and geopandas, to a file whose path they would take apart.
+
+    What is read has its neighbours of the same stem beside it; what is to be written needs a file
+    name without marks, as those of `whole_file` are.
+    """
+    file = Path(path)
+    local = file.parent.is_dir() and "://" not in str(path) and not str(path).startswith("/vsi")
+    if not local or not any(mark in str(path) for mark in _MARKS):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="geoseg-") as folder:
+        link = Path(folder) / "here"
+        if any(mark in file.name for mark in _MARKS):
+            link.mkdir()
+            for near in file.parent.glob(f"{glob.escape(file.stem)}.*"):
+                name = f"file{near.name.removeprefix(file.stem)}"
+                (link / name).symlink_to(near.resolve())
+            yield str(link / f"file{file.suffix}")
+        else:
+            link.symlink_to(file.parent.resolve(), target_is_directory=True)
+            yield str(link / file.name)
+
+
+_LOGS = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database that it changes; applied to another one, it breaks that."""
+
+
+def release_database(path: Path) -> None:
+    """Make sure that a GeoPackage which is to be replaced has no logs beside it.
+
+    Raises
+    ------
+    OutputError
+        If another program has it open.
+    """
+    logs = [path.with_name(path.name + end) for end in _LOGS]
+    if not any(map(os.path.lexists, logs)):
+        return
+    busy = f"{path}: is open in another program; close the layer there, or give another name"
+    with suppress(sqlite3.DatabaseError), closing(_opened(path)) as database:
+        try:
+            # Only who has it alone may leave the write-ahead log.
+            (mode,) = database.execute("PRAGMA journal_mode=DELETE").fetchone()
+            database.execute("BEGIN EXCLUSIVE")
+            database.rollback()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise OutputError(busy) from None
+            raise
+        if mode == "wal":
+            raise OutputError(busy)
+    for log in logs:
+        with writing_to(log):
+            log.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    if not path.exists():  # which SQLite would make
+        raise sqlite3.DatabaseError
+    return sqlite3.connect(path, timeout=0)
 
 
 def absolute(path: str | Path) -> str:
@@ -169,7 +260,7 @@ def complaint(path: Path, error: BaseException | str) -> str:
     if number == errno.EFBIG or (number is None and _is_at_limit()):
         return f"{path}: cannot be written, it would be larger than files may be here (ulimit -f)"
     # Libraries name the file that they write, which the user has never heard of.
-    unfinished = rf"\.{re.escape(path.stem)}\.{_OWNER.pattern}"
+    unfinished = rf"{re.escape(_beginning(path))}{_OWNER.pattern}"
     reason = re.sub(unfinished, lambda _: path.stem, getattr(error, "strerror", None) or str(error))
     return f"{path}: cannot be written ({reason})"
 

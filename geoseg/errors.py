@@ -25,9 +25,20 @@ is a bug of ours.
 
 from __future__ import annotations
 
+from typing import Any
+
+from geoseg._address import shown_address
+
+
+def _shown(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(shown_address(a) if isinstance(a, str) else a for a in arguments)
+
 
 class GeosegError(Exception):
-    """Base class of all errors that geoseg raises on purpose."""
+    """Base class of all errors that geoseg raises on purpose; none holds an address's secrets."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*_shown(arguments))
 
 
 class SceneError(GeosegError, OSError):
@@ -80,3 +91,6 @@ class MissingExtraError(GeosegError, ImportError):
 
 class GeosegWarning(UserWarning):
     """The run goes on, but the user should know."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*_shown(arguments))

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
+from geoseg._address import shown_address
 from geoseg.errors import WeightsError
 from geoseg.inference.segmenter import Segmenter
-from geoseg.io.aoi import Aoi
+from geoseg.io.crs import crs_name
 from geoseg.io.scene import Scene
 from geoseg.model.loading import load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_scene
+from geoseg.run.scenes import open_area, open_scene
 from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan
 
@@ -54,8 +55,8 @@ def inspect_scene(
     segmenter, weights = _segmenter(model, options, device)
     resolved = segmenter.options if segmenter else options.resolve({})
     lattice = Lattice(*scene.shape, resolved.window, resolved.stride)
-    aoi = reading.aoi if reading is not None else None
-    region = Aoi.open(aoi, scene.grid).window if aoi is not None else None
+    area = open_area(reading or Reading(), scene.grid)
+    region = None if area is None else area.window
     plan = (
         segmenter.plan(scene.shape, tile, region) if segmenter else TilePlan(lattice, tile, region)
     )
@@ -78,16 +79,20 @@ def inspect_scene(
 def _scene_facts(scene: Scene) -> dict[str, Any]:
     grid = scene.grid
     return {
-        "path": scene.path,
+        "path": shown_address(scene.path),
         "size": f"{grid.width} x {grid.height} pixels",
         "bands": list(scene.bands),
+        "bands_told_by": scene.source.told_by,
         "dtype": scene.dtype,
-        "nodata": [scene.source.nodata[band - 1] for band in scene.bands],
-        "crs": None if grid.crs is None else grid.crs.to_string(),
+        "nodata": list(scene.source.fill)
+        or [scene.source.nodata[band - 1] for band in scene.bands],
+        "crs": None if grid.crs is None else crs_name(grid.crs),
         "gsd_m": grid.gsd_m,
         "transform": list(grid.transform)[:6],
         "stretch": str(scene.stretch_rule),
         "limits": None if scene.stretch is None else [list(pair) for pair in scene.stretch],
+        "scale_offset": [list(pair) for pair in scene.source.units] or None,
+        "limits_in_units": scene.limits_in_units and [list(pair) for pair in scene.limits_in_units],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,16 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from geoseg._files import absolute
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import Scene
+from geoseg.io.scene import Scene, about_place
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_scene
+from geoseg.run.scenes import open_area, open_scene
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
@@ -71,7 +72,7 @@ def segment(
     source = _open(scene, reading)
     loaded = model if isinstance(model, Model) else load_model(model, device=device)
     segmenter = Segmenter(loaded, classes, options)
-    area = Aoi.open(reading.aoi, source.grid) if reading.aoi is not None else None
+    area = open_area(reading, source.grid)
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
     tasks = _tasks(source, segmenter, plan, area, probabilities)
@@ -103,7 +104,18 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
                 "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
                 "rio.reproject), or give the path of a file"
             )
-        return ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch)
+        if reading.nodata or reading.ignore_alpha:
+            raise OptionError(
+                "nodata and ignore_alpha are for files; an array says its nodata itself: "
+                "array.rio.write_nodata(0)"
+            )
+        array = ArrayScene.open(
+            scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
+        )
+        remark = about_place(array.grid)
+        if remark is not None:
+            warnings.warn(f"the array: {remark}", GeosegWarning, stacklevel=3)
+        return array
     if not isinstance(scene, (str, Path)):
         raise SceneError(
             f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "

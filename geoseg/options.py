@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -31,13 +31,28 @@ from geoseg.methods import (
 
 _WEIGHTED = ("simfeatup", "featup")
 """Upsamplers that need a checkpoint."""
-Source = Literal["given", "model", "default"]
+Source = Literal["given", "preset", "model", "default"]
+Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
 OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
 """``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "attention": "segearth",
+        "upsampler": "simfeatup",
+        "cls_bias": 0.3,
+        "logit_scale": 50.0,
+        "window": 224,
+        "stride": 112,
+        "blend": "uniform",
+        "exact": True,
+    }
+}
+"""Values that stand together, by name: the SegEarth-OV paper's."""
 
 OPTIONAL_RASTERS = ("confidence", "probabilities", "margin")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
@@ -101,10 +116,17 @@ def parse_bands(text: str) -> tuple[int, ...]:
 class Options:
     """How pixels become labels.
 
-    What is None takes the model's own default where it has one, else the general one that its
-    help names. An option given always wins. See `geoseg.methods` for how methods are written.
+    What is None takes the preset's value, else the model's own default where it has one, else the
+    general one that its help names. An option given always wins. See `geoseg.methods` for how
+    methods are written.
     """
 
+    preset: Preset = option(
+        "none",
+        "paper: attention, upsampler, CLS bias, scale, windows and blend as SegEarth-OV has them, "
+        "whatever the model prefers; single options still win.",
+        METHOD,
+    )
     attention: str = by_model("segearth", "Attention of the last block.", METHOD, table=ATTENTIONS)
     residual: bool = option(
         False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
@@ -182,8 +204,9 @@ class Options:
         112, "Step between windows; half of a window that is given.", WINDOWS, metavar="PX"
     )
     blend: Blend = by_model(
-        "uniform",
-        "Weights of overlapping windows: uniform as the original, or hann, which hides borders.",
+        "hann",
+        "Weights of overlapping windows: hann, which leaves no cuts where they end, or uniform, as "
+        "the paper has it.",
         WINDOWS,
     )
     batch_size: int | None = option(
@@ -228,11 +251,15 @@ class Options:
         """
         values = {f.name: getattr(self, f.name) for f in fields(Options)}
         sources: dict[str, Source] = {}
+        preset = PRESETS.get(self.preset, {})
+        values["exact"] |= preset.get("exact", False)
         for name, chosen in choices(Options).items():
             if chosen.preferred is None:
                 continue
             if values[name] is not None:
                 sources[name] = "given"
+            elif name in preset:
+                values[name], sources[name] = preset[name], "preset"
             else:
                 values[name] = model.get(name, chosen.preferred)
                 sources[name] = "model" if name in model else "default"
@@ -345,7 +372,7 @@ class Reading:
     bands: tuple[int, ...] | None = option(
         None,
         "Bands to use as red, green and blue, counted from 1; one band alone is grey. "
-        "[default: the file's colour bands, else 1,2,3]",
+        "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
         parse=parse_bands,
@@ -353,7 +380,7 @@ class Reading:
     stretch: str = option(
         "auto",
         "How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 percentiles of "
-        "the whole scene, or min:max values.",
+        "the whole scene, or min:max values (in the units of the file's scale and offset).",
         INPUT,
         metavar="RULE",
     )
@@ -369,6 +396,60 @@ class Reading:
         INPUT,
         metavar="BOX|FILE",
     )
+    aoi_layer: str | None = option(
+        None,
+        "Layer of the --aoi file. [default: the one with polygons]",
+        INPUT,
+        metavar="NAME",
+    )
+    crs: str | None = option(
+        None,
+        "CRS that the scene's coordinates are in, where the file does not say it or is wrong.",
+        INPUT,
+        metavar="CODE",
+    )
+    nodata: tuple[float | str, ...] = option(
+        (),
+        "Value that is no data where all bands used have it, in place of what the file says; may "
+        "be repeated; none takes every value as data.",
+        INPUT,
+        metavar="VALUE",
+    )
+    ignore_alpha: bool = option(
+        False, "Do not take a band that is tagged alpha for opacity.", INPUT
+    )
+    rgb: bool = option(
+        False,
+        "The scenes hold one band each of one scene: map them together as red, green and blue; "
+        "names tell the colours, else the order.",
+        INPUT,
+    )
+
+    def __post_init__(self) -> None:
+        given = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
+        object.__setattr__(self, "nodata", _nodata_values(given))
+
+    @property
+    def fill(self) -> tuple[float, ...] | None:
+        """Values that are no data, in place of the file's own; None if those count."""
+        if not self.nodata:
+            return None
+        return tuple(float(value) for value in self.nodata if value != "none")
+
+
+def _nodata_values(given: Sequence[float | str]) -> tuple[float | str, ...]:
+    if [str(value).lower() for value in given] == ["none"]:
+        return ("none",)
+    try:
+        values = tuple(float(value) for value in given)
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        wrong = ", ".join(str(value) for value in given)
+        raise OptionError(
+            f"nodata {shown(wrong)}: give a number, or none alone (NaN is never data)"
+        )
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,6 +550,11 @@ class Products(VectorOptions):
             "run.json",
         )
 
+    @property
+    def side_files(self) -> tuple[str, ...]:
+        """Names of the files that lie beside the rasters, for other programs."""
+        return ("labels.tif.aux.xml", *(f"{name}.qml" for name in self.rasters))
+
 
 _ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)
 ALL_PRODUCTS = tuple(
@@ -479,3 +565,12 @@ ALL_PRODUCTS = tuple(
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""
+SIDE_FILES = tuple(
+    name
+    for raster in Products(**_ALL_RASTERS).rasters
+    for name in (
+        f"{raster}.qml",
+        *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
+    )
+)
+"""Every file beside a raster of a run that describes it, whichever program wrote it."""

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError
+from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.inference.segmenter import Segmenter, TileResult
-from geoseg.io.aoi import Aoi
+from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
+from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
@@ -35,14 +37,20 @@ from geoseg.run.report import (
     versions,
 )
 from geoseg.run.result import Batch, Progress, ProgressCallback, Run
-from geoseg.run.scenes import SceneSource, folder_names, open_input
+from geoseg.run.scenes import (
+    SceneSource,
+    folder_names,
+    open_area,
+    open_input,
+    passing_mosaic,
+)
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
-from geoseg.vector import vectorize
+from geoseg.vector import style, vectorize
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +80,8 @@ def segment_to_files(
     ----------
     scene
         Path of anything rasterio reads, or an opened `Scene`; several paths are mapped as one
-        mosaic, whose ``mosaic.vrt`` stays in ``out``.
+        mosaic, whose ``mosaic.vrt`` stays in ``out``, or with ``Reading(rgb=True)`` as the red,
+        green and blue of one scene (``rgb.vrt``).
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out
@@ -116,7 +125,7 @@ def segment_to_files(
     vocabulary = Vocabulary.parse(classes)
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite, resume=resume)
-    with folder.claimed(), bounded_cache():
+    with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
         source = open_input(scene, reading, folder.path, travels=client is not None)
         sources = [str(file) for file, *_ in source.source.files]
         folder.check(overwrite=overwrite, resume=resume, sources=sources)
@@ -214,17 +223,25 @@ def _warn_if_untold(scene: dict[str, Any]) -> None:
 
 
 def _check_products(scene: Scene, products: Products) -> None:
-    """Refuse, before any work, polygons that a scene without a place cannot have."""
-    if scene.grid.placed or products.polygons == "none":
-        return
-    where = f"{scene.path}: has no place on the ground (no CRS or no transform), so"
-    if products.polygons == "geojson":
-        raise OptionError(
-            f"{where} there is no GeoJSON, which needs longitude and latitude; take "
-            "--polygons gpkg, fgb or parquet"
+    """Refuse, before any work, polygons that a scene without such a place cannot have."""
+    grid = scene.native_grid
+    if not is_storable(grid.crs):
+        raise SceneError(
+            f"{scene.path}: no GeoTIFF can hold its CRS, {crs_name(grid.crs)}, so its map could "
+            "not be placed; bring the scene into another one first, for example with gdalwarp "
+            "-t_srs EPSG:4326"
         )
-    if products.min_area_m2 or products.simplify_m:
-        raise OptionError(f"{where} --min-area and --simplify have no metres; leave them out")
+    if products.polygons == "geojson" and grid.without_degrees is not None:
+        raise OptionError(
+            f"{scene.path}: there is no GeoJSON, which needs longitude and latitude, "
+            f"{grid.without_degrees}; take --polygons gpkg, fgb or parquet"
+        )
+    measured = products.min_area_m2 or products.simplify_m
+    if products.polygons != "none" and measured and grid.unmeasured is not None:
+        raise OptionError(
+            f"{scene.path}: --min-area and --simplify have no metres, {grid.unmeasured}; leave "
+            "them out"
+        )
 
 
 @dataclass
@@ -245,7 +262,7 @@ class _SceneRun:
     def __post_init__(self) -> None:
         assert self.segmenter is not None
         grid, reading = self.scene.grid, self.reading
-        self.area = Aoi.open(reading.aoi, grid) if reading.aoi is not None else None
+        self.area = open_area(reading, grid)
         region = self.area.window if self.area is not None else None
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
@@ -257,6 +274,11 @@ class _SceneRun:
             self.products.rasters,
             grid.crop(self.plan.region),
             self.method.vocabulary.label_classes,
+            provenance(
+                self.scene.path,
+                str(self.method.model["spec"]),
+                [entry.prompts for entry in self.method.vocabulary.classes],
+            ),
         )
         self.seconds: dict[str, float] = {}
         self.holes: dict[int, str] = {}
@@ -272,7 +294,7 @@ class _SceneRun:
             self._segment(journal)
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
-        files = self.folder.publish(names, finished=not self.holes)
+        files = self.folder.publish(names, self.products.side_files, finished=not self.holes)
         return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
@@ -346,8 +368,9 @@ class _SceneRun:
         if self.reading.gsd is None or self.products.output_grid == "working":
             return self.rasters
         native = self.scene.native_grid
-        if self.reading.aoi is not None:
-            native = native.crop(Aoi.open(self.reading.aoi, native).window)
+        area = open_area(self.reading, native)
+        if area is not None:
+            native = native.crop(area.window)
         with self._timed("regrid"):
             return self.rasters.on_grid(native)
 
@@ -366,6 +389,7 @@ class _SceneRun:
                 GeosegWarning,
                 stacklevel=2,
             )
+        self._describe(ready, rasters, tally)
         polygons = {}
         if products.polygons != "none":
             with self._stage(f"polygons.{products.polygons}"):
@@ -382,7 +406,7 @@ class _SceneRun:
                     self.scene if rasters.grid == self.rasters.grid else self.scene.native(),
                     labels,
                     ready / "preview.png",
-                    title=Path(self.scene.path).name,
+                    title=scene_name(self.scene.path),
                 )
         report = self._report(rasters.grid, tally, journal) | polygons
         report["checksums"] = {
@@ -394,8 +418,20 @@ class _SceneRun:
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
+    def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:
+        """Write what other programs need beside the rasters: names, colours, styles."""
+        counts = dict(enumerate(map(int, tally.counts)))
+        contents = style.side_files(ready / "labels.tif", rasters.classes, counts) | {
+            ready / f"{name}.qml": style.per_cent_qml()
+            for name in rasters.names
+            if name != "labels"
+        }
+        for path, text in contents.items():
+            with writing_to(self.folder.path / path.name):
+                path.write_text(text, encoding="utf-8")
+
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:
-        return {
+        report = {
             **scene_report(self.scene, self.reading, grid),
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
@@ -411,6 +447,7 @@ class _SceneRun:
             "versions": versions(),
             "identity": digest(self.facts),
         }
+        return dict(without_secrets(report))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

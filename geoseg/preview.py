@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from geoseg._files import whole_file, writing_to
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.crs import same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
@@ -44,6 +45,8 @@ def preview_files(
     *,
     bands: Sequence[int] | None = None,
     stretch: str = "auto",
+    nodata: Sequence[float] | None = None,
+    ignore_alpha: bool = False,
     title: str | None = None,
     opacity: float = 0.55,
     max_width: int = 2000,
@@ -58,7 +61,7 @@ def preview_files(
         that is open already keeps its bands and stretch.
     out
         PNG to write.
-    bands, stretch
+    bands, stretch, nodata, ignore_alpha
         As for :meth:`geoseg.io.scene.Scene.open`.
     title, opacity, max_width, overwrite
         As for :func:`render_preview`.
@@ -76,7 +79,9 @@ def preview_files(
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
     labels = LabelRaster.open(labels_path)
     if not isinstance(scene, Scene):
-        scene = Scene.open(scene, bands=bands, stretch=stretch)
+        scene = Scene.open(
+            scene, bands=bands, stretch=stretch, nodata=nodata, ignore_alpha=ignore_alpha
+        )
     window = _window_of(labels, scene)
     counts = labels.counts()
     total = sum(counts.values())
@@ -441,7 +446,7 @@ def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     fits = (
         -1 <= left < right <= width + reach_x
         and -1 <= top < bottom <= height + reach_y
-        and labels.grid.crs == scene.grid.crs
+        and same_crs(labels.grid.crs, scene.grid.crs)
     )
     if not fits:
         raise SceneError(f"{labels.path}: does not lie on the scene {scene.path}")

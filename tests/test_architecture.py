@@ -18,14 +18,16 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "errors", "types", "_optional", "_files", "_claim", "_inputs", "methods", "options", "runtime",
+    "_address", "errors", "types", "_optional", "_files", "_claim", "_inputs", "methods", "options",
+    "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
 
 # Room of geoseg -> rooms it may import. Data flows one way, imports point back along it.
 ROOMS: dict[str, set[str]] = {
-    "errors": set(),
+    "_address": set(),
+    "errors": {"_address"},
     "_files": {"errors"},
     "_claim": {"errors"},
     "_inputs": {"errors"},
@@ -33,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "_optional": {"errors"},
     "methods": {"errors", "_inputs"},
     "options": {"errors", "methods", "_files", "_inputs"},
-    "runtime": {"errors", "types"},
+    "runtime": {"_address", "errors", "types"},
     **dict.fromkeys(INPUTS, FOUNDATION),
     "inference": FOUNDATION | INPUTS,
     **dict.fromkeys(PRODUCTS, FOUNDATION | {"io"}),

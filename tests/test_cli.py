@@ -28,7 +28,10 @@ from geoseg_cli._run import progress_bar
 from geoseg_cli._signals import stoppable
 from geoseg_cli.main import app
 
-PRODUCTS = ["confidence.tif", "labels.tif", "polygons.gpkg", "preview.png", "run.json"]
+PRODUCTS = [
+    "confidence.qml", "confidence.tif", "labels.qml", "labels.tif", "labels.tif.aux.xml",
+    "polygons.gpkg", "preview.png", "run.json",
+]  # fmt: skip
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -441,10 +444,11 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
-def test_ctrl_c_that_python_drops_is_not_lost() -> None:
+def test_ctrl_c_that_python_drops_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is raised in a finaliser or a garbage collection goes nowhere, Ctrl-C too."""
     before = signal.getsignal(signal.SIGINT)
     state = Progress("segment", 1, 2, 100, 200)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to have it put back
     with stoppable(), progress_bar(quiet=True) as progress:
         progress(state)
         with pytest.raises(KeyboardInterrupt):
@@ -452,3 +456,29 @@ def test_ctrl_c_that_python_drops_is_not_lost() -> None:
         with pytest.raises(KeyboardInterrupt):
             progress(state)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_libraries_that_stumble_over_a_signal_say_nothing() -> None:
+    """Python shows what is raised in a garbage collection, and what it breaks at the exit."""
+    code = """
+import atexit, gc, signal
+from geoseg_cli._signals import check, stoppable
+
+def collected(phase, info):
+    signal.raise_signal(signal.SIGTERM)
+
+def ended():
+    raise AssertionError("half started")
+
+atexit.register(ended)
+gc.callbacks.append(collected)
+try:
+    with stoppable():
+        gc.collect(0)
+        check()
+except KeyboardInterrupt as stop:
+    gc.callbacks.clear()
+    raise SystemExit(stop.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (143, "")

@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 import sklearn.metrics as sk
 from affine import Affine
@@ -506,3 +507,51 @@ def test_memory_does_not_depend_on_the_rasters(tmp_path: Path) -> None:
         peaks.append(int(out.stdout))
     # kB. GDAL's cache may fill; class numbers of the larger pair alone would be 650 MB.
     assert peaks[1] < peaks[0] + 250_000
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        (np.float32, float(np.finfo(np.float32).min)),
+        (np.float32, -3.4028230607370965e38),
+        (np.float64, -1.7976931348623157e308),
+        (np.float32, -9999.0),
+        (np.float32, float("nan")),
+        (np.float32, 1e20),
+        (np.float64, -0.5),
+        (np.int16, -32768),
+    ],
+)
+def test_whatever_marks_nodata_is_left_out(pair, tmp_path: Path, dtype: type, nodata: float):
+    labels_path, _, labels, truth = pair
+    holes = truth.astype(dtype)
+    holes[:10] = nodata
+    keep = np.ones(truth.shape, bool)
+    keep[:10] = False
+    path = write(tmp_path / "t.tif", holes, nodata=nodata)
+    for values in (None, "0=background;1=building;2=road;-9999=ignore;-32768=ignore"):
+        got = evaluate(labels_path, path, truth_values=values)
+        assert np.array_equal(got.scores.confusion, expected(labels, truth, keep))
+        assert got.ignored_pixels == (~keep).sum()
+
+
+def test_nodata_that_no_pixel_can_have_marks_nothing(pair, tmp_path: Path) -> None:
+    labels_path, _, labels, truth = pair
+    path = write(tmp_path / "t.tif", truth)
+    # Rasterio refuses to write such a value, other software does not.
+    vrt = tmp_path / "t.vrt"
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    text = vrt.read_text()
+    mark = '<VRTRasterBand dataType="Byte" band="1"'
+    assert mark in text
+    start = text.index(">", text.index(mark)) + 1
+    vrt.write_text(text[:start] + "<NoDataValue>-9999</NoDataValue>" + text[start:])
+    got = evaluate(labels_path, vrt)
+    assert np.array_equal(got.scores.confusion, expected(labels, truth))
+
+
+def test_labels_and_truth_may_be_whole_numbers_in_floats(pair, tmp_path: Path) -> None:
+    _, truth_path, labels, truth = pair
+    floats = write(tmp_path / "l.tif", labels.astype(np.float32), names=NAMES)
+    got = evaluate(floats, truth_path)
+    assert np.array_equal(got.scores.confusion, expected(labels, truth))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg._files import absolute, whole_file
+from geoseg.errors import OutputError
 from geoseg.runtime.setting import Setting
 
 # -- files ----------------------------------------------------------------------------------------
@@ -69,6 +72,24 @@ def test_a_block_that_wrote_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "file.txt"):
         pass
     assert contents(tmp_path) == {"file.txt": "old"}
+
+
+def test_what_the_disk_tells_last_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk may say only when bytes are to settle that there is no room for them."""
+    final = tmp_path / "map.tif"
+    final.write_text("old")
+    settled: list[bool] = []
+
+    def full(handle: int) -> None:
+        settled.append(final.read_text() == "old")
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", full)
+    no_room = pytest.raises(OutputError, match=r"map\.tif: cannot be written, there is no room")
+    with no_room, whole_file(final) as part:
+        part.write_text("new")
+    assert settled == [True]
+    assert contents(tmp_path) == {"map.tif": "old"}
 
 
 def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -139,3 +139,36 @@ def test_masked_whole_numbers_are_what_they_were(tmp_path: Path) -> None:
     scaled = rioxarray.open_rasterio(path, masked=True)
     scaled = scaled.copy(data=scaled.data / 255)
     assert ArrayScene.open(scaled).stretch != masked.stretch
+
+
+def test_coordinates_that_are_corners_are_known_by_the_transform(tmp_path: Path) -> None:
+    """As stackstac gives them: x and y are the pixels' upper left corners."""
+    whole = rioxarray.open_rasterio(make(tmp_path / "s.tif", rgb()))
+    assert isinstance(whole, xarray.DataArray)
+    place = whole.rio.transform()
+    corners = whole.assign_coords(x=whole.x - place.a / 2, y=whole.y - place.e / 2)
+    stacked = corners.drop_vars("spatial_ref")
+    stacked.attrs = {"crs": "EPSG:32631", "transform": place}
+    for array in (corners, stacked):
+        assert ArrayScene.open(array).grid.transform == place
+        part = ArrayScene.open(array[:, 10:, 20:])
+        assert part.grid.to_ground(0, 0) == pytest.approx((500020, 4999990))
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_uneven_rows_and_columns_are_refused(tmp_path: Path, axis: str) -> None:
+    array = rioxarray.open_rasterio(make(tmp_path / "s.tif", rgb()))
+    assert isinstance(array, xarray.DataArray)
+    places = array[axis].values + np.linspace(0, 3, array.sizes[axis]) ** 2
+    with pytest.raises(SceneError, match=f"lie unevenly along {axis}"):
+        ArrayScene.open(array.assign_coords({axis: places}))
+    rounded = array.assign_coords({axis: array[axis].values.astype(np.float32)})
+    assert ArrayScene.open(rounded).shape == (40, 50)
+
+
+def test_dimensions_that_rio_names_are_known(tmp_path: Path) -> None:
+    array = rioxarray.open_rasterio(make(tmp_path / "s.tif", rgb()))
+    assert isinstance(array, xarray.DataArray)
+    renamed = array.rename(x="easting", y="northing")
+    named = renamed.rio.set_spatial_dims("easting", "northing")
+    assert ArrayScene.open(named).grid == ArrayScene.open(array).grid

@@ -95,7 +95,8 @@ def test_wide_integers_are_narrowed(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (np.zeros((3, 4, 4), np.uint8), "has 3 bands; a label raster has one"),
-        (np.zeros((4, 4), np.float32), "holds float32; labels are whole numbers"),
+        (np.full((4, 4), 0.5, np.float32), "holds fractions; labels are whole numbers"),
+        (np.zeros((4, 4), np.complex64), "holds complex64; labels are whole numbers"),
         (np.full((4, 4), -3, np.int16), "run from -3 to -3"),
         (np.full((4, 4), 70000, np.int32), "run from 70000"),
     ],

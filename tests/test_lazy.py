@@ -14,7 +14,7 @@ import rioxarray
 import xarray as xr
 
 import geoseg
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
@@ -187,3 +187,19 @@ def test_scenes_that_cannot_be_taken_are_refused(scene: Path, loaded: geoseg.Mod
         lazy(np.zeros((3, 40, 40), np.uint8), loaded)
     with pytest.raises(SceneError, match="not Dataset"):
         lazy(as_array(scene, None).to_dataset(name="scene"), loaded)
+
+
+def test_an_array_without_a_place_gets_a_word(loaded: geoseg.Model) -> None:
+    array = xr.DataArray(np.zeros((3, 40, 50), np.uint8), dims=("band", "y", "x"))
+    with pytest.warns(GeosegWarning, match="the array: has no CRS and no transform"):
+        geoseg.segment(array, "a; b", model=loaded, options=QUICK)
+    placed = array.assign_coords(x=500_000.5 + np.arange(50), y=5_000_000 - np.arange(40))
+    reading = geoseg.Reading(crs="EPSG:32631")
+    found = geoseg.segment(placed, "a; b", model=loaded, options=QUICK, reading=reading)
+    assert found.rio.crs.to_epsg() == 32631
+
+
+def test_an_array_given_for_files_is_one_line(tmp_path: Path, loaded: geoseg.Model) -> None:
+    array: Any = xr.DataArray(np.zeros((3, 40, 50), np.uint8), dims=("band", "y", "x"))
+    with pytest.raises(SceneError, match=r"not DataArray; arrays go to geoseg\.segment"):
+        geoseg.segment_to_files(array, "a; b", tmp_path / "out", model=loaded)

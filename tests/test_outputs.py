@@ -424,7 +424,9 @@ def test_styles_are_xml_whatever_the_names(names: list[str]) -> None:
     for make, tag in makers:
         root = ET.fromstring(make(classes).split("\n", 1)[1])
         assert [entry.get("label") for entry in root.iter(tag)] == shown
-    assert len(list(ET.fromstring(style.category_names(classes)).iter("Category"))) == len(names)
+    assert len(list(ET.fromstring(style.raster_metadata(classes, {})).iter("Category"))) == len(
+        names
+    )
 
 
 def test_what_xml_cannot_hold_is_shown() -> None:

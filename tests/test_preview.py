@@ -91,15 +91,13 @@ def test_many_classes_and_long_names(tmp_path: Path) -> None:
 def test_labels_of_a_part_and_on_coarser_pixels_are_found_on_the_scene(tmp_path: Path) -> None:
     data = np.zeros((3, 200, 300), np.uint8)
     data[:, 100:, 150:] = 255
-    scene = Scene.open(make(tmp_path / "s.tif", data))
+    scene = Scene.open(make(tmp_path / "s.tif", data), nodata=())
     part = scene.grid.crop(Window(100, 150, 100, 150))
     for name, grid in (("part", part), ("coarse", part.scaled(4, 4))):
         writer = label_writer(tmp_path / f"{name}.work", grid, CLASSES)
         writer.write(grid.window, np.zeros(grid.shape, np.uint8))
         writer.finish(tmp_path / f"{name}.tif")
-        preview_files(
-            tmp_path / "s.tif", tmp_path / f"{name}.tif", tmp_path / f"{name}.png", title="Part"
-        )
+        preview_files(scene, tmp_path / f"{name}.tif", tmp_path / f"{name}.png", title="Part")
         with Image.open(tmp_path / f"{name}.png") as image:
             page = np.asarray(image.convert("RGB"))
         middle = page[

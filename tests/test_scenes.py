@@ -10,6 +10,9 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
+from geoseg.inference.segmenter import Segmenter
+from geoseg.model.loading import load_model
+from geoseg.options import Options
 from geoseg_cli.main import app
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -79,6 +82,21 @@ def test_tiles_and_batches_do_not_change_the_map(
         differing = int((first.read(1) != second.read(1)).sum())
     # Kernels may round differently with the batch's shape: under 1 pixel in 50,000.
     assert differing <= first.width * first.height / 50_000
+
+
+def test_windows_leave_no_cuts() -> None:
+    """By default classes change at the edges of windows no more often than beside them."""
+    from benchmarks.bench_seams import WORDS, Changes, changes, scene_labels
+
+    model, found = load_model("geoseg-tiny", device="cpu"), {}
+    for options in (Options(), Options(blend="uniform")):
+        segmenter, total = Segmenter(model, WORDS, options), Changes()
+        for name in ("town_river", "farmland_lakes"):
+            labels = scene_labels(segmenter, str(SAMPLES / f"{name}.tif"))
+            total += changes(labels, segmenter)
+        assert total.beside > 200
+        found[options.blend] = total.excess
+    assert found[None] < 1.15 < 1.5 < found["uniform"], found
 
 
 @pytest.mark.parametrize("name", ["town_river", "farmland_lakes", "coast_swath", "park_rgbn"])

@@ -325,8 +325,10 @@ def test_a_second_run_leaves_the_first_alone(
     done = segment(scene, out, model, progress=intrude)
     assert refused
     assert_same_raster(done.out / "labels.tif", straight / "labels.tif")
-    assert sorted(file.name for file in out.iterdir()) == ["confidence.tif", "labels.tif",
-                                                           "run.json"]  # fmt: skip
+    assert sorted(file.name for file in out.iterdir()) == [
+        "confidence.qml", "confidence.tif", "labels.qml", "labels.tif", "labels.tif.aux.xml",
+        "run.json",
+    ]  # fmt: skip
 
 
 # -- processes -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rasterio import features
 from vectors import blobs, label_file
 
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.grid import Grid
 from geoseg.vector import VectorOptions, polygons, vectorize
 from geoseg.vector.style import write_raster_style
 
@@ -123,7 +124,7 @@ def test_confidence_is_averaged_under_each_polygon(tmp_path: Path) -> None:
     [
         ({"transform": Affine(10, 0, 500_005, 0, -10, 5_000_000)}, "position or pixel size"),
         ({"transform": Affine(20, 0, 500_000, 0, -20, 5_000_000)}, "position or pixel size"),
-        ({"crs": "EPSG:32632"}, "coordinate system"),
+        ({"crs": "EPSG:32632"}, "its CRS is EPSG:32632, not EPSG:32631"),
     ],
 )
 def test_confidence_on_another_grid_is_refused(
@@ -177,6 +178,8 @@ def test_raster_style_gives_names_and_colours(labels: Path) -> None:
         assert tuple(bytes.fromhex(colour[1:])) == table[int(entry.get("value"))][:3]
     categories = ET.fromstring(names.read_text(encoding="utf-8")).iter("Category")
     assert [c.text for c in categories] == ["roof", "road & rail", "Wäldchen"]
+    write_raster_style(labels)  # what geoseg wrote may be written again
+    qml.write_text("mine")
     with pytest.raises(OutputError, match="--overwrite"):
         write_raster_style(labels)
     write_raster_style(labels, overwrite=True)
@@ -268,7 +271,9 @@ def test_without_a_coordinate_system_there_are_no_metres(tmp_path: Path) -> None
     assert frame.area_m2.isna().all()
     assert frame.perimeter_m.isna().all()
     assert shapely.area(frame.geometry.values).tolist() == [1, 3]
-    with pytest.raises(OptionError, match="no coordinate system"):
+    # As GIS software shows such an image: rows go down from 0.
+    assert frame.geometry.iloc[0].equals(shapely.box(0, -1, 1, 0))
+    with pytest.raises(OptionError, match="have no metres, it has no CRS"):
         vectorize(labels, tmp_path / "more.gpkg", options=VectorOptions(min_area_m2=1))
     with pytest.raises(OptionError, match=r"/out\.geojson: GeoJSON needs longitude and latitude"):
         vectorize(labels, tmp_path / "out.geojson")
@@ -399,7 +404,7 @@ def test_every_reference_scene_is_partitioned(shared: Path, tmp_path: Path) -> N
             zip(frame.geometry, frame.class_id, strict=True),
             out_shape=values.shape,
             fill=255,
-            transform=profile["transform"],
+            transform=Grid(None, profile["transform"], *values.shape).drawn.transform,
             dtype="uint8",
         ) if len(frame) else np.full(values.shape, 255, np.uint8)  # fmt: skip
         np.testing.assert_array_equal(back, values, err_msg=str(path))

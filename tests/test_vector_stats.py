@@ -85,10 +85,10 @@ def test_strips_do_not_show(labels: Path, tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(zone_stats(labels, zones).area_m2, whole.area_m2)
 
 
-def test_zones_that_are_empty_or_have_a_spike(labels: Path, tmp_path: Path) -> None:
+def test_zones_that_lie_elsewhere_or_have_a_spike(labels: Path, tmp_path: Path) -> None:
     spiked = shapely.Polygon([(0, 0), (100, 0), (100, 100), (100, 400), (100, 100), (0, 100)])
     zones = {
-        "nothing": shapely.Polygon(),
+        "nothing": shapely.box(800_000, 4_000_000, 800_100, 4_000_100),
         "spiked": shapely.affinity.translate(spiked, 500_000, 4_999_800),
         "box": shapely.box(500_000, 4_999_800, 500_100, 4_999_900),
     }
@@ -97,7 +97,7 @@ def test_zones_that_are_empty_or_have_a_spike(labels: Path, tmp_path: Path) -> N
     assert land["nothing"] == 0
     assert land["box"] > 0
     assert land["spiked"] == pytest.approx(land["box"], rel=1e-6)
-    only = zones_file(tmp_path / "none.gpkg", {"nothing": shapely.Polygon()})
+    only = zones_file(tmp_path / "none.gpkg", {"nothing": zones["nothing"]})
     assert zone_stats(labels, only).area_m2.tolist() == [0, 0]
 
 
@@ -144,7 +144,7 @@ def test_tables_are_written_whole_and_never_over(labels: Path, tmp_path: Path, s
 def test_wrong_zones_are_refused(labels: Path, tmp_path: Path) -> None:
     points = gpd.GeoDataFrame(geometry=[shapely.Point(5e5, 5e6)], crs=32631)
     points.to_file(tmp_path / "points.gpkg")
-    with pytest.raises(SceneError, match="must be polygons"):
+    with pytest.raises(SceneError, match="no polygons for zones, it holds points"):
         zone_stats(labels, tmp_path / "points.gpkg")
     with pytest.raises(SceneError, match="no such file"):
         zone_stats(labels, tmp_path / "none.gpkg")

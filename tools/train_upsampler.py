@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from geoseg import methods
 from geoseg.model.loading import load_model
 from geoseg.model.upsampling.blocks import StepGeometry
-from geoseg.model.upsampling.learned import LearnedJbu, StepWeights, WindowStep
+from geoseg.model.upsampling.learned import LearnedJbu, PlainStep, StepWeights
 from geoseg.model.vision import DenseEncoder
 from tools.crops import CropSampler
 from tools.export_tiny import DEFAULTS
@@ -119,7 +119,7 @@ class JbuOne(nn.Module):
         for coarse, fine in pairwise(sizes):
             geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
             pooled = F.adaptive_avg_pool2d(guidance, fine).permute(0, 2, 3, 1)
-            x = WindowStep(geometry, weights, pooled).apply(x)
+            x = PlainStep(geometry, weights, pooled).apply(x)
         return x.permute(0, 3, 1, 2) + 0.1 * (conv.bias @ basis)[:, None, None]
 
 

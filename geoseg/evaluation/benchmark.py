@@ -59,10 +59,15 @@ class ImageSegmenter(Protocol):
 
 
 def paper_options(dataset: Dataset, given: Options) -> Options:
-    """Fill in what the paper sets for this data set; an option given wins."""
+    """Fill in what the paper sets for this data set and for all; an option given wins.
+
+    Without an upsampler's weights the parameter-free one takes the learned one's place.
+    """
     names = ("threshold", "background", "cls_bias")
-    missing = [name for name in names if getattr(given, name) is None]
-    return replace(given, **{name: getattr(dataset, name) for name in missing})
+    filled = {name: getattr(dataset, name) for name in names if getattr(given, name) is None}
+    if all(getattr(given, name) is None for name in ("upsampler", "upsampler_weights")):
+        filled["upsampler"] = "jbu"
+    return replace(given, preset="paper", **filled)
 
 
 def run_benchmark(

@@ -76,8 +76,10 @@ def evaluate(
     classes: VocabularySource | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
+    truth_layer: str | None = None,
     outside: str = "ignore",
     aoi: str | Path | None = None,
+    aoi_layer: str | None = None,
     confidence: str | Path | None = None,
     boundary_tolerance: float | None = None,
     progress: Progress | None = None,
@@ -108,10 +110,14 @@ def evaluate(
         other value. Without it value i is class i (rasters), or words are names (vector files).
     truth_column
         Column of a vector truth with the class.
+    truth_layer
+        Layer of a vector truth; by default the one that has polygons.
     outside
         Class of pixels that no feature of a vector truth covers.
     aoi
         Only compare inside: ``minx,miny,maxx,maxy`` in the labels' CRS, or a vector file.
+    aoi_layer
+        Layer of that file; by default the one that has polygons.
     confidence
         Raster of whole per cents on the labels' grid; by default ``confidence.tif`` beside a
         ``labels.tif``, if there is one. Only for a single label raster.
@@ -155,8 +161,10 @@ def evaluate(
             sources = _Sources(
                 labels=raster,
                 coder=_label_coder(raster, numbers, vocabulary),
-                truth=open_truth(truth_path, raster.grid, numbers, values, truth_column, outside),
-                aoi=Aoi.open(aoi, raster.grid) if aoi is not None else None,
+                truth=open_truth(
+                    truth_path, raster.grid, numbers, values, truth_column, outside, truth_layer
+                ),
+                aoi=Aoi.open(aoi, raster.grid, aoi_layer) if aoi is not None else None,
                 confidence=_open_confidence(confidence, labels_path, raster),
             )
             with contextlib.closing(sources):

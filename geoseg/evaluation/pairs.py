@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geoseg.errors import EvaluationError
-from geoseg.evaluation.truth import RASTER_SUFFIXES, VECTOR_SUFFIXES
+from geoseg.evaluation.truth import RASTER_SUFFIXES, is_vector
+from geoseg.io.vectors import VECTOR_SUFFIXES
 
 LABELS_NAME = "labels.tif"
 CONFIDENCE_NAME = "confidence.tif"
@@ -33,7 +34,7 @@ def find_pairs(labels: Path, truth: Path) -> tuple[Pair, ...]:
         If something is missing, or a name fits several files.
     """
     rasters = _label_rasters(labels)
-    if truth.is_file():
+    if _is_one(truth):
         if len(rasters) > 1:
             raise EvaluationError(
                 f"{labels} holds {len(rasters)} label rasters, but {truth} is one file; give a "
@@ -53,16 +54,21 @@ def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
     EvaluationError
         If something is missing, or a name fits several files.
     """
-    if truth.is_dir():
+    if truth.is_dir() and not _is_one(truth):
         return tuple((scene, _truth_in(scene, truth)) for scene in scenes)
-    if not truth.is_file():
+    if not _is_one(truth):
         raise EvaluationError(f"{truth}: no such file or folder")
-    if len(scenes) > 1 and truth.suffix.lower() not in VECTOR_SUFFIXES:
+    if len(scenes) > 1 and not is_vector(truth):
         raise EvaluationError(
             f"there are {len(scenes)} scenes, but {truth} is one raster; give a folder with one "
             "truth file for each, of the same name, or one vector file for all"
         )
     return tuple((scene, truth) for scene in scenes)
+
+
+def _is_one(truth: Path) -> bool:
+    """Whether a truth is one file; a File Geodatabase is a folder."""
+    return truth.is_file() or (truth.is_dir() and truth.suffix.lower() == ".gdb")
 
 
 def confidence_beside(labels: Path) -> Path | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import geopandas
 import numpy as np
 import rasterio.features
 import shapely
 from affine import Affine
-from pyogrio.errors import DataSourceError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from geoseg.errors import EvaluationError, GeosegWarning, OptionError
+from geoseg.errors import EvaluationError, GeosegWarning, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, IndexArray
 from geoseg.evaluation.values import (
     ANY_VALUE,
@@ -31,15 +30,17 @@ from geoseg.evaluation.values import (
     pack_colors,
 )
 from geoseg.io._handles import open_dataset
+from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
+from geoseg.io.vectors import is_vector_file, read_polygons
 from geoseg.types import Window, label_nodata
 
-VECTOR_SUFFIXES = frozenset({".fgb", ".geojson", ".gpkg", ".json", ".parquet", ".shp"})
 RASTER_SUFFIXES = frozenset({".bmp", ".img", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".vrt"})
 CLASS_COLUMNS = ("class_name", "class", "label", "name")
 """Columns that are taken for the class if none is named, in this order."""
 
+_MOST_VALUE = 2**53
 _PIXEL_TOLERANCE = 1e-3
 _SCALE_TOLERANCE = 1e-6
 
@@ -136,9 +137,12 @@ class RasterTruth:
             raise EvaluationError(f"{self._path}: cannot be read: {error}") from error
         values = pixels[: len(self._bands)]
         packed = pack_colors(values) if len(self._bands) == 3 else values[0]
-        if self._warped is None:
+        covered = np.ones(window.shape, np.bool_) if self._warped is None else pixels[-1] != 0
+        nodata = self._source.nodata
+        if nodata is not None and not _can_be_named(nodata):
+            covered &= packed != np.float64(nodata).astype(packed.dtype)
+        elif self._warped is None:
             return self._coder.encode(packed, str(self._path))
-        covered = pixels[-1] != 0
         index = np.full(window.shape, IGNORE, np.int32)
         index[covered] = self._coder.encode(packed[covered], str(self._path))
         return index
@@ -168,7 +172,7 @@ class RasterTruth:
         if dtype in (np.uint8, np.uint16):
             numbers.setdefault(label_nodata(dtype), IGNORE)
         nodata = self._source.nodata
-        if nodata is not None and float(nodata).is_integer():
+        if nodata is not None and _can_be_named(nodata):
             if int(nodata) in numbers and numbers[int(nodata)] != IGNORE:
                 warnings.warn(
                     f"{self._path} marks {int(nodata)} as nodata, so these pixels are ignored; "
@@ -192,11 +196,11 @@ class RasterTruth:
                 f"{self._path}: {source.width} x {source.height} pixels, the labels have "
                 f"{grid.width} x {grid.height}; without a CRS in both they must be equal"
             )
-        if source.crs != grid.crs:
+        if not same_crs(source.crs, grid.crs):
             raise EvaluationError(
-                f"{self._path}: its CRS is {_crs_name(source.crs)}, the labels' is "
-                f"{_crs_name(grid.crs)}; bring the truth there first, for example with "
-                f"gdalwarp -t_srs {_crs_name(grid.crs)} -r near"
+                f"{self._path}: its CRS is {crs_name(source.crs)}, the labels' is "
+                f"{crs_name(grid.crs)}; bring the truth there first, for example with "
+                f"gdalwarp -t_srs {crs_name(grid.crs)} -r near"
             )
         offset = ~source.transform * grid.transform
         if same_size and _is_shift(offset) and abs(offset.c) + abs(offset.f) < _PIXEL_TOLERANCE:
@@ -210,6 +214,7 @@ class RasterTruth:
             )
         return WarpedVRT(
             source,
+            src_crs=grid.crs,
             resampling=Resampling.nearest,
             src_nodata=None,
             add_alpha=ColorInterp.alpha not in source.colorinterp,
@@ -224,6 +229,7 @@ def open_truth(
     values: ValueMap | None = None,
     column: str | None = None,
     outside: str = IGNORED_NAME,
+    layer: str | None = None,
 ) -> Truth:
     """Open the truth of whatever kind on a grid.
 
@@ -241,6 +247,8 @@ def open_truth(
         Column of a vector file with the class.
     outside
         Class of pixels that no feature of a vector file covers.
+    layer
+        Layer of a vector file; None for the one that has polygons.
 
     Raises
     ------
@@ -249,11 +257,17 @@ def open_truth(
     OptionError
         If a value, class or column does not fit.
     """
-    if path.suffix.lower() in VECTOR_SUFFIXES:
-        return _vector_truth(path, grid, classes, values, column, outside)
-    if column is not None:
-        raise OptionError(f"{path}: --truth-column is for vector files; this is a raster")
+    if is_vector(path):
+        return _vector_truth(path, grid, classes, values, column, outside, layer)
+    for option, value in (("--truth-column", column), ("--truth-layer", layer)):
+        if value is not None:
+            raise OptionError(f"{path}: {option} is for vector files; this is a raster")
     return RasterTruth(path, grid, classes, values)
+
+
+def is_vector(path: Path) -> bool:
+    """Tell whether a truth is one of features and not of pixels."""
+    return path.suffix.lower() not in RASTER_SUFFIXES and is_vector_file(path)
 
 
 def open_raster(path: Path) -> Any:
@@ -277,23 +291,16 @@ def _vector_truth(
     values: ValueMap | None,
     column: str | None,
     outside: str,
+    layer: str | None,
 ) -> VectorTruth:
     try:
-        read = geopandas.read_parquet if path.suffix.lower() == ".parquet" else geopandas.read_file
-        frame = read(path)
-    except (DataSourceError, OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: cannot be read as a vector file: {error}") from error
-    frame = frame[~(frame.geometry.is_empty | frame.geometry.isna())]
-    if frame.empty:
-        raise EvaluationError(f"{path}: there is no feature in it")
+        frame = read_polygons(path, grid, what="truth", layer=layer, points=True).table
+    except SceneError as error:
+        raise EvaluationError(str(error)) from error
     column = _class_column(path, list(frame.columns), column)
-    if not grid.placed:
-        raise EvaluationError(f"{path}: a vector truth needs labels with a CRS and a transform")
-    if frame.crs is None:
-        raise EvaluationError(f"{path}: the vector file has no CRS; assign one first")
     numbers = [classes.number(name) for name in _class_names(path, frame, column, values)]
-    geometries = shapely.force_2d(frame.geometry.to_crs(grid.crs).to_numpy())
-    return VectorTruth(list(geometries), numbers, grid, classes.number(outside))
+    geometries = list(frame.geometry)
+    return VectorTruth(geometries, numbers, grid.drawn, classes.number(outside))
 
 
 def _class_column(path: Path, columns: list[str], column: str | None) -> str | None:
@@ -340,6 +347,11 @@ def _outline(transform: Affine, window: Window) -> Any:
     return shapely.Polygon([transform * corner for corner in corners])
 
 
+def _can_be_named(value: float) -> bool:
+    """Whether a pixel value could stand in a value map, which holds whole numbers."""
+    return math.isfinite(value) and value == int(value) and abs(value) < _MOST_VALUE
+
+
 def _is_shift(offset: Affine) -> bool:
     """Tell whether two grids have the same pixels but for where they begin."""
     return bool(
@@ -349,7 +361,3 @@ def _is_shift(offset: Affine) -> bool:
 
 def _is_whole(pixels: float) -> bool:
     return abs(pixels - round(pixels)) < _PIXEL_TOLERANCE
-
-
-def _crs_name(crs: Any) -> str:
-    return str(crs.to_string()) if crs is not None else "none"

@@ -47,6 +47,7 @@ def tune_on_scenes(
     background: str | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
+    truth_layer: str | None = None,
     outside: str = "ignore",
     per_class: int = 1000,
     progress: Callable[[int, int], None] | None = None,
@@ -70,7 +71,7 @@ def tune_on_scenes(
         Bands, stretch and working GSD.
     background
         Class for pixels below a threshold; without it no threshold is suggested.
-    truth_values, truth_column, outside
+    truth_values, truth_column, truth_layer, outside
         As for :func:`geoseg.evaluation.evaluate`.
     per_class
         About how many pixels are drawn of each class.
@@ -89,7 +90,16 @@ def tune_on_scenes(
     paths = [Path(path) for path in expand_scenes(scenes)]
     labelled = [
         LabelledScene(
-            Scene.open(path, bands=read.bands, stretch=read.stretch, gsd=read.gsd), truth_path
+            Scene.open(
+                path,
+                bands=read.bands,
+                stretch=read.stretch,
+                gsd=read.gsd,
+                crs=read.crs,
+                nodata=read.fill,
+                ignore_alpha=read.ignore_alpha,
+            ),
+            truth_path,
         )
         for path, truth_path in truths_of(paths, Path(truth))
     ]
@@ -106,6 +116,7 @@ def tune_on_scenes(
         segmenter,
         values=values,
         column=truth_column,
+        layer=truth_layer,
         outside=outside,
         per_class=per_class,
         progress=progress,
@@ -119,6 +130,7 @@ def collect_pixels(
     *,
     values: ValueMap | None = None,
     column: str | None = None,
+    layer: str | None = None,
     outside: str = "ignore",
     per_class: int = 1000,
     progress: Callable[[int, int], None] | None = None,
@@ -137,6 +149,8 @@ def collect_pixels(
         What values of the truth mean.
     column
         Column of vector truths with the class.
+    layer
+        Layer of vector truths.
     outside
         Class of pixels that no feature of a vector truth covers.
     per_class
@@ -155,7 +169,7 @@ def collect_pixels(
         _Labels(
             place,
             entry.scene,
-            open_truth(entry.truth, entry.scene.grid, numbers, values, column, outside),
+            open_truth(entry.truth, entry.scene.grid, numbers, values, column, outside, layer),
             segmenter,
         )
         for place, entry in enumerate(scenes)

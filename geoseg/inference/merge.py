@@ -100,8 +100,10 @@ class StripMerger:
         count = 0 if self._sum is None else min(row - self._core.row - self._first, len(self._sum))
         if self._sum is None or count <= 0:
             return
-        # Rows or corners that no window with data covers have weight 0; they are nodata.
-        mean = self._sum[:count] / self._weight[:count, :, None].clamp_min(1e-12)
+        # Rows or corners that no window with data covers have weight 0; they are nodata. The
+        # corner of a large window has next to none, and counts all the same.
+        weight = self._weight[:count, :, None].clamp_min(torch.finfo(torch.float32).tiny)
+        mean = self._sum[:count] / weight
         yield self._first, mean
         self._first += count
         self._sum, self._weight = self._sum[count:].clone(), self._weight[count:].clone()

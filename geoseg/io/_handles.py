@@ -11,6 +11,7 @@ from typing import Any
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from geoseg.runtime.gdal import http_settings, is_remote, mask_logs, masked_errors
 from geoseg.runtime.libraries import without_warnings
 
 _KEPT_PER_THREAD = 8
@@ -20,10 +21,15 @@ _local = threading.local()
 def open_dataset(path: str, mode: str = "r", **profile: Any) -> Any:
     """Open with rasterio, without its warning about files that have no transform.
 
-    geoseg says that itself, once and in its own words.
+    geoseg says that itself, once and in its own words. An address is asked again when its server
+    is busy, and neither logs nor errors show its secrets.
     """
-    with without_warnings(NotGeoreferencedWarning):
-        return rasterio.open(path, mode, **profile)
+    mask_logs(path)
+    with without_warnings(NotGeoreferencedWarning), masked_errors():
+        if not is_remote(path):
+            return rasterio.open(path, mode, **profile)
+        with rasterio.Env(**http_settings(path)):
+            return rasterio.open(path, mode, **profile)
 
 
 def shared_handle(key: Hashable, opener: Callable[[], Any]) -> Any:

@@ -6,19 +6,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import geopandas
 import numpy as np
 import shapely
-from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
-from geoseg._inputs import file_looks_like, named_path, shown
-from geoseg.errors import OptionError, SceneError
+from geoseg._inputs import shown
+from geoseg.errors import OptionError
 from geoseg.io.grid import Grid, pieces
+from geoseg.io.vectors import read_polygons
 from geoseg.types import BoolArray, Window
 
-_EDGE_PARTS = 100
 _STRIP_ROWS = 1024
 _FURTHEST_PIXELS = 2**30
 """From the scene's corner: GDAL counts pixels in 32 bits, and burns nothing beyond."""
@@ -37,7 +35,7 @@ class Aoi:
     """Pixels of the scene within the area's bounds."""
 
     @classmethod
-    def open(cls, text: str | Path, grid: Grid) -> Aoi:
+    def open(cls, text: str | Path, grid: Grid, layer: str | None = None) -> Aoi:
         """Lay a box or a vector file on a scene's grid.
 
         Parameters
@@ -46,6 +44,8 @@ class Aoi:
             ``minx,miny,maxx,maxy`` in the scene's CRS, or a vector file with polygons in any CRS.
         grid
             The scene's grid.
+        layer
+            Layer of the vector file; None for the one that has polygons.
 
         Raises
         ------
@@ -55,9 +55,14 @@ class Aoi:
             If the file cannot be read, has no polygons or no CRS to place them by.
         """
         numbers = _numbers(str(text))
-        area = _box(numbers) if numbers is not None else _read_polygons(str(text), grid)
-        outline = _to_pixels(area, grid)
-        window = _window_of(outline).intersection(grid.window)
+        if numbers is not None:
+            outline = _to_pixels(_box(numbers), grid)
+        else:
+            laid = read_polygons(text, grid, what="aoi", layer=layer).table.geometry
+            outline = _to_pixels(shapely.union_all(laid.to_numpy()), grid.drawn)
+        window = None
+        if not outline.is_empty:
+            window = _window_of(outline).intersection(grid.window)
         if window is not None and any(
             _burn(outline, part).any() for part in pieces(window, _STRIP_ROWS, window.width)
         ):
@@ -91,51 +96,11 @@ def _box(numbers: tuple[float, float, float, float]) -> BaseGeometry:
     return shapely.box(minx, miny, maxx, maxy)
 
 
-def _read_polygons(text: str, grid: Grid) -> BaseGeometry:
-    path = shown(text)
-    if "://" not in text and not text.startswith("/vsi"):
-        found = named_path(text, "aoi", OptionError)  # a folder is a File Geodatabase
-        if found is None:
-            raise OptionError(
-                f"aoi {path}: no such file; give a vector file or minx,miny,maxx,maxy"
-            )
-        text = str(found)
-    try:
-        table = geopandas.read_file(text, engine="pyogrio", columns=[])
-    except Exception as error:  # whatever a file or an answer makes of four libraries
-        reason = file_looks_like(text) or shown((str(error) or repr(error)).splitlines()[0])
-        raise SceneError(f"{path}: is not a vector file that can be read ({reason})") from error
-    if not isinstance(table, geopandas.GeoDataFrame):
-        raise SceneError(f"{path}: has no geometries")
-    shapes = table.geometry[table.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    shapes = shapes[~shapes.is_empty]
-    if shapes.empty:
-        raise SceneError(f"{path}: has no polygons to take as an area of interest")
-    if (shapes.crs is None) != (grid.crs is None):
-        which = "the file" if shapes.crs is None else "the scene"
-        raise SceneError(f"{path}: cannot be laid on the scene, {which} has no CRS")
-    if not np.isfinite(shapely.get_coordinates(shapes.to_numpy())).all():
-        raise SceneError(f"{path}: has corners that are no numbers")
-    try:
-        if shapes.crs is not None and grid.crs is not None:
-            minx, miny, maxx, maxy = shapes.total_bounds
-            # A straight edge in one CRS is a curve in another. Outlines that cross themselves are
-            # mended first: with more points on them, parts would be lost.
-            step = max(maxx - minx, maxy - miny) / _EDGE_PARTS
-            shapes = shapes.make_valid()
-            shapes = (shapes.segmentize(step) if step > 0 else shapes).to_crs(grid.crs.to_wkt())
-        return shapely.union_all(shapely.make_valid(shapes.to_numpy()))
-    except ProjError as error:
-        raise SceneError(f"{path}: cannot be brought into the scene's CRS") from error
-    except (shapely.errors.ShapelyError, ValueError) as error:
-        raise SceneError(f"{path}: has outlines that are no areas ({shown(error)})") from error
-
-
 def _to_pixels(area: BaseGeometry, grid: Grid) -> BaseGeometry:
     moved = shapely.transform(area, lambda points: np.column_stack(grid.to_pixels(*points.T)))
-    if moved.is_empty or not all(map(math.isfinite, moved.bounds)):
+    if not moved.is_empty and not all(map(math.isfinite, moved.bounds)):
         raise OptionError("aoi: lies where the scene's CRS is not defined")
-    if max(map(abs, moved.bounds)) > _FURTHEST_PIXELS:
+    if not moved.is_empty and max(map(abs, moved.bounds)) > _FURTHEST_PIXELS:
         raise OptionError("aoi: reaches too far beyond the scene; give a smaller one")
     return moved
 

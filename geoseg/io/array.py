@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,20 @@ import numpy.typing as npt
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray
 from affine import Affine
+from rioxarray.exceptions import MissingSpatialDimensionError
 
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.io.bands import Band, band_of, by_words
+from geoseg.io.described import settle_crs
 from geoseg.io.grid import Grid
 from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
 from geoseg.types import BoolArray, PixelBlock, Window
 
 _STATISTICS_SIZE = 2048
+_HALF = 1e-3
+"""Pixels by which half a pixel may be rounded."""
+_UNEVEN = 0.1
+"""Pixels by which a coordinate may lie off its place."""
 _NAME = "the array"
 _Y, _X = ("y", "lat", "latitude"), ("x", "lon", "longitude")
 
@@ -38,7 +46,12 @@ class ArrayScene:
 
     @classmethod
     def open(
-        cls, array: xarray.DataArray, *, bands: Sequence[int] | None = None, stretch: str = "auto"
+        cls,
+        array: xarray.DataArray,
+        *,
+        bands: Sequence[int] | None = None,
+        stretch: str = "auto",
+        crs: str | None = None,
     ) -> ArrayScene:
         """Settle dimensions, bands, placement and stretch of an array.
 
@@ -46,26 +59,32 @@ class ArrayScene:
         ----------
         array
             Dimensions ``(y, x)``, ``(band, y, x)`` or ``(y, x, band)``; latitude and longitude
-            are taken for y and x. CRS, transform and nodata as rioxarray finds them.
-        bands, stretch
+            are taken for y and x, and whatever ``rio.set_spatial_dims`` names. CRS, transform and
+            nodata as rioxarray finds them.
+        bands, stretch, crs
             As for :meth:`geoseg.io.scene.Scene.open`.
 
         Raises
         ------
         SceneError
-            If dimensions, type or bands cannot be used.
+            If dimensions, type or bands cannot be used, or rows or columns lie unevenly.
         OptionError
             If ``bands`` or ``stretch`` make no sense.
         """
         ordered = _order_dims(array)
-        chosen = _choose_bands(ordered.sizes["band"], bands)
+        chosen = _choose_bands(ordered, bands)
         used = ordered.isel(band=[band - 1 for band in chosen])
         if used.dtype == np.bool_ or not (
             np.issubdtype(used.dtype, np.integer) or np.issubdtype(used.dtype, np.floating)
         ):
             raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
         nodata = array.rio.nodata
-        grid = Grid(array.rio.crs, _transform(used), used.sizes["y"], used.sizes["x"])
+        _refuse_uneven(used)
+        place = settle_crs(array.rio.crs, crs, _NAME)
+        transform = _transform(used)
+        if {"x", "y"} <= set(used.coords):
+            transform = _corrected(used, transform)
+        grid = Grid(place, transform, used.sizes["y"], used.sizes["x"])
         scene = cls(used, grid, None, None if nodata is None else float(nodata))
         wanted, integers = parse_stretch(stretch), np.issubdtype(used.dtype, np.integer)
         if integers and wanted.for_dtype(used.dtype).kind == "none":
@@ -157,13 +176,16 @@ def _valid(data: npt.NDArray[Any], nodata: float | None) -> BoolArray:
 def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
     """Bring the dimensions to ``(band, y, x)``."""
     names = [str(dim) for dim in array.dims]
-    y = next((name for name in names if name.lower() in _Y), None)
-    x = next((name for name in names if name.lower() in _X), None)
+    try:
+        y, x = str(array.rio.y_dim), str(array.rio.x_dim)
+    except MissingSpatialDimensionError:
+        y = next((name for name in names if name.lower() in _Y), "")
+        x = next((name for name in names if name.lower() in _X), "")
     others = [name for name in names if name not in (y, x)]
-    if y is None or x is None or len(others) > 1:
+    if not y or not x or len(others) > 1:
         raise SceneError(
             f"{_NAME} has dimensions {', '.join(names) or 'none'}; geoseg reads (band, y, x) or "
-            "(y, x, band): rename or select them"
+            "(y, x, band): rename or select them, or name them with rio.set_spatial_dims"
         )
     if not others:
         array, others = array.expand_dims("band"), ["band"]
@@ -171,8 +193,35 @@ def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
     return array.rename(renamed).transpose("band", "y", "x")
 
 
-def _choose_bands(count: int, bands: Sequence[int] | None) -> tuple[int, ...]:
+def _names(array: xarray.DataArray) -> list[Band]:
+    """What names the bands: values of their coordinate, ``long_name``, coordinates beside it."""
+    count = array.sizes["band"]
+    told: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, coord in array.coords.items():
+        if coord.dims != ("band",):
+            continue
+        kind = "wavelength" if "wavelength" in str(name).lower() else str(name)
+        if kind == "band" and coord.dtype.kind not in "OUST":
+            continue  # numbers of bands
+        for one, value in zip(told, coord.values, strict=True):
+            one["bandname" if kind == "band" else kind] = value
+    long = array.attrs.get("long_name", ())
+    names = list(long) if isinstance(long, list | tuple) and len(long) == count else [None] * count
+    return [band_of(name, tags) for name, tags in zip(names, told, strict=True)]
+
+
+def _choose_bands(array: xarray.DataArray, bands: Sequence[int] | None) -> tuple[int, ...]:
+    count = array.sizes["band"]
     if bands is None:
+        if (told := by_words(_names(array))) is not None:
+            return told[0]
+        if count > 4 or (count == 4 and array.dtype != np.uint8):
+            warnings.warn(
+                f"{_NAME} has {count} bands without names, taking 1,2,3 as red, green, blue; "
+                "give bands if that is wrong",
+                GeosegWarning,
+                stacklevel=2,
+            )
         if count == 2 or count == 0:
             raise SceneError(f"{_NAME} has {count} bands, neither one (grey) nor three (RGB)")
         return (1,) if count == 1 else (1, 2, 3)
@@ -197,3 +246,51 @@ def _transform(array: xarray.DataArray) -> Affine:
     counted: Affine = array.rio.transform(recalc=True)
     tolerance = 1e-6 * abs(counted.a)
     return stored if stored.almost_equals(counted, precision=tolerance) else counted
+
+
+def _corrected(array: xarray.DataArray, counted: Affine) -> Affine:
+    """Transform that coordinates tell, half a pixel on where they are the pixels' corners.
+
+    They are, as stackstac gives them, if the transform that the array carries lies whole pixels
+    and a half away: the array may be a slice.
+    """
+    stored = _carried(array)
+    if stored is None or stored.determinant == 0:
+        return counted
+    col, row = ~stored @ (counted.c, counted.f)
+    alike = np.allclose(stored[:6:3], counted[:6:3]) and np.allclose(stored[1:6:3], counted[1:6:3])
+    if alike and all(abs(away % 1 - 0.5) < _HALF for away in (col, row)):
+        return counted @ Affine.translation(0.5, 0.5)
+    return counted
+
+
+def _carried(array: xarray.DataArray) -> Affine | None:
+    """Transform in the attributes of an array or of its grid mapping."""
+    mapping = array.coords.get(array.rio.grid_mapping)
+    text = None if mapping is None else mapping.attrs.get("GeoTransform")
+    try:
+        if text is not None:
+            return Affine.from_gdal(*map(float, str(text).split()))
+        return Affine(*map(float, array.attrs["transform"][:6]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _refuse_uneven(array: xarray.DataArray) -> None:
+    for name, what in (("y", "rows"), ("x", "columns")):
+        if name not in array.coords or array.sizes[name] < 2:
+            continue
+        places = np.asarray(array.coords[name].values)
+        if places.ndim != 1 or places.dtype.kind not in "iuf":
+            continue
+        even = np.linspace(places[0], places[-1], len(places), dtype=np.float64)
+        step = abs(even[1] - even[0])
+        # Degrees are often kept as float32, which rounds them.
+        rounding = np.abs(even).max() * float(
+            np.finfo(places.dtype).eps if places.dtype.kind == "f" else 0
+        )
+        if not step or not np.abs(places - even).max() <= _UNEVEN * step + rounding:
+            raise SceneError(
+                f"{_NAME} has {what} that lie unevenly along {name}; bring it on an even grid "
+                "first, for example with rio.reproject or interp"
+            )

@@ -8,10 +8,17 @@ single bytes between the samples and puts the time back is not noticed.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from email.message import Message
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote
+
+from geoseg._address import holds_secret
 
 _END_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
@@ -49,11 +56,51 @@ def address_of(path: str) -> str | None:
 
 def server_mark(address: str) -> dict[str, str]:
     """What a server says of a file: size, ETag, Last-Modified; nothing if it does not answer."""
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-            told = answer.headers
-    except (urllib.error.URLError, OSError, ValueError):
+    told = _headers(address)
+    if told is None:
         return {}
-    names = ("Content-Length", "ETag", "Last-Modified")
-    return {name: told[name] for name in names if told[name] is not None}
+    found = {name: told[name] for name in ("ETag", "Last-Modified") if told[name] is not None}
+    # "bytes 0-0/1234" where the server gives one byte, else the size is the content's.
+    size = (told["Content-Range"] or "").rpartition("/")[2] or told["Content-Length"]
+    return found | ({} if size is None else {"Content-Length": size})
+
+
+def _headers(address: str) -> Message | None:
+    # An address that is signed for reading may not be asked in any other way.
+    for method, more in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+        with suppress(OSError, ValueError, HTTPException):
+            return _ask(address, method, more)
+    return None
+
+
+def _ask(address: str, method: str, headers: dict[str, str]) -> Message:
+    scheme, _, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    if at:
+        token = base64.b64encode(unquote(user).encode()).decode()
+        headers = headers | {"Authorization": f"Basic {token}"}
+    request = urllib.request.Request(
+        f"{scheme}://{host}{slash}{path}", method=method, headers=headers
+    )
+    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+        told: Message = answer.headers
+    return told
+
+
+def server_complaint(path: str) -> str | None:
+    """What hinders a file at an address from being read, if it is not the file; else None."""
+    address = address_of(path)
+    if address is None:
+        return None
+    try:
+        _ask(address, "GET", {"Range": "bytes=0-0"})
+    except urllib.error.HTTPError as error:
+        words = f"the server answers {error.code} ({error.reason})"
+        if error.code in (401, 403) and holds_secret(address):
+            return f"{words}; its signature may have expired: give a new address"
+        return f"{words}; try again later" if error.code >= 500 else words
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        return f"the server cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+    return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from affine import Affine
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
+from geoseg.io.crs import crs_name, horizontal
 from geoseg.types import Window
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,6 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 _EDGE_POINTS = 32
 _WIDE_DEGREES = 90
 _TRUE_SCALE_TOLERANCE = 0.01
+_MOST_DEGREES = 540
+"""A longitude may be counted once more around the Earth."""
+_AREA_MARGIN = 3
+"""Degrees by which scenes commonly leave the area that their CRS is meant for."""
+_LEAST_METRES = 1e-3
+"""Smaller pixels are more likely parts of degrees."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,50 @@ class Grid:
     @property
     def placed(self) -> bool:
         """True if pixels have a place on the ground: a CRS and a transform."""
-        return self.crs is not None and self.transform != Affine.identity()
+        return self.crs is not None and self.with_transform
+
+    @property
+    def with_transform(self) -> bool:
+        """True if pixels have coordinates of their own."""
+        return self.transform != Affine.identity()
+
+    @property
+    def drawn(self) -> Grid:
+        """The grid as GIS software draws it: an image without transform has y upwards from -h."""
+        if self.with_transform:
+            return self
+        return replace(self, transform=Affine.scale(1, -1))
+
+    @cached_property
+    def unmeasured(self) -> str | None:
+        """Why there are no metres here, for a message; None if there are."""
+        if self.crs is None:
+            return "it has no CRS"
+        if not self.placed:
+            return "it has no transform"
+        if self.misfit is not None:
+            return self.misfit
+        flat = horizontal(self.crs)
+        if flat.geodetic_crs is None and plane_unit(flat) is None:
+            return f"its CRS, {crs_name(self.crs)}, is not on the Earth and has no metres"
+        return None
+
+    @property
+    def without_degrees(self) -> str | None:
+        """Why there are no longitudes and latitudes here, for a message; None if there are."""
+        if self.crs is not None and self.unmeasured is None:
+            flat = horizontal(self.crs)
+            return (
+                f"its CRS, {crs_name(self.crs)}, is a local grid"
+                if flat.geodetic_crs is None
+                else None
+            )
+        return self.unmeasured
+
+    @cached_property
+    def misfit(self) -> str | None:
+        """How the coordinates cannot be right in the CRS, for a message; None if they can."""
+        return None if self.crs is None or not self.placed else _misfit(self)
 
     @property
     def profile(self) -> dict[str, Any]:
@@ -105,19 +156,21 @@ class Grid:
     def pixel_size_m(self) -> tuple[float, float] | None:
         """How wide and high a pixel at the centre is on the ground, in metres.
 
-        Geodesic on the CRS's own ellipsoid for geographic CRSs. In a projected CRS it is the
+        Geodesic on the CRS's own ellipsoid for geographic CRSs. On a local grid (an engineering
+        CRS) it is the grid's. In a projected CRS it is the
         projected size, except where the projection stretches lengths by more than a per cent at
         the scene's centre (web mercator away from the equator): there the ground decides. None
         if the grid is not placed or the centre has no geographic position.
         """
-        if self.crs is None or not self.placed:
+        if self.crs is None or self.unmeasured is not None:
             return None
         x, y = self.to_ground(self.width / 2, self.height / 2)
-        scale = _metres_per_unit(self.crs, x, y)
+        scale = _metres_per_unit(horizontal(self.crs), x, y)
         if scale is None:
             return None
         t, (sx, sy) = self.transform, scale
-        return math.hypot(t.a * sx, t.d * sy), math.hypot(t.b * sx, t.e * sy)
+        size = math.hypot(t.a * sx, t.d * sy), math.hypot(t.b * sx, t.e * sy)
+        return size if all(math.isfinite(side) and side > 0 for side in size) else None
 
     @property
     def gsd_m(self) -> float | None:
@@ -142,9 +195,13 @@ class Grid:
             None if the grid is not placed or part of the outline lies off the Earth.
         """
         window = window if window is not None else self.window
-        if self.crs is None or not self.placed or window.area == 0:
+        if self.crs is None or self.unmeasured is not None or window.area == 0:
             return None
-        area = self._area_m2(pyproj.CRS.from_user_input(self.crs), window)
+        flat = horizontal(self.crs)
+        unit = plane_unit(flat)
+        if unit is not None:
+            return abs(self.transform.determinant) * unit**2
+        area = self._area_m2(flat, window)
         return None if area is None else area / window.area
 
     def _area_m2(self, crs: pyproj.CRS, window: Window) -> float | None:
@@ -153,7 +210,7 @@ class Grid:
         geod = crs.get_geod()
         if geod is None or not (np.isfinite(lon).all() and np.isfinite(lat).all()):
             return None
-        if crs.is_geographic and np.ptp(lon) > _WIDE_DEGREES and window.width > 1:
+        if is_plain_degrees(crs) and np.ptp(lon) > _WIDE_DEGREES and window.width > 1:
             # A ring around the Earth has no inside.
             half = window.width // 2
             left = Window(window.row, window.col, window.height, half)
@@ -170,8 +227,10 @@ class Geodetic:
     def __init__(self, crs: pyproj.CRS) -> None:
         self._factor: float | None = None
         self._transformer: pyproj.Transformer | None = None
-        if crs.is_geographic:
+        if is_plain_degrees(crs):
             self._factor = math.degrees(crs.axis_info[0].unit_conversion_factor)
+        elif crs.is_geographic:  # on a turned globe
+            self._transformer = pyproj.Transformer.from_crs(crs, crs.source_crs, always_xy=True)
         elif crs.geodetic_crs is not None:
             self._transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
 
@@ -215,9 +274,91 @@ def _outline(window: Window) -> FloatArray:
     return points.reshape(-1, 2)
 
 
-def _metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float] | None:
+def is_plain_degrees(crs: pyproj.CRS) -> bool:
+    """Whether coordinates are longitudes and latitudes (of the Earth's own axis)."""
+    return bool(crs.is_geographic and not crs.is_derived)
+
+
+def plane_unit(crs: pyproj.CRS) -> float | None:
+    """Metres in a unit of a local grid, which is flat; None for every other CRS."""
+    if not crs.is_engineering or not crs.axis_info:
+        return None
+    axis = crs.axis_info[0]
+    angle = re.search("deg|grad|rad|unity|unknown", axis.unit_name.lower())
+    return None if angle or not axis.unit_conversion_factor else axis.unit_conversion_factor
+
+
+def _misfit(grid: Grid) -> str | None:
+    assert grid.crs is not None
+    flat = horizontal(grid.crs)
+    corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5)]) * (grid.width, grid.height)
+    x, y = grid.to_ground(*corners.T)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return "its transform holds what is no number"
+    t = grid.transform
+    if t.determinant == 0:
+        return "its transform has pixels without a size"
+    kind = None
+    step = math.hypot(t.b, t.e)
+    if flat.is_geographic:
+        kind = _angles_misfit(x, y, step, math.degrees(flat.axis_info[0].unit_conversion_factor))
+    elif flat.is_projected:
+        kind = _lengths_misfit(flat, x, y, math.sqrt(abs(t.determinant)))
+    if kind is None:
+        return None
+    spans = ", ".join(f"{low:.8g} to {high:.8g}" for low, high in [_span(x), _span(y)])
+    return f"its coordinates ({spans}) do not fit its CRS, {crs_name(grid.crs)}: {kind}"
+
+
+def _span(values: FloatArray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _angles_misfit(x: FloatArray, y: FloatArray, step: float, degrees: float) -> str | None:
+    lon, lat = np.abs(x * degrees).max(), np.abs(y * degrees).max()
+    if lat <= 90 + step * degrees and lon <= _MOST_DEGREES:  # half a pixel beyond a pole is usual
+        return None
+    return "x and y seem swapped" if lon <= 90 and lat <= 360 else "these are no degrees"
+
+
+def _lengths_misfit(flat: pyproj.CRS, x: FloatArray, y: FloatArray, pixel: float) -> str | None:
+    unit = flat.axis_info[0].unit_conversion_factor if flat.axis_info else 1.0
+    where = _on_earth(flat, x, y)
+    degrees = np.abs(x).max() <= 360 and np.abs(y).max() <= 90
+    if degrees and (where != "inside" or pixel * unit < _LEAST_METRES):
+        return "these seem to be degrees"
+    if where == "outside" and _on_earth(flat, y, x) == "inside":
+        return "x and y seem swapped"
+    return "nothing on the Earth lies there" if where == "nowhere" else None
+
+
+def _on_earth(flat: pyproj.CRS, x: FloatArray, y: FloatArray) -> str:
+    """Tell whether points lie ``inside`` of what a CRS is meant for, ``outside`` or ``nowhere``.
+
+    ``unknown`` where nobody has said what it is meant for.
+    """
+    lon, lat = Geodetic(flat)(x, y)
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
+        return "nowhere"
+    code = flat.to_authority()
+    area = flat.area_of_use or (None if code is None else pyproj.CRS(code).area_of_use)
+    if area is None:
+        return "unknown"
+    east = (area.east - area.west) % 360 or 360.0
+    lon = (lon[known] - area.west + _AREA_MARGIN) % 360
+    inside = (lon <= east + 2 * _AREA_MARGIN) & (
+        np.abs(lat[known] - (area.south + area.north) / 2)
+        <= (area.north - area.south) / 2 + _AREA_MARGIN
+    )
+    return "inside" if inside.any() else "outside"
+
+
+def _metres_per_unit(proj_crs: pyproj.CRS, x: float, y: float) -> tuple[float, float] | None:
     """Metres on the ground for one CRS unit eastwards and northwards at a point."""
-    proj_crs = pyproj.CRS.from_user_input(crs)
+    local = plane_unit(proj_crs)
+    if local is not None:
+        return local, local
     if not proj_crs.is_geographic:
         return _projected_metres_per_unit(proj_crs, x, y)
     geod = proj_crs.get_geod()

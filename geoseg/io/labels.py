@@ -14,6 +14,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.io.described import nodata_as
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
@@ -40,8 +41,8 @@ class LabelRaster:
     """Type that :meth:`read` returns."""
     modified: int
     """When the file was last changed, in ns; a changed file is opened anew."""
-    source_nodata: int | None
-    """Nodata value in the file."""
+    source_nodata: float | None
+    """Nodata value in the file, if its pixels can have it."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
@@ -60,13 +61,13 @@ class LabelRaster:
         with _open(path) as dataset:
             _refuse_other_rasters(dataset, path)
             stored = np.dtype(dataset.dtypes[0])
-            file_nodata = None if dataset.nodata is None else int(dataset.nodata)
+            file_nodata = nodata_as(dataset.nodata, dataset.dtypes[0])
             small = stored == np.uint8
             raster = cls(
                 path=path,
                 grid=Grid(dataset.crs, dataset.transform, dataset.height, dataset.width),
                 classes=(),
-                nodata=None if file_nodata is None else (file_nodata if small else _UINT16_NODATA),
+                nodata=_nodata_read(file_nodata, stored),
                 dtype=np.dtype(np.uint8) if small else np.dtype(np.uint16),
                 modified=_modified(path),
                 source_nodata=file_nodata,
@@ -143,8 +144,12 @@ class LabelRaster:
         labelled = np.ones(values.shape, np.bool_)
         if self.source_nodata is not None:
             labelled = values != self.source_nodata
+        if values.dtype.kind == "f":
+            labelled &= np.isfinite(values)
         top = np.iinfo(self.dtype).max - (self.nodata is not None)
         found = values[labelled]
+        if values.dtype.kind == "f" and (found != np.rint(found)).any():
+            raise SceneError(f"{self.path}: holds fractions; labels are whole numbers")
         if found.size and (int(found.min()) < 0 or int(found.max()) > top):
             raise SceneError(
                 f"{self.path}: label values run from {found.min()} to {found.max()}; "
@@ -176,8 +181,15 @@ def _open(path: str) -> Any:
 def _refuse_other_rasters(dataset: Any, path: str) -> None:
     if dataset.count != 1:
         raise SceneError(f"{path}: has {dataset.count} bands; a label raster has one")
-    if not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
+    if np.dtype(dataset.dtypes[0]).kind not in "iuf":
         raise SceneError(f"{path}: holds {dataset.dtypes[0]}; labels are whole numbers")
+
+
+def _nodata_read(value: float | None, stored: np.dtype[Any]) -> int | None:
+    """Nodata as labels of a file of that type are returned with."""
+    if stored == np.uint8:
+        return None if value is None else int(value)
+    return None if value is None and stored.kind != "f" else _UINT16_NODATA
 
 
 def _modified(path: str) -> int:

@@ -7,6 +7,7 @@ sources and carries the time of the newest, so that a resumed run knows it again
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from rasterio.errors import RasterioIOError
 from geoseg._files import whole_file, writing_to, xml_text
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
+from geoseg.io.bands import Band, bands_of, by_tags, by_words
+from geoseg.io.crs import crs_name, parse_crs, same_crs
 
 _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -48,9 +51,15 @@ class _Part:
     colours: tuple[ColorInterp, ...]
     masked: bool
     """The file brings a mask of its own."""
+    units: tuple[tuple[float, float], ...]
+    """Scale and offset of every band."""
+    names: tuple[Band, ...]
+    """What its bands say of themselves."""
+    special: str | None
+    """Value that the product names as no data."""
 
     @classmethod
-    def open(cls, path: str) -> _Part:
+    def open(cls, path: str, crs: Any = None) -> _Part:
         try:
             dataset = open_dataset(path)
         except RasterioIOError as error:
@@ -62,7 +71,7 @@ class _Part:
         with dataset:
             return cls(
                 path=full,
-                crs=dataset.crs,
+                crs=dataset.crs if crs is None else crs,
                 transform=dataset.transform,
                 height=dataset.height,
                 width=dataset.width,
@@ -71,6 +80,9 @@ class _Part:
                 colours=dataset.colorinterp,
                 masked=MaskFlags.per_dataset in dataset.mask_flag_enums[0]
                 and MaskFlags.alpha not in dataset.mask_flag_enums[0],
+                units=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
+                names=bands_of(dataset),
+                special=dataset.tags().get("SPECIAL_VALUE_NODATA"),
             )
 
     def place(self, first: _Part) -> tuple[int, int]:
@@ -84,13 +96,15 @@ class _Part:
         return round(row), round(col)
 
 
-def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
+def build_mosaic(paths: Sequence[str | Path], target: Path, crs: str | None = None) -> Path:
     """Write a VRT that shows scenes as one; where they overlap, the later one is on top.
 
     Parameters
     ----------
     paths
         Scenes with the same CRS, pixel size, bands, pixel type and nodata.
+    crs
+        Code of the CRS that the scenes' coordinates are in; None for what the files say.
     target
         File to write. One with the same content is left as it is, an older one that was written
         here is replaced.
@@ -107,12 +121,175 @@ def build_mosaic(paths: Sequence[str | Path], target: Path) -> Path:
     OutputError
         If ``target`` cannot be written, or is a file that was not written here.
     """
-    parts = [_Part.open(str(path)) for path in paths]
+    given = None if crs is None else parse_crs(crs)
+    parts = [_Part.open(str(path), given) for path in paths]
     if not parts:
         raise SceneError("a mosaic needs at least one scene")
     for part in parts[1:]:
         _check_fit(part, parts[0])
-    xml = _as_xml(parts)
+    _check_overlaps(parts)
+    return _write(_as_xml(parts), parts, target)
+
+
+def build_stack(paths: Sequence[str | Path], target: Path, crs: str | None = None) -> Path:
+    """Write a VRT that shows files of one band each as one scene's red, green and blue.
+
+    Parameters
+    ----------
+    paths
+        Files with the same CRS and pixel type. Their tags or names (of bands or files) tell the
+        colours; three of which nothing tells are red, green, blue as they stand. The scene has
+        the finest pixels among them, over the ground that all of them cover.
+    target, crs
+        As of `build_mosaic`.
+
+    Raises
+    ------
+    SceneError
+        If the files do not make one scene; the message says why.
+    OutputError
+        If ``target`` cannot be written, or is a file that was not written here.
+    """
+    known = None if crs is None else parse_crs(crs)
+    parts = [_Part.open(str(path), known) for path in paths]
+    for part in parts:
+        if len(part.dtypes) != 1:
+            raise SceneError(f"{part.path}: has {len(part.dtypes)} bands; --rgb takes one a file")
+    parts = _in_order_of_colour(parts)
+    first = parts[0]
+    for part in parts[1:]:
+        if not same_crs(part.crs, first.crs):
+            raise SceneError(
+                f"{part.path}: has CRS {crs_name(part.crs)}, but {first.path} has "
+                f"{crs_name(first.crs)}; bring the files of --rgb into one CRS with gdalwarp"
+            )
+        if part.dtypes != first.dtypes:
+            raise SceneError(
+                f"{part.path}: has pixels of type {part.dtypes[0]}, but {first.path} has "
+                f"{first.dtypes[0]}; the files of --rgb must agree"
+            )
+    return _write(_stack_xml(parts), parts, target)
+
+
+def _in_order_of_colour(parts: Sequence[_Part]) -> list[_Part]:
+    """Red, green and blue of files of one band."""
+    told = by_tags([part.colours[0] for part in parts])
+    if told is None:
+        names = [
+            Band((*part.names[0].names, Path(part.path).stem), part.names[0].nanometres)
+            for part in parts
+        ]
+        found = by_words(names, " ".join(Path(part.path).name for part in parts))
+        told = None if found is None else found[0]
+    if told is None and len(parts) == 3:
+        return list(parts)
+    if told is None:
+        raise SceneError(
+            f"--rgb: {len(parts)} files, and nothing tells which are red, green and blue; "
+            "name those three, in that order"
+        )
+    return [parts[number - 1] for number in told]
+
+
+def _stack_xml(parts: Sequence[_Part]) -> ElementTree.Element:
+    finest = min(parts, key=lambda part: abs(part.transform.determinant))
+    rects = []
+    for part in parts:
+        step = ~finest.transform * part.transform
+        if max(abs(step.b), abs(step.d)) > 1e-6 or min(step.a, step.e) <= 0:
+            raise SceneError(
+                f"{part.path}: its rows run in another direction than those of {finest.path}; "
+                "bring both on one grid with gdalwarp"
+            )
+        rects.append((step.c, step.f, step.a * part.width, step.e * part.height))
+    left, top = (math.ceil(max(rect[i] for rect in rects) - _ALIGNED) for i in (0, 1))
+    right, bottom = (
+        math.floor(min(rect[i] + rect[i + 2] for rect in rects) + _ALIGNED) for i in (0, 1)
+    )
+    if right <= left or bottom <= top:
+        raise SceneError("--rgb: the files have no ground in common; give those of one scene")
+    root = ElementTree.Element(
+        "VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top)
+    )
+    root.append(ElementTree.Comment(_MADE_BY))
+    if finest.crs is not None:
+        _child(root, "SRS", finest.crs.to_wkt())
+    origin = finest.transform * Affine.translation(left, top)
+    _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
+    _add_special(root, parts[0])
+    places = [(x - left, y - top, width, height) for x, y, width, height in rects]
+    for number, (part, place) in enumerate(zip(parts, places, strict=True), 1):
+        dtype = _GDAL_TYPES[part.dtypes[0]]
+        band = _child(root, "VRTRasterBand", dataType=dtype, band=str(number))
+        _child(band, "Description", Path(part.path).name)
+        _child(band, "ColorInterp", ("Red", "Green", "Blue")[number - 1])
+        nodata = part.nodata[0]
+        if nodata is not None:
+            _child(band, "NoDataValue", repr(nodata))
+        _add_units(band, part.units[0])
+        kind = "SimpleSource" if nodata is None else "ComplexSource"
+        source = _add_placed(band, kind, "1", part, place)
+        if part is not finest:
+            source.set("resampling", "bilinear")
+        if nodata is not None:
+            _child(source, "NODATA", repr(nodata))
+    masked = [(part, place) for part, place in zip(parts, places, strict=True) if part.masked]
+    if masked:
+        band = _child(_child(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        _add_placed(band, "SimpleSource", "mask,1", *masked[0])
+    return root
+
+
+def _add_placed(
+    band: ElementTree.Element,
+    kind: str,
+    source_band: str,
+    part: _Part,
+    place: tuple[float, float, float, float],
+) -> ElementTree.Element:
+    source = _child(band, kind)
+    _child(source, "SourceFilename", part.path, relativeToVRT="0")
+    _child(source, "SourceBand", source_band)
+    size = {"xSize": str(part.width), "ySize": str(part.height)}
+    _child(source, "SrcRect", xOff="0", yOff="0", **size)
+    x, y, width, height = (f"{value:.9g}" for value in place)
+    _child(source, "DstRect", xOff=x, yOff=y, xSize=width, ySize=height)
+    return source
+
+
+def _add_units(band: ElementTree.Element, units: tuple[float, float]) -> None:
+    if units != (1.0, 0.0):
+        _child(band, "Offset", repr(units[1]))
+        _child(band, "Scale", repr(units[0]))
+
+
+def _add_special(root: ElementTree.Element, part: _Part) -> None:
+    if part.special is not None:
+        _child(_child(root, "Metadata"), "MDI", part.special, key="SPECIAL_VALUE_NODATA")
+
+
+_ON_TOP = 0.95
+"""Part of the smaller scene under another, from which they are taken for the same place."""
+
+
+def _check_overlaps(parts: Sequence[_Part]) -> None:
+    """Refuse a mosaic in which single bands of one place would hide each other."""
+    places = [part.place(parts[0]) for part in parts]
+    if len(parts[0].dtypes) != 1:
+        return
+    for index, (part, (row, col)) in enumerate(zip(parts, places, strict=True)):
+        for other, (top, left) in zip(parts[:index], places[:index], strict=True):
+            rows = min(row + part.height, top + other.height) - max(row, top)
+            cols = min(col + part.width, left + other.width) - max(col, left)
+            larger = max(part.height * part.width, other.height * other.width)
+            if min(rows, cols) > 0 and rows * cols > _ON_TOP * larger:
+                raise SceneError(
+                    f"{part.path}: lies on top of {other.path} and would hide it; files of one "
+                    "band each of one scene go together with --rgb in place of --mosaic"
+                )
+
+
+def _write(xml: ElementTree.Element, parts: Sequence[_Part], target: Path) -> Path:
     ElementTree.indent(xml)
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
     with writing_to(target):
@@ -140,8 +317,8 @@ def _check_fit(part: _Part, first: _Part) -> None:
             "the scenes of a mosaic must agree"
         )
 
-    if part.crs != first.crs:
-        raise refuse("has CRS", _crs_name(part.crs), _crs_name(first.crs))
+    if not same_crs(part.crs, first.crs):
+        raise refuse("has CRS", crs_name(part.crs), crs_name(first.crs))
     if first.crs is None or first.transform == Affine.identity():
         raise SceneError(f"{first.path}: is not placed by CRS and transform, see gdal_edit")
     here, there = ((t.a, t.b, t.d, t.e) for t in (part.transform, first.transform))
@@ -153,6 +330,16 @@ def _check_fit(part: _Part, first: _Part) -> None:
         raise refuse("has nodata", part.nodata, first.nodata)
     if part.colours != first.colours:
         raise refuse("has colours", _names(part.colours), _names(first.colours))
+    if part.units != first.units:
+        raise SceneError(
+            f"{part.path}: has scale and offset {part.units[0]}, but {first.path} has "
+            f"{first.units[0]}, so the same value means another thing; bring both to one: "
+            f"gdal_translate -unscale -ot Float32 {part.path} unscaled.tif"
+        )
+    if by_tags(first.colours) is None:
+        here_told, there_told = by_words(part.names), by_words(first.names)
+        if here_told and there_told and here_told[0] != there_told[0]:
+            raise refuse("has red, green, blue in bands", here_told[0], there_told[0])
     if ColorInterp.palette in first.colours:
         raise SceneError(
             f"{first.path}: is a palette; expand the scenes of a mosaic first: "
@@ -162,10 +349,6 @@ def _check_fit(part: _Part, first: _Part) -> None:
 
 def _same_values(one: Sequence[float | None], other: Sequence[float | None]) -> bool:
     return repr(one) == repr(other)  # NaN is the same nodata as NaN
-
-
-def _crs_name(crs: Any) -> str:
-    return "none" if crs is None else str(crs.to_string())
 
 
 def _pixel(transform: Affine) -> str:
@@ -189,6 +372,7 @@ def _as_xml(parts: Sequence[_Part]) -> ElementTree.Element:
     root.append(ElementTree.Comment(_MADE_BY))
     _child(root, "SRS", first.crs.to_wkt())
     _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
+    _add_special(root, first)
     placed = [(part, row - top, col - left) for part, (row, col) in zip(parts, places, strict=True)]
     for number, (dtype, colour) in enumerate(zip(first.dtypes, first.colours, strict=True), 1):
         _add_band(root, number, dtype, colour, placed)
@@ -215,7 +399,11 @@ def _add_band(
     band = _child(root, "VRTRasterBand", dataType=_GDAL_TYPES[dtype], band=str(number))
     if colour not in (ColorInterp.undefined, ColorInterp.gray):
         _child(band, "ColorInterp", colour.name.capitalize())
-    nodata = placed[0][0].nodata[number - 1]
+    told = placed[0][0]
+    if told.names[number - 1].names:
+        _child(band, "Description", "; ".join(told.names[number - 1].names))
+    _add_units(band, told.units[number - 1])
+    nodata = told.nodata[number - 1]
     if nodata is not None:
         _child(band, "NoDataValue", repr(nodata))
     for part, row, col in placed:

@@ -28,6 +28,7 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
         rasterio.open(source) as dataset,
         WarpedVRT(
             dataset,
+            src_crs=grid.crs,
             resampling=Resampling.nearest,
             nodata=writer.layout.nodata,
             **grid.profile,

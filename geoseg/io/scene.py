@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from affine import Affine
 
+from geoseg._address import lasting_address
 from geoseg.errors import GeosegWarning
+from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
@@ -23,6 +24,8 @@ __all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
 
 _STATISTICS_SIZE = 2048
 _COARSE_GSD_M = 30.0
+_OBLONG = 1.25
+"""How many times as long as wide a pixel may be before that is worth a word."""
 _FINER = 8
 """Pixels finer than the file's own by more than this are more likely a slip than a wish."""
 
@@ -80,6 +83,9 @@ class Scene:
         bands: Sequence[int] | None = None,
         stretch: str = "auto",
         gsd: float | None = None,
+        crs: str | None = None,
+        nodata: Sequence[float] | None = None,
+        ignore_alpha: bool = False,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -90,12 +96,20 @@ class Scene:
             is rendered through its colour table.
         bands
             Three bands (red, green, blue) or one (grey), counted from 1. Default: what the file
-            tags as red, green and blue, else its first three bands, or its only one.
+            tags as red, green and blue, else what its bands' names or wavelengths say, else its
+            first three bands, or its only one.
         stretch
             ``auto`` (none for 8-bit, 2 to 98 per cent otherwise), ``none``, ``P1,P2`` percentiles
-            or ``min:max`` values; percentiles come from one decimated read of the whole scene.
+            or ``min:max`` values, in the units that the file's scale and offset make;
+            percentiles come from one decimated read of the whole scene.
         gsd
             Work at this many metres a pixel; None for the file's own pixels.
+        crs
+            Code of the CRS that the file's coordinates are in; None for what the file says.
+        nodata
+            Values that are no data, in place of what the file says; empty if every value is data.
+        ignore_alpha
+            Do not take a band that is tagged alpha for opacity.
 
         Raises
         ------
@@ -105,7 +119,9 @@ class Scene:
             If an option cannot be, or not for this scene.
         """
         rule = parse_stretch(stretch)
-        source = RasterSource.open(str(path), bands)
+        source = RasterSource.open(
+            str(path), bands, crs=crs, nodata=nodata, ignore_alpha=ignore_alpha
+        )
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
@@ -114,7 +130,12 @@ class Scene:
         rule = rule.for_dtype(dtype)
         if rule.kind != "none" or not np.issubdtype(dtype, np.integer):
             sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
-            limits = measure_limits(rule, sample, valid, path=source.path)
+            limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
+            if nodata is None:
+                warn_about_fill(source.path, sample, valid)
+        elif source.cheap:
+            look_at_bytes(source, fill=nodata is None)
+        warn_about_alpha(source)
         _warn_about_placement(source)
         return cls(source, limits, rule)
 
@@ -152,6 +173,16 @@ class Scene:
     def scale(self) -> tuple[float, float]:
         """Height and width of a working pixel in native pixels; ``(1, 1)`` without ``gsd``."""
         return self.source.scale
+
+    @property
+    def limits_in_units(self) -> Limits | None:
+        """``stretch`` as the file's scale and offset make it; None without either."""
+        if self.stretch is None or not self.source.units:
+            return None
+        return tuple(
+            (low * scale + offset, high * scale + offset)
+            for (low, high), (scale, offset) in zip(self.stretch, self.source.units, strict=True)
+        )
 
     def native(self) -> Scene:
         """Return the same scene, with the same stretch, on the file's own grid."""
@@ -200,7 +231,7 @@ class Scene:
         grid = self.native_grid
         address = address_of(self.path)
         return {
-            "path": self.path if not self.source.files else self.source.files[0][0],
+            "path": self.source.files[0][0] if self.source.files else lasting_address(self.path),
             "files": [[*entry, sample_digest(entry[0])] for entry in self.source.files],
             "server": server_mark(address) if address else None,
             "shape": list(grid.shape),
@@ -230,20 +261,40 @@ def _warn_about_empty_detail(source: RasterSource) -> None:
 
 
 def _warn_about_placement(source: RasterSource) -> None:
-    grid = source.grid
-    has_transform = grid.transform != Affine.identity()
-    if grid.crs is None:
-        where = "no CRS" if has_transform else "no CRS and no transform"
-        message = f"has {where}: results will not be placed on the ground and have no areas"
-    elif not has_transform:
-        message = (
-            "has a CRS but no transform: results are placed at pixel numbers and have no areas"
+    remark = about_place(source.grid)
+    if remark is not None:
+        warnings.warn(f"{source.path}: {remark}", GeosegWarning, stacklevel=3)
+
+
+def about_place(grid: Grid) -> str | None:
+    """What a person should know about where the pixels of a scene lie; None if all is well."""
+    if grid.crs is None and not grid.with_transform:
+        return (
+            "has no CRS and no transform: results will not be placed on the ground and have no "
+            "areas"
         )
-    elif grid.gsd_m is not None and grid.gsd_m > _COARSE_GSD_M:
-        message = (
-            f"pixels of {grid.gsd_m:.0f} m: models trained on photographs and aerial images know "
+    if grid.crs is None:
+        return (
+            "has no CRS: results will not be placed on the ground and have no areas; say it with "
+            "--crs CODE if you know it"
+        )
+    if not grid.with_transform:
+        return "has a CRS but no transform: results are placed at pixel numbers and have no areas"
+    if grid.unmeasured is not None:
+        remedy = "; say with --crs CODE which one they are in" if grid.misfit else ""
+        return f"{grid.unmeasured}; there are no areas{remedy}"
+    gsd, size = grid.gsd_m, grid.pixel_size_m
+    if gsd is None or size is None:
+        return None
+    oblong = max(size) > _OBLONG * min(size)
+    if gsd > _COARSE_GSD_M:
+        return (
+            f"pixels of {gsd:.0f} m: models trained on photographs and aerial images know "
             "little of such a coarse view"
         )
-    else:
-        return
-    warnings.warn(f"{source.path}: {message}", GeosegWarning, stacklevel=3)
+    if oblong:
+        return (
+            f"its pixels are {size[0]:.3g} m wide and {size[1]:.3g} m high, and models know "
+            f"square ones; --gsd {gsd:.3g} squares them"
+        )
+    return None

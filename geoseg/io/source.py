@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.env import env_ctx_if_needed
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
 
-from geoseg.errors import GeosegWarning, OptionError, SceneError
-from geoseg.io._handles import close_handle, open_dataset, shared_handle
+from geoseg.errors import OptionError, SceneError
+from geoseg.io._handles import close_handle, shared_handle
+from geoseg.io.described import (
+    alpha_band,
+    as_held,
+    choose_bands,
+    colour_table,
+    common_dtype,
+    gdal_reason,
+    is_sentinel,
+    local_files,
+    mask_kind,
+    nodata_as,
+    open_readable,
+    refuse_unrectified,
+    refuse_unusable,
+    settle_crs,
+    special_nodata,
+    units_of,
+    untold_band,
+)
+from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
+from geoseg.runtime.gdal import is_remote
 from geoseg.types import BoolArray, Window
 
 Pixels = npt.NDArray[Any]
 
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _CHUNK = 64
 _LARGE = 64_000_000
 
@@ -36,7 +55,7 @@ class RasterSource:
     Picklable; :meth:`read` opens the file once in every thread and process that uses it.
     """
 
-    path: str
+    path: str = field(repr=False)  # an address may hold a secret, and tasks are logged
     bands: tuple[int, ...]
     """Bands to read, counted from 1: one or three."""
     band_count: int
@@ -60,10 +79,35 @@ class RasterSource:
     """Grid that windows count on; differs from ``native_grid`` only after :meth:`at_gsd`."""
     files: tuple[tuple[str, int, int], ...]
     """Path, size in bytes and mtime in ns of every local file behind the scene."""
+    untold: int | None = None
+    """Fourth band of an 8-bit file, if no tag or name says what it is."""
+    told_by: str = "given"
+    """What says which bands are the colours: given, tags, names, wavelengths, order, one band."""
+    units: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of every band used; empty if values mean themselves."""
+    fill: tuple[float, ...] = ()
+    """Values that are no data where all bands used have one: given, or the product's own."""
 
     @classmethod
-    def open(cls, path: str, bands: Sequence[int] | None = None) -> RasterSource:
-        """Look at a file and settle which bands to read.
+    def open(
+        cls,
+        path: str,
+        bands: Sequence[int] | None = None,
+        *,
+        crs: str | None = None,
+        nodata: Sequence[float] | None = None,
+        ignore_alpha: bool = False,
+    ) -> RasterSource:
+        """Look at a file: which bands to read, where it lies and which values are no data.
+
+        Parameters
+        ----------
+        path, bands, crs
+            See `Scene.open`.
+        nodata
+            Values in place of the file's own nodata; none of them: every value is data.
+        ignore_alpha
+            Take a band that is tagged alpha for an ordinary one.
 
         Raises
         ------
@@ -72,22 +116,29 @@ class RasterSource:
         OptionError
             If ``bands`` is neither one nor three bands.
         """
-        with env_ctx_if_needed(), _open_readable(path) as dataset:
-            _refuse_unusable(dataset, path)
-            _refuse_unrectified(dataset, path)
-            chosen = _choose_bands(dataset, bands, path)
-            dtype = _common_dtype(dataset, chosen, path)
+        with env_ctx_if_needed(), open_readable(path) as dataset:
+            refuse_unusable(dataset, path)
+            refuse_unrectified(dataset, path)
+            chosen, told_by = choose_bands(dataset, bands, path)
+            dtype = common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
-            palette = _colour_table(dataset, chosen, path)
-            grid = Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+            palette = colour_table(dataset, chosen, path)
+            grid = Grid(
+                settle_crs(dataset.crs, crs, path),
+                dataset.transform,
+                dataset.height,
+                dataset.width,
+            )
+            own = tuple(nodata_as(v, dtype) for v in dataset.nodatavals)
+            fill = tuple(nodata) if nodata is not None else special_nodata(dataset, own)
             return cls(
                 path=path,
                 bands=chosen,
                 band_count=dataset.count,
                 dtype=dtype,
-                nodata=tuple(_nodata_as(v, dtype) for v in dataset.nodatavals),
-                mask=_mask_kind(flags),
-                alpha=_alpha_band(dataset, chosen),
+                nodata=own if nodata is None else (None,) * dataset.count,
+                mask=mask_kind(flags),
+                alpha=None if ignore_alpha else alpha_band(dataset, chosen),
                 palette=palette,
                 driver=dataset.driver,
                 block_shape=dataset.block_shapes[chosen[0] - 1],
@@ -95,7 +146,11 @@ class RasterSource:
                 overviews=bool(dataset.overviews(chosen[0])),
                 native_grid=grid,
                 grid=grid,
-                files=_local_files(dataset),
+                files=local_files(dataset),
+                untold=untold_band(dataset),
+                told_by=told_by,
+                units=units_of(dataset, chosen),
+                fill=as_held(fill, dtype),
             )
 
     @property
@@ -104,6 +159,7 @@ class RasterSource:
         return (
             self.mask != "none"
             or self.alpha is not None
+            or bool(self.fill)
             or any(value is not None for value in self.nodata)
             or self._floating
             or (self.palette is not None and any(entry[3] == 0 for entry in self.palette))
@@ -119,6 +175,25 @@ class RasterSource:
             math.hypot(working.a, working.d) / math.hypot(native.a, native.d),
         )
 
+    @property
+    def cheap(self) -> bool:
+        """Whether a look at the whole scene costs little."""
+        local = bool(self.files) and self.native_grid.window.area < _LARGE
+        return self.palette is None and (self.overviews or local)
+
+    def opacity(self, max_size: int, number: int) -> tuple[Pixels, BoolArray]:
+        """Read a band, decimated, and where the colours beside it are not all 0."""
+        shape = decimated_shape(
+            self.native_grid.shape, decimation(self.native_grid.shape, max_size)
+        )
+        try:
+            with env_ctx_if_needed():
+                dataset = self.native()._dataset()
+                every = dataset.read([*self.bands, number], out_shape=(4, *shape))
+        except RasterioError as error:
+            raise SceneError(f"{self.path}: cannot be read") from error
+        return every[3], (every[:3] != 0).any(axis=0)
+
     def at_gsd(self, gsd: float) -> RasterSource:
         """Return the same scene with square pixels of ``gsd`` metres at its centre.
 
@@ -131,9 +206,10 @@ class RasterSource:
             raise OptionError(f"gsd must be a positive number of metres, not {gsd}")
         size = self.native_grid.pixel_size_m
         if size is None:
+            why = self.native_grid.unmeasured or "its CRS does not say how large"
             raise OptionError(
-                f"{self.path}: gsd {gsd:g} m cannot be reached, the scene has no CRS or no "
-                "transform and so no known pixel size; leave --gsd out"
+                f"{self.path}: gsd {gsd:g} m cannot be reached, the size of its pixels is not "
+                f"known: {why}; leave --gsd out"
             )
         fx, fy = gsd / size[0], gsd / size[1]
         height, width = self.native_grid.shape
@@ -168,6 +244,8 @@ class RasterSource:
         """
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} is not inside the scene of {self.grid.shape} pixels")
+        if self._warps_itself:
+            return self._read_warped(window)
         return self._read(window, window.shape, Resampling.nearest)
 
     def read_decimated(
@@ -178,6 +256,10 @@ class RasterSource:
         Blocks that a sparse file leaves out cost nothing.
         """
         area = window if window is not None else self.grid.window
+        if self._warps_itself:
+            return self.native().read_decimated(
+                max_size, average=average, window=self._to_native(area)
+            )
         factor = decimation(area.shape, max_size)
         resampling = Resampling.nearest
         if average and factor > 1 and self.palette is None:
@@ -217,11 +299,16 @@ class RasterSource:
                     valid &= self._read_mask(dataset, window, shape)
         except RasterioError as error:
             self.close()
-            raise SceneError(
+            where = (
                 f"{self.path}: pixels in rows {window.row} to {window.row_stop - 1}, columns "
-                f"{window.col} to {window.col_stop - 1} cannot be read, the file is damaged or "
-                f"incomplete ({_gdal_reason(error)})"
-            ) from error
+                f"{window.col} to {window.col_stop - 1} cannot be read, "
+            )
+            if is_remote(self.path) and (hindrance := server_complaint(self.path)):
+                raise SceneError(f"{where}{hindrance}, and go on with --resume") from error
+            what = "the file is damaged or incomplete"
+            if is_remote(self.path) and "HTTP" in gdal_reason(error):
+                what = "the server did not deliver them"
+            raise SceneError(f"{where}{what} ({gdal_reason(error)})") from error
         return (data, valid) if self.palette is None else self._render(data, valid)
 
     def _read_mask(self, dataset: Any, window: Window, shape: tuple[int, int]) -> BoolArray:
@@ -239,7 +326,42 @@ class RasterSource:
             valid &= np.isfinite(data).all(axis=0)
         if self.mask == "none":
             valid &= ~self._holds_nodata(data, fetch)
+        for value in self.fill:
+            # One value of a band is a dark or a saturated pixel; one no sensor measures is a hole.
+            hits = data == value
+            valid &= ~(hits.any(axis=0) if is_sentinel(value) else hits.all(axis=0))
         return valid
+
+    @property
+    def _warps_itself(self) -> bool:
+        """GDAL's warper knows one nodata value a band, and no fill of only the bands used."""
+        return bool(self.fill) and self.grid != self.native_grid
+
+    def _read_warped(self, window: Window) -> tuple[Pixels, BoolArray]:
+        """Read working pixels of native ones that hold data."""
+        native, fy_fx = self._to_native(window), self.scale
+        data, valid = self.native().read(native)
+        shrinks = min(fy_fx) >= 1
+        planes = np.where(valid, data, np.nan).astype(np.float64)
+        out = np.full((len(data), *window.shape), np.nan)
+        source, target = self.native_grid.crop(native), self.grid.crop(window)
+        place = CRS.from_epsg(3857)  # the same for both: only the pixels' size differs
+        with env_ctx_if_needed():
+            reproject(
+                planes,
+                out,
+                src_transform=source.transform,
+                dst_transform=target.transform,
+                src_crs=place,
+                dst_crs=place,
+                src_nodata=math.nan,
+                dst_nodata=math.nan,
+                resampling=Resampling.average if shrinks else Resampling.bilinear,
+            )
+        known = np.isfinite(out).all(axis=0)
+        filled = np.where(known, out, 0)
+        whole = np.issubdtype(data.dtype, np.integer)
+        return (np.rint(filled) if whole else filled).astype(data.dtype), known
 
     def _holds_nodata(self, data: Pixels, fetch: Any) -> BoolArray:
         """Where pixels carry the nodata value.
@@ -254,7 +376,7 @@ class RasterSource:
             for band, value in zip(data, values, strict=True)
         ]
         sentinels = [
-            hit for hit, v in zip(hits, values, strict=True) if v is not None and _is_sentinel(v)
+            hit for hit, v in zip(hits, values, strict=True) if v is not None and is_sentinel(v)
         ]
         if sentinels:
             return np.asarray(np.logical_or.reduce(sentinels))
@@ -296,7 +418,7 @@ class RasterSource:
             return False
         else:
             bands = [1] if self.interleaved else range(1, self.band_count + 1)
-        dataset = shared_handle(self._key(self.native_grid), lambda: _open_readable(self.path))
+        dataset = shared_handle(self._key(self.native_grid), lambda: open_readable(self.path))
         return not any(
             dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
             for row, col in self._blocks(self._to_native(window))
@@ -332,7 +454,7 @@ class RasterSource:
 
     def _dataset(self) -> Any:
         if self.grid == self.native_grid:
-            return shared_handle(self._key(self.grid), lambda: _open_readable(self.path))
+            return shared_handle(self._key(self.grid), lambda: open_readable(self.path))
         return shared_handle(self._key(self.grid), self._open_warped)
 
     def _alpha_to_read(self) -> int | None:
@@ -362,10 +484,14 @@ class RasterSource:
         elif self.nodata[0] is None and self._floating:
             options |= {"src_nodata": math.nan, "nodata": math.nan}
         elif self.alpha is None:
-            sentinel = any(v is not None and _is_sentinel(v) for v in self.nodata)
+            sentinel = any(v is not None and is_sentinel(v) for v in self.nodata)
             options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
         return WarpedVRT(
-            _open_readable(self.path), resampling=resampling, **self.grid.profile, **options
+            open_readable(self.path),
+            src_crs=self.grid.crs,
+            resampling=resampling,
+            **self.grid.profile,
+            **options,
         )
 
 
@@ -387,158 +513,3 @@ def _chunks(area: Window, shape: tuple[int, int], factor: int) -> Iterator[tuple
         source = full.intersection(area)
         if source is not None:
             yield part, source
-
-
-# -- looking at a file ----------------------------------------------------------------------------
-
-
-def _gdal_reason(error: BaseException) -> str:
-    """Return the first cause GDAL named, without the line breaks."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _open_readable(path: str) -> Any:
-    try:
-        return open_dataset(path)
-    except RasterioIOError as error:
-        raise SceneError(_why_unreadable(path, error)) from error
-
-
-def _why_unreadable(path: str, error: RasterioIOError) -> str:
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
-        file = Path(path)
-        if not file.exists():
-            return f"{path}: no such file"
-        if file.is_dir():
-            return f"{path}: is a folder, not a raster"
-        if file.stat().st_size == 0:
-            return f"{path}: is empty (0 bytes)"
-        if "not recognized" in str(error):
-            return f"{path}: is not a raster in a format GDAL knows"
-    return f"{path}: cannot be opened ({_gdal_reason(error)})"
-
-
-def _refuse_unusable(dataset: Any, path: str) -> None:
-    if dataset.count == 0:
-        if dataset.subdatasets:
-            names = ", ".join(dataset.subdatasets)
-            raise SceneError(f"{path}: is a container, name one of its subdatasets: {names}")
-        raise SceneError(f"{path}: has no raster bands")
-
-
-def _refuse_unrectified(dataset: Any, path: str) -> None:
-    if dataset.transform != Affine.identity():
-        return
-    if dataset.gcps[0]:
-        raise SceneError(
-            f"{path}: is placed by ground control points only; rectify it first: "
-            f"gdalwarp -r bilinear {path} rectified.tif"
-        )
-    if dataset.rpcs is not None:
-        raise SceneError(
-            f"{path}: is placed by RPCs only; orthorectify it first: "
-            f"gdalwarp -rpc -r bilinear {path} rectified.tif"
-        )
-
-
-def _choose_bands(dataset: Any, bands: Sequence[int] | None, path: str) -> tuple[int, ...]:
-    if bands is not None:
-        return _check_bands(dataset, tuple(bands), path)
-    kinds = dataset.colorinterp
-    if all(kinds.count(kind) == 1 for kind in _RGB):
-        return tuple(kinds.index(kind) + 1 for kind in _RGB)
-    usable = [i for i, kind in enumerate(kinds, start=1) if kind != ColorInterp.alpha]
-    if len(usable) == 1:
-        return (usable[0],)
-    if len(usable) < 3:
-        raise SceneError(
-            f"{path}: has {len(usable)} bands, neither one (grey) nor three (RGB); "
-            "choose one with --bands 1"
-        )
-    if len(usable) > 4:
-        warnings.warn(
-            f"{path}: {len(usable)} bands without colour tags, taking {usable[0]},{usable[1]},"
-            f"{usable[2]} as red, green, blue; set --bands if that is wrong",
-            GeosegWarning,
-            stacklevel=2,
-        )
-    return tuple(usable[:3])
-
-
-def _check_bands(dataset: Any, bands: tuple[int, ...], path: str) -> tuple[int, ...]:
-    text = ",".join(str(band) for band in bands)
-    if len(bands) not in (1, 3):
-        raise OptionError(f"bands {text}: give three (red, green, blue) or one (grey)")
-    missing = [band for band in bands if not 1 <= band <= dataset.count]
-    if missing:
-        raise SceneError(
-            f"{path}: has bands 1 to {dataset.count}, there is no band {missing[0]} (bands {text})"
-        )
-    return bands
-
-
-def _common_dtype(dataset: Any, bands: tuple[int, ...], path: str) -> str:
-    names = {str(dataset.dtypes[band - 1]) for band in bands}
-    if any(name.startswith("complex") for name in names):
-        raise SceneError(
-            f"{path}: holds complex numbers; compute the amplitude first, for example with "
-            f'gdal_translate "DERIVED_SUBDATASET:AMPLITUDE:{path}" amplitude.tif'
-        )
-    return str(np.result_type(*(np.dtype(name) for name in names)))
-
-
-def _nodata_as(value: float | None, dtype: str) -> float | None:
-    """Nodata as pixels of this type would hold it; None if they cannot, or for NaN."""
-    if value is None or math.isnan(value):
-        return None
-    if np.issubdtype(dtype, np.floating):
-        with np.errstate(over="ignore"):
-            return float(np.dtype(dtype).type(value))
-    limits = np.iinfo(dtype)
-    if value != int(value) or not limits.min <= value <= limits.max:
-        return None
-    return int(value)
-
-
-def _is_sentinel(nodata: float) -> bool:
-    return not 0 <= nodata <= np.iinfo(np.uint16).max
-
-
-def _mask_kind(flags: Sequence[MaskFlags]) -> Literal["none", "dataset", "band"]:
-    if MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
-        return "none"
-    if MaskFlags.per_dataset in flags:
-        return "dataset"
-    return "none" if MaskFlags.nodata in flags else "band"
-
-
-def _alpha_band(dataset: Any, bands: tuple[int, ...]) -> int | None:
-    kinds = dataset.colorinterp
-    number = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
-    return None if number in bands else number
-
-
-def _colour_table(
-    dataset: Any, bands: tuple[int, ...], path: str
-) -> tuple[tuple[int, int, int, int], ...] | None:
-    if not any(dataset.colorinterp[band - 1] == ColorInterp.palette for band in bands):
-        return None
-    if len(bands) > 1:
-        raise SceneError(
-            f"{path}: a band of {bands} is a palette; use it alone, or expand it first: "
-            f"gdal_translate -expand rgb {path} rgb.tif"
-        )
-    table = dataset.colormap(bands[0])
-    return tuple(table.get(i, (0, 0, 0, 0)) for i in range(max(table) + 1))
-
-
-def _local_files(dataset: Any) -> tuple[tuple[str, int, int], ...]:
-    found = []
-    for name in dataset.files:
-        file = Path(name)
-        if file.is_file():
-            stat = file.stat()
-            found.append((str(file.resolve()), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)

@@ -80,7 +80,12 @@ def _two_numbers(word: str, separator: str, text: str) -> tuple[float, float]:
 
 
 def measure_limits(
-    stretch: Stretch, sample: npt.NDArray[Any], valid: BoolArray, *, path: str
+    stretch: Stretch,
+    sample: npt.NDArray[Any],
+    valid: BoolArray,
+    *,
+    path: str,
+    units: Sequence[tuple[float, float]] = (),
 ) -> Limits | None:
     """Settle which values become 0 and 1 in each band, from a sample of the whole scene.
 
@@ -94,6 +99,8 @@ def measure_limits(
         ``(h, w)``; True where the sample has data.
     path
         The scene, for messages.
+    units
+        Scale and offset of each band, in whose units a ``range`` is given; empty for none.
 
     Returns
     -------
@@ -117,7 +124,12 @@ def measure_limits(
             )
         return ((0.0, 1.0),) * len(sample)
     if stretch.kind == "range":
-        return ((stretch.low, stretch.high),) * len(sample)
+        limits = tuple(
+            ((stretch.low - offset) / scale, (stretch.high - offset) / scale)
+            for scale, offset in units or ((1.0, 0.0),) * len(sample)
+        )
+        _warn_if_outside(limits, values, units, path)
+        return limits
     if not values.size:
         warnings.warn(
             f"{path}: no pixel with data found to measure the stretch on",
@@ -126,6 +138,40 @@ def measure_limits(
         )
         return ((0.0, 1.0),) * len(sample)
     return tuple(_percentile_limits(band, stretch) for band in values)
+
+
+_OUTSIDE = 0.99
+
+
+def _warn_if_outside(
+    limits: Limits,
+    values: npt.NDArray[Any],
+    units: Sequence[tuple[float, float]],
+    path: str,
+) -> None:
+    """Say so where nearly every pixel would be black or white."""
+    if not values.size:
+        return
+    outside = [
+        np.count_nonzero((band < low) | (band > high))
+        for band, (low, high) in zip(values, limits, strict=True)
+    ]
+    if sum(outside) <= _OUTSIDE * values.size:
+        return
+    lowest, highest = float(values.min()), float(values.max())
+    words = f"values run from {lowest:g} to {highest:g}"
+    if units:
+        scale, offset = units[0]
+        words = (
+            f"values run from {lowest * scale + offset:g} to {highest * scale + offset:g} in the "
+            f"units of the file's scale and offset (stored: {lowest:g} to {highest:g})"
+        )
+    warnings.warn(
+        f"{path}: --stretch leaves {100 * sum(outside) / values.size:.0f} % of the pixels black or "
+        f"white: {words}",
+        GeosegWarning,
+        stacklevel=2,
+    )
 
 
 def _percentile_limits(values: npt.NDArray[Any], stretch: Stretch) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,12 +19,15 @@ import numpy.typing as npt
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
+from rasterio.env import GDALVersion
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from geoseg._files import complaint, whole_file, writing_to
+from geoseg._address import scene_name
+from geoseg._files import complaint, whole_file, writing_to, xml_text
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
+from geoseg.io.crs import storable
 from geoseg.io.grid import Grid
 from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
@@ -55,6 +59,10 @@ class RasterLayout:
     """Metadata of band 1."""
     colours: Mapping[int, Rgba] = field(default_factory=dict)
     """Colour table of band 1."""
+    unit: str | None = None
+    """Of the values."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the file: where its content comes from."""
 
 
 class RasterWriter:
@@ -205,9 +213,15 @@ class RasterWriter:
                 SPARSE_OK="TRUE",
                 BIGTIFF="IF_SAFER",
                 NUM_THREADS=threads,
+                **self._by_bands(),
             )
             if not self._is_copied(part):
                 raise OutputError(complaint(final, "what was written cannot be read back"))
+
+    def _by_bands(self) -> dict[str, str]:
+        """Bands one after another, where GDAL can: one class is read without the others."""
+        several = len(self.layout.descriptions) > 1
+        return {"INTERLEAVE": "BAND"} if several and GDALVersion.runtime().at_least("3.11") else {}
 
     def _is_copied(self, copy: Path) -> bool:
         """Whether a copy holds what the work file does, pixel for pixel."""
@@ -219,6 +233,7 @@ class RasterWriter:
                 for row in range(0, grid.height, step)
                 for strip in [RasterioWindow(0, row, grid.width, min(step, grid.height - row))]
                 for band in work.indexes
+                if _is_stored(work, band, strip) or _is_stored(made, band, strip)
             )
 
     def _create(self) -> None:
@@ -234,7 +249,7 @@ class RasterWriter:
                 count=len(layout.descriptions),
                 dtype=layout.dtype,
                 nodata=layout.nodata,
-                crs=self.grid.crs,
+                crs=storable(self.grid.crs),
                 transform=self.grid.transform,
                 tiled=True,
                 blockxsize=BLOCK,
@@ -248,9 +263,11 @@ class RasterWriter:
             if len(layout.descriptions) > 1:
                 others = [ColorInterp.undefined] * (len(layout.descriptions) - 1)
                 dataset.colorinterp = [ColorInterp.gray, *others]
-            dataset.update_tags(
-                **{PRODUCT_TAG: layout.product, "TIFFTAG_SOFTWARE": f"geoseg {version('geoseg')}"}
-            )
+            software = f"geoseg {version('geoseg')}"
+            known = {PRODUCT_TAG: layout.product, "TIFFTAG_SOFTWARE": software}
+            dataset.update_tags(**{**layout.tags, **known})
+            if layout.unit is not None:
+                dataset.units = [layout.unit] * len(layout.descriptions)
             dataset.update_tags(1, **layout.band_tags)
             for number, text in enumerate(layout.descriptions, start=1):
                 dataset.set_band_description(number, text)
@@ -270,6 +287,16 @@ class RasterWriter:
         self._dataset = dataset
 
 
+def _is_stored(dataset: Any, band: int, strip: RasterioWindow) -> bool:
+    """Whether a sparse GeoTIFF holds any block of a strip; the others cost nothing to know."""
+    rows = range(strip.row_off // BLOCK, -(-(strip.row_off + strip.height) // BLOCK))
+    return any(
+        dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
+        for row in rows
+        for col in range(-(-dataset.width // BLOCK))
+    )
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """GDAL at work on a file: its errors become one line, and it prints none of its own."""
@@ -284,8 +311,40 @@ def _plain_bands(count: int) -> dict[str, str]:
     return {"photometric": "MINISBLACK", "ALPHA": "UNSPECIFIED"} if count > 1 else {}
 
 
+_TIFF_TIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
+
+
+def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Tags that say what a map was made of, without the secrets of an address.
+
+    Parameters
+    ----------
+    scene
+        Its path; the time that its file names is the map's too.
+    model
+        Specification.
+    classes
+        The words of each class.
+    """
+    tags = {
+        "GEOSEG_SCENE": scene_name(scene),
+        "GEOSEG_MODEL": model,
+        "GEOSEG_CLASSES": "; ".join(", ".join(words) for words in classes),
+        "GEOSEG_VERSION": version("geoseg"),
+    }
+    tags = {name: xml_text(text) for name, text in tags.items()}
+    with open_dataset(scene) as dataset:
+        time = dataset.tags().get("TIFFTAG_DATETIME", "")
+    return tags | ({"TIFFTAG_DATETIME": time} if _TIFF_TIME.fullmatch(time) else {})
+
+
 def label_writer(
-    work: Path, grid: Grid, classes: Sequence[LabelClass], *, resume: bool = False
+    work: Path,
+    grid: Grid,
+    classes: Sequence[LabelClass],
+    *,
+    tags: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> RasterWriter:
     """Make the writer of a label raster.
 
@@ -305,21 +364,28 @@ def label_writer(
         predictor=False,
         band_tags={f"CLASS_{c.index}": c.name for c in classes},
         colours=colours | {nodata: (0, 0, 0, 0)},
+        tags=tags or {},
     )
     return RasterWriter(work, grid, layout, resume=resume)
 
 
-def confidence_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
+def confidence_writer(
+    work: Path, grid: Grid, *, tags: Mapping[str, str] | None = None, resume: bool = False
+) -> RasterWriter:
     """Make the writer of a confidence raster: one uint8 band, 0 to 100 per cent, nodata 255."""
-    return RasterWriter(work, grid, _per_cent_layout("confidence"), resume=resume)
+    return RasterWriter(work, grid, _per_cent_layout("confidence", tags or {}), resume=resume)
 
 
-def margin_writer(work: Path, grid: Grid, *, resume: bool = False) -> RasterWriter:
+def margin_writer(
+    work: Path, grid: Grid, *, tags: Mapping[str, str] | None = None, resume: bool = False
+) -> RasterWriter:
     """Make the writer of a margin raster: per cent between the two best classes, nodata 255."""
-    return RasterWriter(work, grid, _per_cent_layout("margin"), resume=resume)
+    return RasterWriter(work, grid, _per_cent_layout("margin", tags or {}), resume=resume)
 
 
-def _per_cent_layout(product: Literal["confidence", "margin"]) -> RasterLayout:
+def _per_cent_layout(
+    product: Literal["confidence", "margin"], tags: Mapping[str, str]
+) -> RasterLayout:
     return RasterLayout(
         product=product,
         dtype="uint8",
@@ -327,11 +393,18 @@ def _per_cent_layout(product: Literal["confidence", "margin"]) -> RasterLayout:
         descriptions=(f"{product} in per cent",),
         overviews="AVERAGE",
         predictor=True,
+        unit="%",
+        tags=tags,
     )
 
 
 def probability_writer(
-    work: Path, grid: Grid, classes: Sequence[LabelClass], *, resume: bool = False
+    work: Path,
+    grid: Grid,
+    classes: Sequence[LabelClass],
+    *,
+    tags: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> RasterWriter:
     """Make the writer of class probabilities: a uint8 per-cent band a class, nodata 255.
 
@@ -344,5 +417,7 @@ def probability_writer(
         descriptions=tuple(c.name for c in classes),
         overviews="AVERAGE",
         predictor=True,
+        unit="%",
+        tags=tags or {},
     )
     return RasterWriter(work, grid, layout, resume=resume)

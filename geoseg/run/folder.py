@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._claim import claimed
-from geoseg._files import writing_to
+from geoseg._files import release_database, writing_to
 from geoseg.errors import OptionError, OutputError
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import ALL_PRODUCTS
+from geoseg.options import ALL_PRODUCTS, SIDE_FILES
 from geoseg.run.journal import Journal
 
 WORK_FOLDER = ".geoseg-work"
 JOURNAL = "journal.jsonl"
 CLAIM = ".geoseg-claim"
 REPORT = "run.json"
+GEOPACKAGE = "polygons.gpkg"
 
 
 def _is_same(file: Path, other: Path) -> bool:
@@ -67,18 +68,20 @@ class OutputFolder:
             raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
             raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
-        for name in (*ALL_PRODUCTS, CLAIM):
+        for name in (*ALL_PRODUCTS, *SIDE_FILES, CLAIM):
             if (out / name).is_dir():
                 raise OutputError(f"{out / name} is a folder, not a file; give another --out")
         if self.work.exists() and not self.work.is_dir():
             raise OutputError(f"{self.work} is a file where a folder has to be; give another --out")
-        existing = [name for name in ALL_PRODUCTS if os.path.lexists(out / name)]
+        existing = [n for n in (*ALL_PRODUCTS, *SIDE_FILES) if os.path.lexists(out / n)]
         for file in sources:
             if any(_is_same(Path(file), out / name) for name in existing):
                 raise OutputError(
                     f"{file} is the scene itself and would be replaced; give another --out"
                 )
         interrupted = self.journal.exists()
+        if overwrite or interrupted:
+            release_database(out / GEOPACKAGE)
         if overwrite or (resume and (interrupted or not existing or (out / REPORT).exists())):
             return
         if interrupted:
@@ -186,16 +189,19 @@ class OutputFolder:
         self.ready.mkdir(exist_ok=True)
         return self.ready
 
-    def publish(self, names: Sequence[str], *, finished: bool = True) -> tuple[Path, ...]:
+    def publish(
+        self, names: Sequence[str], side_files: Sequence[str] = (), *, finished: bool = True
+    ) -> tuple[Path, ...]:
         """Give complete files their final names; keep the record of a run that is not finished.
 
-        An earlier run's report goes first and the new one comes last, so that a folder that has
-        one holds the files of one run.
+        An earlier run's report goes first, with all that describes its rasters, and the new one
+        comes last, so that a folder that has one holds the files of one run.
         """
-        for stale in (REPORT, *(name for name in ALL_PRODUCTS if name not in names)):
+        release_database(self.path / GEOPACKAGE)
+        for stale in (REPORT, *SIDE_FILES, *(name for name in ALL_PRODUCTS if name not in names)):
             with writing_to(self.path / stale):
                 (self.path / stale).unlink(missing_ok=True)
-        for name in names:
+        for name in (*names[:-1], *side_files, *names[-1:]):
             with writing_to(self.path / name):
                 (self.ready / name).replace(self.path / name)
         if finished:

@@ -37,6 +37,8 @@ class WorkRasters:
     """``labels``, ``confidence`` and so on."""
     grid: Grid
     classes: Sequence[LabelClass]
+    tags: Mapping[str, str]
+    """What all of them say of where they come from."""
 
     def _writer(self, name: str, *, resume: bool) -> RasterWriter:
         file, grid = self.folder / f"{name}.work.tif", self.grid
@@ -46,7 +48,7 @@ class WorkRasters:
             "margin": margin_writer,
             "probabilities": partial(probability_writer, classes=self.classes),
         }
-        return makers[name](file, grid, resume=resume)
+        return makers[name](file, grid, tags=self.tags, resume=resume)
 
     @contextmanager
     def writing(self, *, resume: bool) -> Iterator[Writers]:

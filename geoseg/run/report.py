@@ -10,6 +10,7 @@ from typing import Any
 
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
+from geoseg.io.crs import crs_name
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.options import Products, Reading, Resolved
@@ -77,6 +78,8 @@ def run_facts(
         "geoseg's version": version("geoseg"),
         "the scene": scene.fingerprint(),
         "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
+        "--crs": reading.crs,
+        "--nodata or --ignore-alpha": [reading.fill, reading.ignore_alpha],
         "--aoi": None if area is None else digest([area.window, area.outline.wkt]),
         "--tile": tile,
         "the wanted products": asdict(products),
@@ -89,9 +92,17 @@ def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:
     return {
         "scene": scene.path,
         "size": list(grid.shape),
-        "crs": None if grid.crs is None else grid.crs.to_string(),
+        "crs": None if grid.crs is None else crs_name(grid.crs),
         "gsd_m": grid.gsd_m,
-        "reading": asdict(reading) | {"bands": list(scene.bands), "limits": scene.stretch},
+        "reading": asdict(reading)
+        | {
+            "bands": list(scene.bands),
+            "bands_told_by": scene.source.told_by,
+            "limits": scene.stretch,
+            "scale_offset": scene.source.units or None,
+            "limits_in_units": scene.limits_in_units,
+            "fill": list(scene.source.fill),
+        },
     }
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from geoseg._address import holds_secret, scene_name
 from geoseg._files import absolute
-from geoseg.io.mosaic import build_mosaic
+from geoseg.errors import OptionError, SceneError
+from geoseg.io.aoi import Aoi
+from geoseg.io.grid import Grid
+from geoseg.io.mosaic import build_mosaic, build_stack
 from geoseg.io.scene import Scene
 from geoseg.options import Reading
 
-MOSAIC = "mosaic.vrt"
+MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
 SceneSource = str | Path | Scene | Sequence[str | Path]
 """A path, an opened scene, or several paths that are mapped as one."""
@@ -28,21 +33,54 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
     """
     if isinstance(scene, Scene):
         return scene
+    if not isinstance(scene, str | Path | Sequence):
+        raise SceneError(
+            f"a scene is a path or several, not {type(scene).__name__}; arrays go to geoseg.segment"
+        )
     if not isinstance(scene, str | Path):
-        scene = build_mosaic(scene, out / MOSAIC)
+        if reading.rgb:
+            scene = build_stack(scene, out / STACK, reading.crs)
+        else:
+            scene = build_mosaic(scene, out / MOSAIC, reading.crs)
+    elif reading.rgb:
+        raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
     return open_scene(absolute(scene) if travels else scene, reading)
+
+
+@contextmanager
+def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
+    """Remove the VRT of a mosaic at the end if the addresses in it hold secrets."""
+    try:
+        yield
+    finally:
+        parts = () if isinstance(scene, Scene | str | Path) else scene
+        if any(holds_secret(str(part)) for part in parts):
+            (out / MOSAIC).unlink(missing_ok=True)
 
 
 def open_scene(path: str | Path, reading: Reading) -> Scene:
     """Open a scene as ``reading`` says."""
-    return Scene.open(path, bands=reading.bands, stretch=reading.stretch, gsd=reading.gsd)
+    return Scene.open(
+        path,
+        bands=reading.bands,
+        stretch=reading.stretch,
+        gsd=reading.gsd,
+        crs=reading.crs,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
+    )
+
+
+def open_area(reading: Reading, grid: Grid) -> Aoi | None:
+    """Lay the part of a scene that ``reading`` names on a grid; None for all of it."""
+    return None if reading.aoi is None else Aoi.open(reading.aoi, grid, reading.aoi_layer)
 
 
 def folder_names(paths: Sequence[str]) -> list[str]:
     """Return a folder name for each scene: its stem, numbered where two are the same."""
     names: list[str] = []
     for path in paths:
-        stem = Path(path.split("?")[0]).stem or "scene"
+        stem = Path(scene_name(path)).stem or "scene"
         name, number = stem, 2
         while name in names:
             name, number = f"{stem}-{number}", number + 1

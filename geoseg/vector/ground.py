@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import pyproj
 from scipy.ndimage import map_coordinates
 
-from geoseg.io.grid import Geodetic, Grid
+from geoseg.io.crs import horizontal
+from geoseg.io.grid import Geodetic, Grid, plane_unit
 from geoseg.types import Window
 from geoseg.vector.measure import Ellipsoid
 from geoseg.vector.ragged import FloatArray, IntArray
@@ -26,20 +26,25 @@ class Ground:
     Parameters
     ----------
     grid
-        Placement of the raster. Without a coordinate system and a transform there are no metres:
-        lengths and areas become NaN.
+        Placement of the raster. Where its `Grid.unmeasured` says why there are no metres, lengths
+        and areas become NaN. A local grid is measured as the plane that it is.
     """
 
     def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+        unmeasured = grid.unmeasured
+        self.grid = grid = grid.drawn
         t = grid.transform
         # Left turns in pixel coordinates (rows downwards) stay left turns on the map if the
         # transform mirrors, as the usual north-up one does.
         self.mirrors = t.a * t.e - t.b * t.d < 0
         self._ellipsoid: Ellipsoid | None = None
-        crs = pyproj.CRS.from_user_input(grid.crs) if grid.placed else None
-        geod = None if crs is None else crs.get_geod()
-        if crs is None or geod is None:
+        self._unit: float | None = None
+        if grid.crs is None or unmeasured is not None:
+            return
+        crs = horizontal(grid.crs)
+        self._unit = plane_unit(crs)
+        geod = crs.get_geod()
+        if geod is None:
             return
         self._to_degrees = Geodetic(crs)
         x, y = grid.to_ground(grid.width / 2, grid.height / 2)
@@ -49,7 +54,7 @@ class Ground:
     @property
     def measures(self) -> bool:
         """True if lengths and areas have a meaning."""
-        return self._ellipsoid is not None
+        return self._ellipsoid is not None or self._unit is not None
 
     def place(self, points: FloatArray) -> FloatArray:
         """Coordinates in the CRS of ``(n, 2)`` pixel coordinates."""
@@ -57,6 +62,8 @@ class Ground:
 
     def measure(self, points: FloatArray, offsets: IntArray) -> Measures:
         """Measure lines that are given in pixel coordinates, ``(n, 2)``."""
+        if self._unit is not None and len(offsets) > 1:
+            return self._measure_plane(points, offsets, self._unit)
         if self._ellipsoid is None or len(offsets) < 2:
             unknown = np.full(len(offsets) - 1, np.nan)
             return Measures(unknown, unknown.copy())
@@ -69,6 +76,15 @@ class Ground:
             x, y = self.grid.to_ground(steps[:, 0], steps[:, 1])
             length, area = self._ellipsoid.edges(*self._to_degrees(x, y))
             lengths[edge], areas[edge] = length.sum(), area.sum()
+        if not self.mirrors:
+            areas = -areas
+        return Measures(_sum_along(lengths, offsets), _sum_along(areas, offsets))
+
+    def _measure_plane(self, points: FloatArray, offsets: IntArray, unit: float) -> Measures:
+        t = self.grid.transform
+        x, y = (points @ [[t.a, t.d], [t.b, t.e]] * unit).T
+        lengths = np.hypot(np.diff(x), np.diff(y))
+        areas = (x[:-1] * y[1:] - x[1:] * y[:-1]) / 2
         if not self.mirrors:
             areas = -areas
         return Measures(_sum_along(lengths, offsets), _sum_along(areas, offsets))
@@ -120,6 +136,9 @@ class Ground:
 
     def metres_per_pixel(self) -> FloatArray:
         """Ground vectors in metres, at the centre, of one pixel to the right and one down."""
+        if self._unit is not None:
+            t = self.grid.transform
+            return np.array([(t.a, t.d), (t.b, t.e)]) * self._unit
         if self._ellipsoid is None:
             return np.full((2, 2), np.nan)
         centre = np.array([self.grid.width / 2, self.grid.height / 2])

@@ -101,10 +101,11 @@ def vectorize(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     job = _Job.prepare(labels, confidence, options or VectorOptions())
-    if target.suffix.lower() == ".geojson" and not job.raster.grid.placed:
+    nowhere = job.raster.grid.without_degrees
+    if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
-            f"{target}: GeoJSON needs longitude and latitude, and {labels} has no place on the "
-            "ground (no coordinate system or no transform); write .gpkg, .fgb or .parquet"
+            f"{target}: GeoJSON needs longitude and latitude, and {labels} has none, {nowhere}; "
+            "write .gpkg, .fgb or .parquet"
         )
     multi = job.options.connectivity == 8
     description = Layer(
@@ -140,9 +141,8 @@ class _Job:
         raster = LabelRaster.open(labels)
         ground = Ground(raster.grid)
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
-            raise OptionError(
-                f"{labels}: has no coordinate system, so min area and simplify have no metres"
-            )
+            why = raster.grid.unmeasured or "its CRS has no ellipsoid"
+            raise OptionError(f"{labels}: min area and simplify have no metres, {why}")
         return cls(raster, confidence, options, ground)
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg.errors import SceneError
+from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.grid import Grid
 from geoseg.types import Window
 
@@ -93,8 +94,8 @@ def _difference(one: Grid, other: Grid) -> str | None:
     """What keeps two grids from being the same."""
     if one.shape != other.shape:
         return f"{one.width} x {one.height} pixels against {other.width} x {other.height}"
-    if one.crs != other.crs:
-        return "another coordinate system"
+    if not same_crs(one.crs, other.crs):
+        return f"its CRS is {crs_name(one.crs)}, not {crs_name(other.crs)}"
     corners = np.array([(0, one.width, 0), (0, 0, one.height)], np.float64)
     away = np.array(other.to_pixels(*one.to_ground(*corners))) - corners
     if np.hypot(*away).max() > _SAME_PLACE_PIXELS:

@@ -9,22 +9,21 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyogrio
-import pyproj
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg._files import csv_cell, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.io.crs import horizontal
+from geoseg.io.grid import plane_unit
 from geoseg.io.labels import LabelRaster
+from geoseg.io.vectors import Laid, read_polygons
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.vector.coverage import areas_by_value
 from geoseg.vector.ground import Ground
 
 FloatArray = npt.NDArray[np.float64]
 
-_PIECES = 256
 COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2", "coverage")
 """Columns of a table of zones, in this order."""
 
@@ -49,7 +48,7 @@ def zone_stats(
     column
         Field that names the zones; without it they are numbered from 1.
     layer
-        Layer of ``zones``; without it the first one.
+        Layer of ``zones``; without it the one that has polygons.
     progress
         Called with the share that is done, 0 to 1.
 
@@ -70,13 +69,15 @@ def zone_stats(
     raster = LabelRaster.open(labels)
     ground = Ground(raster.grid)
     if not ground.measures:
-        raise SceneError(f"{labels}: has no coordinate system, so zones cannot be placed in it")
-    frame = _read_zones(zones, layer)
+        why = raster.grid.unmeasured or "its CRS has no ellipsoid"
+        raise SceneError(f"{labels}: zones have no areas there, {why}")
+    laid = _read_zones(zones, raster, layer)
+    frame = laid.table
     if column is not None and column not in frame.columns:
         known = ", ".join(str(name) for name in frame.columns if name != frame.geometry.name)
         raise OptionError(f"{zones}: has no column {column!r}; it has {known or 'none'}")
-    names = frame[column] if column is not None else range(1, len(frame) + 1)
-    whole = _geodesic_areas(frame)
+    names = frame[column] if column is not None else frame.index + 1
+    whole = _geodesic_areas(laid.whole)
     inside = _to_pixels(frame, raster)
     if frame.empty:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -139,51 +140,33 @@ _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def _read_zones(path: str | Path, layer: str | None) -> gpd.GeoDataFrame:
-    try:
-        if layer is None:
-            layer = str(pyogrio.list_layers(path)[0, 0])
-        frame = gpd.read_file(path, layer=layer)
-    except (DataSourceError, DataLayerError, OSError, IndexError) as error:
-        reason = "cannot be read as vectors" if Path(path).exists() else "no such file"
-        raise SceneError(f"{path}: {reason}") from error
-    if (
-        not isinstance(frame, gpd.GeoDataFrame)
-        or not frame.geom_type.isin(["Polygon", "MultiPolygon"]).all()
-    ):
-        raise SceneError(f"{path}: zones must be polygons, every one of them")
-    if frame.crs is None:
-        raise SceneError(f"{path}: has no coordinate system, so it cannot be placed")
-    return frame
+def _read_zones(path: str | Path, raster: LabelRaster, layer: str | None) -> Laid:
+    """Zones in the CRS of the labels, cut to their surroundings, and as they are in the file."""
+    return read_polygons(path, raster.grid, what="zone", layer=layer)
 
 
-def _geodesic_areas(frame: gpd.GeoDataFrame) -> list[float]:
-    crs = pyproj.CRS.from_user_input(frame.crs)
+def _geodesic_areas(zones: gpd.GeoSeries) -> list[float]:
+    crs = horizontal(zones.crs)
+    unit = plane_unit(crs)
+    if unit is not None:
+        return [float(area) * unit**2 for area in shapely.area(zones.values)]
     geod = crs.get_geod()
     geodetic = crs.geodetic_crs
     if geod is None or geodetic is None:
-        return [float("nan")] * len(frame)
+        return [float("nan")] * len(zones)
     # Rings of one orientation, or holes and parts would count with the wrong sign.
-    degrees = shapely.orient_polygons(frame.to_crs(geodetic).geometry.values)
+    degrees = shapely.orient_polygons(zones.to_crs(geodetic).values)
     return [abs(geod.geometry_area_perimeter(zone)[0]) for zone in degrees]
 
 
 def _to_pixels(frame: gpd.GeoDataFrame, raster: LabelRaster) -> npt.NDArray[np.object_]:
     """Zones in pixel coordinates, in which the raster is a plain array whatever its transform."""
-    zones = frame.geometry.values
-    bounds = shapely.bounds(zones)
-    # Long straight sides bend when they change their coordinate system.
-    longest = np.maximum(bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1]) / _PIECES
-    fine = gpd.GeoSeries(shapely.segmentize(zones, np.maximum(longest, 1e-12)), crs=frame.crs)
-    placed = fine.to_crs(raster.grid.crs).values
     back = ~raster.grid.transform
-    pixels = shapely.transform(
-        placed, lambda xy: xy @ [[back.a, back.d], [back.b, back.e]] + [back.c, back.f]
+    pixels: npt.NDArray[np.object_] = shapely.transform(
+        np.asarray(frame.geometry.values),
+        lambda xy: xy @ [[back.a, back.d], [back.b, back.e]] + [back.c, back.f],
     )
-    mended: npt.NDArray[np.object_] = np.where(
-        shapely.is_valid(pixels), pixels, shapely.make_valid(pixels)
-    )
-    return mended
+    return pixels
 
 
 def _rows(name: object, areas: FloatArray, zone_area: float, raster: LabelRaster) -> pd.DataFrame:

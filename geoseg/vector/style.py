@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,6 +14,8 @@ from geoseg.io.labels import LabelRaster
 from geoseg.types import LabelClass
 
 _VERSION = "3.22.0"
+_MADE_BY = "made by geoseg"
+"""Comment by which a file is known that may be replaced."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS layer_styles (
@@ -79,15 +81,90 @@ def raster_qml(classes: Sequence[LabelClass]) -> str:
     return _document(root)
 
 
-def category_names(classes: Sequence[LabelClass]) -> str:
-    """Class names as GDAL keeps them beside a raster, in its ``.aux.xml``."""
+def per_cent_qml() -> str:
+    """Style of a raster of per cents: a ramp from 0 to 100, whatever values occur."""
+    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
+    renderer = ET.SubElement(
+        ET.SubElement(root, "pipe"),
+        "rasterrenderer",
+        type="singlebandpseudocolor",
+        band="1",
+        opacity="1",
+        alphaBand="-1",
+        classificationMin="0",
+        classificationMax="100",
+        nodataColor="",
+    )
+    ET.SubElement(ET.SubElement(renderer, "minMaxOrigin"), "limits").text = "None"
+    ramp = ET.SubElement(
+        ET.SubElement(renderer, "rastershader"),
+        "colorrampshader",
+        colorRampType="INTERPOLATED",
+        classificationMode="1",
+        clip="0",
+        minimumValue="0",
+        maximumValue="100",
+    )
+    for value, color in _VIRIDIS.items():
+        ET.SubElement(ramp, "item", value=str(value), label=f"{value} %", color=color, alpha="255")
+    return _document(root)
+
+
+_VIRIDIS = {0: "#440154", 25: "#3b528b", 50: "#21918c", 75: "#5ec962", 100: "#fde725"}
+_COLUMNS = (
+    ("Value", _INTEGER := "0", "5"),
+    ("Count", _REAL := "1", "1"),
+    ("Class_Name", _TEXT := "2", "2"),
+    ("Red", _INTEGER, "6"),
+    ("Green", _INTEGER, "7"),
+    ("Blue", _INTEGER, "8"),
+    ("Alpha", _INTEGER, "9"),
+)
+"""Of the attribute table: name, GDAL's type and GDAL's usage. Counts may exceed GDAL's integers."""
+
+
+def raster_metadata(classes: Sequence[LabelClass], counts: Mapping[int, int]) -> str:
+    """Class names and attribute table as GDAL keeps them beside a raster, in its ``.aux.xml``.
+
+    Parameters
+    ----------
+    classes
+        Classes of the raster.
+    counts
+        Pixels by class index.
+    """
     root = ET.Element("PAMDataset")
-    names = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
+    root.append(ET.Comment(_MADE_BY))
+    band = ET.SubElement(root, "PAMRasterBand", band="1")
+    names = ET.SubElement(band, "CategoryNames")
     by_value = {item.index: item.name for item in classes}
     for value in range(max(by_value, default=-1) + 1):
         ET.SubElement(names, "Category").text = xml_text(by_value.get(value, ""))
+    table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate(_COLUMNS):
+        column = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            ET.SubElement(column, tag).text = text
+    for index, item in enumerate(classes):
+        row = ET.SubElement(table, "Row", index=str(index))
+        for cell in (item.index, counts.get(item.index, 0), xml_text(item.name), *item.rgb, 255):
+            ET.SubElement(row, "F").text = str(cell)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def side_files(
+    raster: Path, classes: Sequence[LabelClass], counts: Mapping[int, int]
+) -> dict[Path, str]:
+    """Files that lie beside a label raster, with their content: for QGIS, and for all of GDAL."""
+    return {
+        raster.with_suffix(".qml"): raster_qml(classes),
+        raster.with_name(f"{raster.name}.aux.xml"): raster_metadata(classes, counts),
+    }
+
+
+def _is_ours(path: Path) -> bool:
+    return _MADE_BY in path.read_text(encoding="utf-8", errors="replace")
 
 
 def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[Path, Path]:
@@ -100,7 +177,8 @@ def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[
     SceneError
         If the raster cannot be read.
     OutputError
-        If one of the files exists and ``overwrite`` is False, or cannot be written.
+        If one of the files exists, is not geoseg's and ``overwrite`` is False, or cannot be
+        written.
     """
     with raster_style(labels, overwrite=overwrite) as paths:
         return paths
@@ -112,14 +190,10 @@ def raster_style(labels: str | Path, *, overwrite: bool = False) -> Iterator[tup
 
     They are written before it, so that what cannot be written shows before other work.
     """
-    classes = LabelRaster.open(labels).classes
-    raster = Path(labels)
-    contents = {
-        raster.with_suffix(".qml"): raster_qml(classes),
-        raster.with_name(f"{raster.name}.aux.xml"): category_names(classes),
-    }
+    raster = LabelRaster.open(labels)
+    contents = side_files(Path(labels), raster.classes, raster.counts())
     for path in contents:
-        if path.exists() and not overwrite:
+        if path.exists() and not overwrite and not _is_ours(path):
             raise OutputError(f"{path}: exists already; replace it with --overwrite")
     qml, names = contents
     with whole_files([qml, names]) as parts:
@@ -186,6 +260,7 @@ def _fill(name: str, rgb: Iterable[int]) -> ET.Element:
 
 
 def _document(root: ET.Element) -> str:
+    root.insert(0, ET.Comment(_MADE_BY))
     ET.indent(root)
     text = ET.tostring(root, encoding="unicode")
     return f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n{text}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -18,7 +19,7 @@ from pyogrio._err import CPLE_BaseError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
-from geoseg._files import complaint, whole_file, writing_to
+from geoseg._files import complaint, plain_path, release_database, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
 from geoseg.runtime.quiet import hushed
@@ -120,15 +121,17 @@ class Translated:
 
     def close(self) -> None:
         """Stream the spool into the file."""
+        layer = self._layer.name
         try:
-            with pyogrio.open_arrow(self._spool, layer=self._layer.name, use_pyarrow=False) as (
-                meta,
-                stream,
+            with (
+                plain_path(self._spool) as spool,
+                plain_path(self._path) as path,
+                pyogrio.open_arrow(spool, layer=layer, use_pyarrow=False) as (meta, stream),
             ):
                 pyogrio.write_arrow(
                     stream,
-                    self._path,
-                    layer=self._layer.name,
+                    path,
+                    layer=layer,
                     driver=self._driver,
                     geometry_name=meta["geometry_name"] or "geom",
                     geometry_type=self._layer.geometry_type,
@@ -145,7 +148,8 @@ class Translated:
 
 def _count(path: Path, layer: Layer) -> int:
     """Count features, so that a file that was cut short is seen."""
-    info = pyogrio.read_info(path, layer=layer.name, force_feature_count=True)
+    with plain_path(path) as plain:
+        info = pyogrio.read_info(plain, layer=layer.name, force_feature_count=True)
     return int(info["features"])
 
 
@@ -158,19 +162,20 @@ def _write_features(
     append: bool,
     **options: str,
 ) -> None:
-    pyogrio.raw.write(
-        path,
-        geometry=wkb,
-        field_data=list(columns.values()),
-        fields=np.array(list(columns), object),
-        layer=layer.name,
-        driver="GPKG",
-        geometry_type=layer.geometry_type,
-        crs=None if layer.crs is None else layer.crs.to_wkt(),
-        append=append,
-        # Readers of some years ago warn of the newest version, of which nothing is used here.
-        **({} if append else {"VERSION": "1.3", **options}),
-    )
+    with plain_path(path) as plain:
+        pyogrio.raw.write(
+            plain,
+            geometry=wkb,
+            field_data=list(columns.values()),
+            fields=np.array(list(columns), object),
+            layer=layer.name,
+            driver="GPKG",
+            geometry_type=layer.geometry_type,
+            crs=None if layer.crs is None else layer.crs.to_wkt(),
+            append=append,
+            # Readers of some years ago warn of the newest version, of which nothing is used here.
+            **({} if append else {"VERSION": "1.3", **options}),
+        )
 
 
 def _geoparquet(path: Path, layer: Layer) -> Target:
@@ -269,3 +274,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; replace it with --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written, the folder is read-only")
+    if path.suffix.lower() == ".gpkg":
+        release_database(path)

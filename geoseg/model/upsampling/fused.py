@@ -33,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from geoseg.model.upsampling.blocks import BLOCK, StepGeometry
-from geoseg.model.upsampling.learned_step import StepWeights, WindowStep
+from geoseg.model.upsampling.learned_step import PlainStep, StepWeights
 from geoseg.model.upsampling.resize import resize_matrix
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _fused(weights: StepWeights) -> FusedWeights:
 
 @dataclass(frozen=True, eq=False)
 class FusedStep:
-    """One step of the operator of a batch of windows; as `WindowStep`, in one kernel."""
+    """One step of the operator of a batch of windows; as `PlainStep`, in one kernel."""
 
     weights: StepWeights
     guidance: Tensor
@@ -238,7 +238,7 @@ def deviation(
     guidance = torch.randn(2, *fine, 3, generator=generator)
     x = torch.randn(2, *coarse, channels, generator=generator)
     geometry = StepGeometry.of(fine, coarse, radius, guidance.device)
-    plain = WindowStep(geometry, weights, guidance).apply(x)
+    plain = PlainStep(geometry, weights, guidance).apply(x)
     found = FusedStep(weights.to(device), guidance.to(device)).apply(x.to(device))
     return float((found.cpu() - plain).abs().max())
 

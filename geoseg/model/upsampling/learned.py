@@ -21,7 +21,7 @@ from geoseg.errors import OptionError, WeightsError
 from geoseg.model.checkpoint import StateDict, read_state_dict
 from geoseg.model.upsampling.base import Fit
 from geoseg.model.upsampling.blocks import StepGeometry
-from geoseg.model.upsampling.learned_step import StepWeights, WindowStep
+from geoseg.model.upsampling.learned_step import PlainStep, StepWeights
 
 FUSED = True
 """Whether a GPU may take a step in one kernel, see `geoseg.model.upsampling.fused`: the one switch.
@@ -135,7 +135,7 @@ class LearnedJbu:
             if fused.takes(fine, weights.radius, guidance.device):
                 return fused.FusedStep(weights, pooled)
         geometry = StepGeometry.of(fine, coarse, weights.radius, guidance.device)
-        return WindowStep(geometry, weights, pooled)
+        return PlainStep(geometry, weights, pooled)
 
     def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the final convolution to tokens ``(B, N, D)`` instead of pixels.

@@ -147,7 +147,7 @@ class Kernels:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowStep:
+class PlainStep:
     """A step whose kernels are made for its own windows.
 
     They are made for some rows of blocks at a time while they are used, so that they stay in the

@@ -1,0 +1,246 @@
+"""Scenes at addresses: nothing that geoseg writes or says holds a secret of the address."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import geoseg
+from geoseg._address import lasting_address, scene_name, shown_address
+from geoseg.errors import GeosegError, GeosegWarning, OutputError, SceneError
+from geoseg.io._handles import open_dataset
+from geoseg.io.scene import Scene
+from geoseg.run.result import Progress
+from geoseg.testing import tiny_random_model, write_scene
+from geoseg.types import Window
+from geoseg_cli.main import app
+
+SECRET = "SECRETtoken%2Bx%3D"
+SIGNED = f"?se=2030-01-01&sig={SECRET}"
+QUICK = geoseg.Options(templates="none")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_random_model(tmp_path_factory.mktemp("model"))
+
+
+_SERVER = """
+import sys
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from range_server import RangeHandler
+
+class Handler(RangeHandler):
+    folder = Path(sys.argv[1])
+
+    def do_GET(self):
+        does = {file.name for file in (self.folder / "does").iterdir()}
+        if "busy" in does or ("no head" in does and self.command == "HEAD"):
+            self.send_error(503 if "busy" in does else 403)
+        elif "refuses" in does:
+            self.send_error(403)
+        else:
+            self.path = self.path.partition("?")[0]
+            super().do_GET()
+
+    def end_headers(self):
+        self.send_header("ETag", '"one"')
+        super().end_headers()
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process of its own: GDAL may wait for it while it holds Python's lock."""
+
+    address: str
+    folder: Path
+
+    def does(self, what: str) -> None:
+        (self.folder / "does" / what).touch()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    folder = tmp_path / "served"
+    (folder / "does").mkdir(parents=True)
+    write_scene(folder / "scene.tif", 400, 420)
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/http://127.0.0.1")
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(folder)],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": here},
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        yield Server(running.stdout.readline().strip(), folder)
+        running.kill()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/a/b.tif?sig=1", "https://host/a/b.tif?***"),
+        ("https://me:word@host:80/b.tif", "https://***@host:80/b.tif"),
+        ("/vsicurl/https://host/b.tif?x", "/vsicurl/https://host/b.tif?***"),
+        ("/vsicurl?token=1&url=https%3A%2F%2Fhost%2Fb.tif%3Fs%3D1", "/vsicurl/https://host/b.tif"
+         "?***"),
+        ("'/vsicurl/https://host/b.tif?s=1' fails (https://u@h/?x=1).",
+         "'/vsicurl/https://host/b.tif?***' fails (https://***@h/?***)."),
+        ("b.tif?sig=1: TIFFReadDirectory: at 3", "b.tif?***: TIFFReadDirectory: at 3"),
+        ("/data/what?.tif", "/data/what?.tif"),
+        ("NETCDF:a.nc:x", "NETCDF:a.nc:x"),
+        ("is this it? yes", "is this it? yes"),
+    ],
+)  # fmt: skip
+def test_an_address_is_shown_without_its_secrets(text: str, shown: str) -> None:
+    assert shown_address(text) == shown
+    assert shown_address(shown_address(text)) == shown_address(text)
+
+
+def test_errors_and_warnings_hold_no_secret_by_themselves() -> None:
+    for kind in (SceneError, OutputError, GeosegError, GeosegWarning):
+        problem = kind(f"https://me:{SECRET}@host/a.tif{SIGNED}: is not there")
+        assert SECRET not in repr(problem) + str(problem)
+        assert str(problem) == "https://***@host/a.tif?***: is not there"
+        assert str(pickle.loads(pickle.dumps(problem))) == str(problem)
+
+
+def test_the_name_of_a_scene_and_its_lasting_address() -> None:
+    assert scene_name(f"https://me:x@host/a/b.tif{SIGNED}") == "b.tif"
+    assert scene_name("folder/b.tif") == "b.tif"
+    azure = "https://host/a.tif?sv=2020&st=1&se=2&sr=b&sp=r&sig=1"
+    amazon = "https://host/a.tif?X-Amz-Date=1&X-Amz-Signature=2"
+    assert lasting_address(azure) == lasting_address(amazon) == "https://host/a.tif"
+    one, other = (lasting_address(f"https://host/get?file={name}&token=1") for name in "ab")
+    assert one != other
+    assert one == lasting_address("https://host/get?file=a&token=2")
+
+
+def test_no_file_and_no_stream_holds_the_secret(
+    server: Server, spec: str, tmp_path: Path, runner: CliRunner
+) -> None:
+    address = f"{server.address}/scene.tif{SIGNED}"
+    code = "from geoseg_cli.main import run; run()"
+    common = ["--classes", "water; tree", "--model", spec, "--json", "--out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "segment", address, *common, str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    missing = ["segment", address.replace("scene.tif", "none.tif"), *common, str(tmp_path / "no")]
+    failed, debugged = runner.invoke(app, missing), runner.invoke(app, [*missing, "--debug"])
+    for text in (done.stdout, done.stderr, failed.output, debugged.output):
+        assert "SECRET" not in text
+    assert "Traceback" in debugged.output
+    assert json.loads(done.stdout)["runs"][0]["scene"] == f"{server.address}/scene.tif?***"
+    (line,) = failed.stderr.splitlines()
+    assert line.endswith("none.tif?***: cannot be opened, the server answers 404 (Not Found)")
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    assert [file for file in files if b"SECRET" in file.read_bytes()] == []
+
+
+def test_neither_logs_nor_causes_nor_tasks_hold_the_secret(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = f"{server.address}/scene.tif{SIGNED}"
+    with caplog.at_level(logging.DEBUG, "rasterio"):
+        assert SECRET not in repr(Scene.open(address))
+        server.does("busy")
+        with pytest.raises(SceneError, match="503") as found:
+            Scene.open(address.replace("scene", "other"))
+    assert SECRET not in caplog.text
+    cause: BaseException | None = found.value
+    while cause is not None:
+        assert SECRET not in repr(cause)
+        cause = cause.__cause__
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [("busy", r"the server answers 503 .*try again"), ("refuses", r"403 .*signature may have exp")],
+)
+def test_a_server_that_does_not_deliver_is_no_damaged_file(
+    server: Server, does: str, words: str
+) -> None:
+    scene = Scene.open(f"{server.address}/scene.tif{SIGNED}")
+    server.does(does)
+    with pytest.raises(SceneError, match=words) as found:
+        scene.read(Window(256, 0, 140, 420))
+    assert "damaged" not in str(found.value)
+    with pytest.raises(SceneError, match=words):
+        Scene.open(f"{server.address}/elsewhere.tif{SIGNED}")
+
+
+def test_a_server_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"a\.tif: cannot be opened, the server cannot be reached"):
+        Scene.open("http://127.0.0.1:9/a.tif")
+
+
+def test_a_resumed_run_knows_a_scene_that_was_signed_anew(
+    server: Server, spec: str, tmp_path: Path
+) -> None:
+    server.does("no head")  # as where the signature is for reading alone
+    address, out = f"{server.address}/scene.tif", tmp_path / "out"
+
+    class StopError(Exception):
+        pass
+
+    def stop(state: Progress) -> None:
+        if state.tiles_done == 1:
+            raise StopError
+
+    common = {"model": spec, "options": QUICK, "tile": 224}
+    with pytest.raises(StopError):
+        geoseg.segment_to_files(f"{address}?sig=old", "a; b", out, progress=stop, **common)
+    geoseg.segment_to_files(f"{address}?sig=new", "a; b", out, resume=True, **common)
+    report = json.loads((out / "run.json").read_text())
+    assert report["scene"] == f"{address}?***"
+    geoseg.segment_to_files(f"{address}?sig=newer", "a; b", out, resume=True, **common)
+    with pytest.raises(OutputError, match="other input"):
+        geoseg.segment_to_files(f"{address}?file=2", "a; b", out, resume=True, **common)
+
+
+def test_settings_of_the_user_hold_for_addresses(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geoseg.runtime.gdal import http_settings
+
+    monkeypatch.delenv("GDAL_HTTP_MAX_RETRY")
+    found = http_settings("https://host/a.tif?sig=1")
+    assert found["GDAL_HTTP_MAX_RETRY"] == "3"
+    assert found["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
+    # A mask may lie beside a scene.
+    assert http_settings("https://host/a.tif")["GDAL_DISABLE_READDIR_ON_OPEN"] == "TRUE"
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "7")
+    assert "GDAL_HTTP_MAX_RETRY" not in http_settings("https://host/a.tif")
+    before = dict(os.environ)
+    with open_dataset(f"{server.address}/scene.tif") as dataset:
+        assert dataset.count == 3
+    assert os.environ == before
+
+
+def test_the_mosaic_of_signed_scenes_goes_with_the_run(
+    server: Server, spec: str, tmp_path: Path
+) -> None:
+    run = geoseg.segment_to_files(
+        [f"{server.address}/scene.tif{SIGNED}"], "a; b", tmp_path / "out", model=spec, options=QUICK
+    )
+    assert not (tmp_path / "out" / "mosaic.vrt").exists()
+    assert [file for file in run.files if b"SECRET" in file.read_bytes()] == []
