@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 
 from geoseg.errors import SceneError
 from geoseg.io.grid import Grid
@@ -121,3 +124,81 @@ def test_thumbnails_keep_classes(tmp_path: Path) -> None:
     small = LabelRaster.open(foreign(tmp_path / "l.tif", data)).thumbnail(40)
     assert small.shape == (30, 40)
     assert set(np.unique(small)) <= set(range(5))
+
+
+def test_a_mask_band_says_which_pixels_have_labels(tmp_path: Path) -> None:
+    data = np.array([[0, 1, 255], [0, 2, 2]], np.uint8)
+    path = foreign(tmp_path / "l.tif", data)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(np.array([[1, 1, 1], [0, 1, 0]], bool))
+    raster = LabelRaster.open(path)
+    np.testing.assert_array_equal(raster.read(), [[0, 1, 255], [65535, 2, 65535]])
+    assert raster.counts() == {0: 1, 1: 1, 2: 1, 255: 1}
+    np.testing.assert_array_equal(raster.read(Window(1, 0, 1, 2)), [[65535, 2]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_alpha_band_says_which_pixels_have_labels(tmp_path: Path, dtype: type) -> None:
+    data = np.array([[[0, 1], [2, 2]], [[0, 255], [255, 0]]], dtype)
+    path = foreign(tmp_path / "l.tif", data)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+    np.testing.assert_array_equal(LabelRaster.open(path).read(), [[65535, 1], [2, 65535]])
+
+
+TABLE = """<PAMDataset><PAMRasterBand band="1"><GDALRasterAttributeTable>
+<FieldDefn index="0"><Name>Value</Name><Type>0</Type><Usage>5</Usage></FieldDefn>
+<FieldDefn index="1"><Name>Kind</Name><Type>2</Type><Usage>2</Usage></FieldDefn>
+<FieldDefn index="2"><Name>Red</Name><Type>0</Type><Usage>6</Usage></FieldDefn>
+<FieldDefn index="3"><Name>Green</Name><Type>0</Type><Usage>7</Usage></FieldDefn>
+<FieldDefn index="4"><Name>Blue</Name><Type>0</Type><Usage>8</Usage></FieldDefn>
+<Row index="0"><F>11</F><F>Open Water</F><F>70</F><F>107</F><F>159</F></Row>
+<Row index="1"><F>42</F><F>Forest</F><F>28</F><F>95</F><F>44</F></Row>
+</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>"""
+STYLE = """<qgis><pipe><rasterrenderer type="paletted"><colorPalette>
+<paletteEntry value="11" label="Open Water" color="#466b9f" alpha="255"/>
+<paletteEntry value="42" label="Forest" color="#1c5f2c" alpha="255"/>
+</colorPalette></rasterrenderer></pipe></qgis>"""
+CATEGORIES = "".join(
+    f"<Category>{ {11: 'Open Water', 42: 'Forest'}.get(i, '') }</Category>" for i in range(60)
+)
+NAMES = (
+    f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{CATEGORIES}</CategoryNames>'
+    "</PAMRasterBand></PAMDataset>"
+)
+
+
+@pytest.mark.parametrize(
+    ("beside", "text", "colours"),
+    [
+        ("l.qml", STYLE, True),
+        ("l.tif.aux.xml", TABLE, True),
+        ("l.tif.aux.xml", NAMES, False),
+        ("l.tif.vat.dbf", None, True),
+    ],
+)
+def test_names_and_colours_beside_a_foreign_raster(
+    tmp_path: Path, beside: str, text: str | None, colours: bool
+) -> None:
+    data = np.array([[11, 42, 7]], np.uint8)
+    path = foreign(tmp_path / "l.tif", data)
+    if text is None:
+        table = pd.DataFrame({
+            "Value": [11, 42], "Count": [1, 1], "Class_Name": ["Open Water", "Forest"],
+            "Red": [70, 28], "Green": [107, 95], "Blue": [159, 44],
+        })  # fmt: skip
+        pyogrio.write_dataframe(table, tmp_path / beside, driver="ESRI Shapefile")
+    else:
+        (tmp_path / beside).write_text(text)
+    classes = LabelRaster.open(path).classes
+    assert [(c.index, c.name) for c in classes] == [
+        (7, "class 7"), (11, "Open Water"), (42, "Forest")
+    ]  # fmt: skip
+    if colours:
+        assert [c.color for c in classes[1:]] == ["#466b9f", "#1c5f2c"]
+
+
+def test_a_legend_that_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "l.tif", np.array([[11, 42]], np.uint8))
+    (tmp_path / "l.qml").write_text("<qgis><unclosed>")
+    assert [c.name for c in LabelRaster.open(path).classes] == ["class 11", "class 42"]

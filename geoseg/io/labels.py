@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.described import nodata_as, why_unreadable
+from geoseg.io.described import mask_kind, nodata_as, why_unreadable
 from geoseg.io.grid import Grid, pieces
+from geoseg.io.legends import legend_beside
 from geoseg.io.source import decimated_shape, decimation
-from geoseg.types import LabelArray, LabelClass, Window, default_color
+from geoseg.types import BoolArray, LabelArray, LabelClass, Window, default_color
 
 _TAG = "CLASS_"
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _SCAN_SIDE = 1024
 _UINT16_NODATA = 65535
 
@@ -43,14 +46,17 @@ class LabelRaster:
     """When the file was last changed, in ns; a changed file is opened anew."""
     source_nodata: float | None
     """Nodata value in the file, if its pixels can have it."""
+    masked: bool = False
+    """Whether a mask or an alpha band says which pixels have a label."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
         """Look at a label raster: placement, classes, nodata.
 
         Names come from the tags geoseg writes (``CLASS_0=…``) and colours from the colour table.
-        Where there are none, the values that occur become ``class 0``, ``class 1``, … in default
-        colours, which takes one pass over the file.
+        Where there are none, the classes are the values that occur, which takes one pass over the
+        file, under the names and colours of a ``.qml``, ``.aux.xml`` or ``.vat.dbf`` beside it,
+        else ``class 0``, ``class 1``, … in default colours.
 
         Raises
         ------
@@ -62,20 +68,25 @@ class LabelRaster:
             _refuse_other_rasters(dataset, path)
             stored = np.dtype(dataset.dtypes[0])
             file_nodata = nodata_as(dataset.nodata, dataset.dtypes[0])
-            small = stored == np.uint8
+            masked = _is_masked(dataset)
+            small = stored == np.uint8 and not (masked and file_nodata is None)
             raster = cls(
                 path=path,
                 grid=Grid(dataset.crs, dataset.transform, dataset.height, dataset.width),
                 classes=(),
-                nodata=_nodata_read(file_nodata, stored),
+                nodata=_nodata_read(file_nodata, stored, masked=masked),
                 dtype=np.dtype(np.uint8) if small else np.dtype(np.uint16),
                 modified=_modified(path),
                 source_nodata=file_nodata,
+                masked=masked,
             )
             names = _tagged_names(dataset.tags() | dataset.tags(1))
             colours = _colours(dataset)
         if not names:
-            names = {value: f"class {value}" for value in raster.counts()}
+            legend = legend_beside(path)
+            names = {v: legend.get(v, (f"class {v}", None))[0] for v in raster.counts()}
+            told = {v: c for v, (_, c) in legend.items() if c and _COLOUR.fullmatch(c)}
+            colours = told | colours
         classes = tuple(
             LabelClass(i, name, colours.get(i, default_color(i)))
             for i, name in sorted(names.items())
@@ -138,12 +149,12 @@ class LabelRaster:
     def _key(self) -> tuple[str, int, str]:
         return self.path, self.modified, "labels"
 
-    def _narrow(self, values: npt.NDArray[Any]) -> LabelArray:
-        if values.dtype == self.dtype and self.source_nodata == self.nodata:
+    def _narrow(self, values: npt.NDArray[Any], labelled: BoolArray) -> LabelArray:
+        plain = not self.masked and self.source_nodata == self.nodata
+        if values.dtype == self.dtype and plain:
             return values
-        labelled = np.ones(values.shape, np.bool_)
         if self.source_nodata is not None:
-            labelled = values != self.source_nodata
+            labelled &= values != self.source_nodata
         if values.dtype.kind == "f":
             labelled &= np.isfinite(values)
         top = np.iinfo(self.dtype).max - (self.nodata is not None)
@@ -155,19 +166,26 @@ class LabelRaster:
                 f"{self.path}: label values run from {found.min()} to {found.max()}; "
                 f"they must lie in 0 to {top}"
             )
-        filled = np.where(labelled, values, self.nodata or 0)
-        return filled.astype(np.uint8) if self.dtype == np.uint8 else filled.astype(np.uint16)
+        narrow: LabelArray = np.full(values.shape, self.nodata or 0, self.dtype)
+        narrow[labelled] = found
+        return narrow
 
     def _read(self, window: Window, shape: tuple[int, int]) -> LabelArray:
         try:
             dataset = shared_handle(self._key, lambda: _open(self.path))
-            values = dataset.read(1, window=window.slices(), out_shape=shape)
+            at = {"window": window.slices(), "out_shape": shape}
+            values = dataset.read(1, **at)
+            labelled = np.ones(shape, np.bool_)
+            if self.masked:
+                # Not GDAL's own mask of an alpha band, which scales 16 bits to 8.
+                seen = dataset.read_masks(1, **at) if dataset.count == 1 else dataset.read(2, **at)
+                labelled = seen != 0
         except RasterioError as error:
             raise SceneError(
                 f"{self.path}: labels in rows {window.row} to {window.row_stop - 1} cannot be "
                 f"read, the file is damaged or incomplete"
             ) from error
-        return self._narrow(values)
+        return self._narrow(values, labelled)
 
 
 def _open(path: str) -> Any:
@@ -178,17 +196,29 @@ def _open(path: str) -> Any:
 
 
 def _refuse_other_rasters(dataset: Any, path: str) -> None:
-    if dataset.count != 1:
-        raise SceneError(f"{path}: has {dataset.count} bands; a label raster has one")
+    if dataset.count != 1 and not (dataset.count == 2 and _has_alpha(dataset)):
+        raise SceneError(
+            f"{path}: has {dataset.count} bands; a label raster has one, so take the band that "
+            f"holds the classes: gdal_translate -b 1 {path} labels.tif"
+        )
     if np.dtype(dataset.dtypes[0]).kind not in "iuf":
         raise SceneError(f"{path}: holds {dataset.dtypes[0]}; labels are whole numbers")
 
 
-def _nodata_read(value: float | None, stored: np.dtype[Any]) -> int | None:
+def _has_alpha(dataset: Any) -> bool:
+    return bool(dataset.colorinterp[-1] == ColorInterp.alpha)
+
+
+def _is_masked(dataset: Any) -> bool:
+    flags = dataset.mask_flag_enums[0]
+    return bool(dataset.count == 2) or mask_kind(flags) != "none"
+
+
+def _nodata_read(value: float | None, stored: np.dtype[Any], *, masked: bool) -> int | None:
     """Nodata as labels of a file of that type are returned with."""
-    if stored == np.uint8:
-        return None if value is None else int(value)
-    return None if value is None and stored.kind != "f" else _UINT16_NODATA
+    if stored == np.uint8 and value is not None:
+        return int(value)
+    return _UINT16_NODATA if value is not None or masked or stored.kind == "f" else None
 
 
 def _modified(path: str) -> int:
