@@ -181,6 +181,19 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
+def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float], None] | None]:
+    """Bar over a share that is done, 0 to 1, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+@contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     if quiet:
         yield lambda state: None

@@ -120,15 +120,10 @@ def evaluate(
     debug: options.DebugOption = False,
 ) -> None:
     """Score labels against the truth: IoU, F1, accuracy, outlines, calibration."""
-    from rich.progress import Progress
-
     from geoseg.evaluation import evaluate as run
     from geoseg.evaluation.report import as_dict, as_tables, write_report
 
-    console = _run.console(stderr=True)
-    hidden = quiet or not console.is_terminal
-    with Progress(console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("compare", total=1.0)
+    with _run.share_bar("compare", quiet=quiet) as progress:
         evaluation = run(
             labels,
             truth,
@@ -141,7 +136,7 @@ def evaluate(
             aoi_layer=aoi_layer,
             confidence=confidence,
             boundary_tolerance=boundary_tolerance if boundary else None,
-            progress=lambda share: bar.update(task, completed=share),
+            progress=progress,
         )
     if out is not None:
         write_report(evaluation, out, overwrite=overwrite)

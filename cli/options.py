@@ -46,8 +46,8 @@ ClassesOption = Annotated[
         "-c",
         metavar="FILE|LIST",
         rich_help_panel="Input",
-        help="Class names: a text file (one class a line, synonyms after commas), a TOML file, "
-        'or inline "building,roof;road;water".',
+        help="Class names: a text file (one class a line, synonyms after commas), a TOML, "
+        'JSON or CSV file, or inline "building,roof;road;water".',
     ),
 ]
 DeviceOption = Annotated[

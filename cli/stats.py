@@ -59,7 +59,8 @@ def stats(
 
     if out is not None:
         check_stats_target(out, overwrite=overwrite)
-    table = zone_stats(labels, zones, column=zone_column, layer=zone_layer)
+    with _run.share_bar("zones", quiet=quiet) as progress:
+        table = zone_stats(labels, zones, column=zone_column, layer=zone_layer, progress=progress)
     if out is not None:
         write_stats(table, out, overwrite=overwrite)
     if as_json:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -61,14 +59,14 @@ def vectorize(
     from geoseg.vector.style import raster_style as style_beside
 
     style = style_beside(labels, overwrite=overwrite) if raster_style else nullcontext()
-    with style, _rows_bar(quiet=quiet) as progress:
+    with style, _run.share_bar("polygons", quiet=quiet) as show:
         summary = run(
             labels,
             out,
             confidence=confidence,
             options=shape,
             overwrite=overwrite,
-            progress=progress,
+            progress=show and (lambda done, total: show(done / total)),
         )
     if as_json:
         _run.print_json(
@@ -81,16 +79,3 @@ def vectorize(
         )
     elif not quiet:
         typer.echo(f"{summary.path}: {summary.count} polygons", err=True)
-
-
-@contextmanager
-def _rows_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Bar over the rows of the raster, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=_run.console(stderr=True), transient=True) as bar:
-        task = bar.add_task("polygons", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

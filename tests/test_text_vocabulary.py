@@ -455,3 +455,61 @@ def test_a_vocabulary_made_by_hand_is_checked_too() -> None:
         )
     with pytest.raises(VocabularyError, match="no prompt"):
         VocabularyClass("a", (), "#000000")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"water": ["lake"], "tree": "forest, wood"}',
+        '{"water": ["water", "lake"], "tree": ["tree", "forest", "wood"]}',
+        '[["water", "lake"], "tree, forest, wood"]',
+        '{"classes": [{"id": 1, "name": "water", "prompts": ["water", "lake"]}, '
+        '{"class": "tree", "synonyms": ["tree", "forest", "wood"]}]}',
+    ],
+)
+def test_json_is_read_as_json(tmp_path: Path, text: str) -> None:
+    read = Vocabulary.parse(write(tmp_path / "classes.json", text))
+    assert read.names == ("water", "tree")
+    assert read.queries == ("water", "lake", "tree", "forest", "wood")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id,name,color,prompts\n1,water,#0000FF,lake\n\n2,tree,,"forest, wood"\n',
+        "\ufeffName;Synonyms;Colour\r\nwater;lake;#0000ff\r\ntree;forest|wood;\r\n",
+        "class_name\tprompts\tcolor\nwater\tlake\t#0000ff\ntree\tforest,wood\n",
+    ],
+)
+def test_a_csv_table_is_read_by_its_header(tmp_path: Path, text: str) -> None:
+    read = Vocabulary.parse(write(tmp_path / "classes.csv", text))
+    assert read.names == ("water", "tree")
+    assert read.queries == ("water", "lake", "tree", "forest", "wood")
+    assert read.classes[0].color == "#0000ff"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("c.json", '{"water": {"a": 1}, "tree": []}', "write prompts as a list"),
+        ("c.json", '{"water": [], "water": []}', "twice"),
+        ("c.json", '{"water": ', "is not valid JSON"),
+        ("c.json", "[1, 2]", "class 1: write a name"),
+        ("c.json", '[{"name": "water", "colr": "#0000ff"}, "tree"]', "did you mean color"),
+        ("c.json", "7", "write an object"),
+        ("c.csv", "water,lake\ntree,forest\n", "headed name or class"),
+        ("c.csv", "name,color\nwater,#0000ff,x\ntree\n", "line 2: 3 cells under a header of 2"),
+        ("c.csv", "name,offset\nwater,much\ntree,0\n", "'much' is not a number"),
+        ("c.txt", '{\n"water": ["lake"],\n"tree": []\n}', "name it .json"),
+        ("c.txt", "[[class]]\nname = 'a'\n", "name it .toml"),
+        ("c.txt", "id,name,color\n1,water,#0000ff\n", "name it .csv"),
+        ("c.txt", "- water\n- tree\n", "holds YAML"),
+        ("c.yaml", "water:\n- lake\ntree: []\n", "is YAML"),
+        ("c.xlsx", "PK", "is an Excel workbook"),
+    ],
+)
+def test_another_format_is_never_one_class_a_line(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(VocabularyError, match=re.escape(said)):
+        Vocabulary.parse(str(write(tmp_path / name, text)))

@@ -81,8 +81,51 @@ def test_strips_do_not_show(labels: Path, tmp_path: Path, monkeypatch: pytest.Mo
     zone = shapely.Point(500_200, 4_999_850).buffer(130)
     zones = zones_file(tmp_path / "z.gpkg", {"disc": zone})
     whole = zone_stats(labels, zones)
-    monkeypatch.setattr("geoseg.vector.stats._STRIP_PIXELS", 90)
+    monkeypatch.setattr("geoseg.vector.coverage.CELLS_IN_MEMORY", 90)
     np.testing.assert_allclose(zone_stats(labels, zones).area_m2, whole.area_m2)
+
+
+def test_zones_that_lie_elsewhere_or_have_a_spike(labels: Path, tmp_path: Path) -> None:
+    spiked = shapely.Polygon([(0, 0), (100, 0), (100, 100), (100, 400), (100, 100), (0, 100)])
+    zones = {
+        "nothing": shapely.box(800_000, 4_000_000, 800_100, 4_000_100),
+        "spiked": shapely.affinity.translate(spiked, 500_000, 4_999_800),
+        "box": shapely.box(500_000, 4_999_800, 500_100, 4_999_900),
+    }
+    table = zone_stats(labels, zones_file(tmp_path / "z.gpkg", zones), column="name")
+    land = table[table.class_name == "land"].set_index("zone").area_m2
+    assert land["nothing"] == 0
+    assert land["box"] > 0
+    assert land["spiked"] == pytest.approx(land["box"], rel=1e-6)
+    only = zones_file(tmp_path / "none.gpkg", {"nothing": zones["nothing"]})
+    assert zone_stats(labels, only).area_m2.tolist() == [0, 0]
+
+
+def test_pixels_of_a_wide_geographic_raster_have_the_areas_of_their_rows(tmp_path: Path) -> None:
+    transform = Affine.translation(10, 70) @ Affine.scale(0.5, -0.5)
+    values = np.zeros((80, 20), np.uint8)
+    values[40:] = 1
+    labels = label_file(
+        tmp_path / "l.tif", values, ["north", "south"], crs="EPSG:4326", transform=transform
+    )
+    gpd.GeoDataFrame(geometry=[shapely.box(10, 30, 20, 70)], crs=4326).to_file(tmp_path / "z.gpkg")
+    area = zone_stats(labels, tmp_path / "z.gpkg").area_m2
+    lines = np.sin(np.radians([70, 50, 30]))
+    assert area[0] / area[1] == pytest.approx(
+        (lines[0] - lines[1]) / (lines[1] - lines[2]), rel=5e-3
+    )
+
+
+def test_damaged_labels_are_named_and_progress_reaches_its_end(
+    labels: Path, tmp_path: Path
+) -> None:
+    zone = zones_file(tmp_path / "z.gpkg", {"a": shapely.box(5e5, 4_999_700, 500_400, 5e6)})
+    shares: list[float] = []
+    zone_stats(labels, zone, progress=shares.append)
+    assert shares[-1] == 1
+    labels.write_bytes(labels.read_bytes()[:400])
+    with pytest.raises(SceneError, match=r"labels\.tif"):
+        zone_stats(labels, zone)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])

@@ -19,6 +19,7 @@ from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.fingerprint import server_complaint
+from geoseg.io.formats import what_it_is
 
 
 def gdal_reason(error: BaseException) -> str:
@@ -33,18 +34,21 @@ def open_readable(path: str) -> Any:
     try:
         return open_dataset(path)
     except RasterioIOError as error:
-        raise SceneError(_why_unreadable(path, error)) from error
+        raise SceneError(why_unreadable(path, error)) from error
 
 
-def _why_unreadable(path: str, error: RasterioIOError) -> str:
+def why_unreadable(path: str, error: RasterioIOError) -> str:
+    """Say why a file cannot be opened, and what to give instead where that is plain."""
     if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
         file = Path(path)
         if not file.exists():
             return f"{path}: no such file"
+        if file.is_file() and file.stat().st_size == 0:
+            return f"{path}: is empty (0 bytes)"
+        if said := what_it_is(file):
+            return f"{path}: {said}"
         if file.is_dir():
             return f"{path}: is a folder, not a raster"
-        if file.stat().st_size == 0:
-            return f"{path}: is empty (0 bytes)"
         if "not recognized" in str(error):
             return f"{path}: is not a raster in a format GDAL knows"
     if hindrance := server_complaint(path):

@@ -10,6 +10,7 @@ from rasterio.errors import RasterioError
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import open_dataset
+from geoseg.io.formats import what_it_is
 from geoseg.io.write import PRODUCT_TAG
 
 _RASTER_SUFFIXES = frozenset(
@@ -39,6 +40,8 @@ def _expand(path: str) -> list[str]:
     if "://" in path or path.startswith("/vsi"):
         return [path]
     if Path(path).is_dir():
+        if said := what_it_is(Path(path)):
+            raise SceneError(f"{path}: {said}")
         rasters = [str(file) for file in sorted(Path(path).iterdir()) if _is_scene(file)]
         if not rasters:
             raise SceneError(f"{path}: the folder holds no raster that could be a scene")

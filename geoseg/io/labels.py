@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.described import nodata_as
+from geoseg.io.described import nodata_as, why_unreadable
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.source import decimated_shape, decimation
 from geoseg.types import LabelArray, LabelClass, Window, default_color
@@ -174,8 +174,7 @@ def _open(path: str) -> Any:
     try:
         return open_dataset(path)
     except RasterioIOError as error:
-        reason = "no such file" if not Path(path).exists() else "is not a raster GDAL can open"
-        raise SceneError(f"{path}: {reason}") from error
+        raise SceneError(why_unreadable(path, error)) from error
 
 
 def _refuse_other_rasters(dataset: Any, path: str) -> None:

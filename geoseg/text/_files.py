@@ -12,6 +12,7 @@ from geoseg.errors import VocabularyError
 LARGEST_FILE_BYTES = 4 * 2**20
 """Of class and template files: every word that 65,534 classes need, and read in an instant."""
 
+_CLASS_FILES = {".txt", ".toml", ".json", ".csv", ".tsv"}
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 
@@ -87,7 +88,7 @@ def _neighbours(path: Path) -> str:
     """Name the files beside a missing one that the user may have meant."""
     try:
         names = sorted(
-            entry.name for entry in path.parent.iterdir() if entry.suffix in {".txt", ".toml"}
+            entry.name for entry in path.parent.iterdir() if entry.suffix in _CLASS_FILES
         )
     except (OSError, ValueError):
         return f" (and neither does its folder {shown(path.parent)})"

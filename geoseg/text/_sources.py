@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import json
 import os
 import re
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ from geoseg.text._files import collapse, content_lines, read_utf8
 _FILE = "class file"
 # A dotted key of 100 parts: the time that tomllib takes grows with the square of their number.
 _ENDLESS_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){100}""")
+_COLUMNS = {
+    **dict.fromkeys(("name", "class", "class_name", "classname", "label"), "name"),
+    **dict.fromkeys(("prompts", "prompt", "synonyms", "queries", "words"), "prompts"),
+    **dict.fromkeys(("color", "colour", "hex"), "color"),
+    "threshold": "threshold",
+    "offset": "offset",
+}
+"""Heads of columns, and keys of JSON objects, and what they mean."""
+_NUMBERS = ("id", "class_id", "value", "code", "index")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -81,15 +92,17 @@ def _means_a_file(text: str) -> bool:
             return True
     except (OSError, RuntimeError, ValueError):  # longer than a path may be; an unknown "~user"
         pass
-    if text.lower().endswith((".txt", ".toml")):
+    if text.lower().endswith(_SUFFIXES):
         return True
     separators = {"/", os.sep, os.altsep or os.sep}
     return ";" not in text and any(separator in text for separator in separators)
 
 
 def _from_file(path: Path) -> RawVocabulary:
-    read = _from_toml if path.suffix.lower() == ".toml" else _from_text
-    return RawVocabulary(_origin(path), read(path))
+    suffix = path.suffix.lower()
+    if suffix in _NOT_READ:
+        raise VocabularyError(f"{_origin(path)} is {_NOT_READ[suffix]}; save it as .csv or .txt")
+    return RawVocabulary(_origin(path), _READERS.get(suffix, _from_text)(path))
 
 
 def _origin(path: Path) -> str:
@@ -98,9 +111,158 @@ def _origin(path: Path) -> str:
 
 def _from_text(path: Path) -> tuple[RawClass, ...]:
     origin = _origin(path)
+    lines = content_lines(path, _FILE)
+    _refuse_other_formats([line for _, line in lines], origin)
+    return tuple(_from_words(line, origin, f"line {number}") for number, line in lines)
+
+
+def _refuse_other_formats(lines: Sequence[str], origin: str) -> None:
+    """Refuse JSON, tables, TOML and XML under a name that does not say so."""
+    first = lines[0]
+    if first.startswith("[["):
+        raise VocabularyError(f"{origin} holds TOML; name it .toml")
+    if first in ("{", "[") or (first[0] in "{[" and lines[-1][-1] in "}]"):
+        raise VocabularyError(f"{origin} holds JSON; name it .json")
+    if all(line.startswith("- ") for line in lines):
+        raise VocabularyError(f"{origin} holds YAML; write one class a line, without the dash")
+    if first.startswith(("<?xml", "<!DOCTYPE", "<qgis")):
+        raise VocabularyError(f"{origin} holds XML; write one class a line, synonyms after commas")
+    header = [_plain(cell) for cell in re.split(r"[,;\t]", first)]
+    meant = {_COLUMNS.get(cell, "number" if cell in _NUMBERS else None) for cell in header}
+    if len(meant - {None}) > 1:
+        raise VocabularyError(
+            f"{origin} begins like a table ('{shown(first)}'); name it .csv, or leave that line out"
+        )
+
+
+def _from_csv(path: Path) -> tuple[RawClass, ...]:
+    """A table whose header says which column holds names, and maybe prompts and colours."""
+    origin = _origin(path)
+    text = read_utf8(path, _FILE)
+    rows = [line for line in text.split("\n") if line.strip()]
+    if not rows:
+        raise VocabularyError(f"{origin} is empty")
+    separator = max(",;\t", key=rows[0].count)
+    try:
+        table = list(csv.reader(text.split("\n"), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise VocabularyError(f"{origin} is not valid CSV: {shown(error)}") from None
+    lines = [(n, cells) for n, cells in enumerate(table, start=1) if any(c.strip() for c in cells)]
+    if lines[0][1][0].startswith("#"):
+        lines[0][1][0] = lines[0][1][0].lstrip("# ")
+    header = [_COLUMNS.get(_plain(cell)) for cell in lines[0][1]]
+    if header.count("name") != 1:
+        raise VocabularyError(
+            f"{origin}, line {lines[0][0]}: no one column is headed name or class; it has "
+            f"{', '.join(shown(cell) for cell in lines[0][1])}; write a header like name,prompts,"
+            "color"
+        )
     return tuple(
-        _from_words(line, origin, f"line {number}") for number, line in content_lines(path, _FILE)
+        _from_table(_row(header, cells, f"{origin}, line {number}"), origin, f"line {number}")
+        for number, cells in lines[1:]
     )
+
+
+def _row(header: Sequence[str | None], cells: Sequence[str], where: str) -> dict[str, Any]:
+    """One line of a table as the table of a TOML file would be; empty cells are left out."""
+    if len(cells) > len(header):
+        raise VocabularyError(
+            f"{where}: {len(cells)} cells under a header of {len(header)}; put a cell that holds "
+            "the separator in double quotes"
+        )
+    row: dict[str, Any] = {}
+    for key, cell in zip(header, map(collapse, cells), strict=False):
+        if key is None or not cell:
+            continue
+        if key == "prompts":
+            row[key] = [word for word in map(collapse, re.split(r"[,;|]", cell)) if word]
+        elif key in ("threshold", "offset"):
+            row[key] = _number(cell, key, where)
+        else:
+            row[key] = cell
+    if "prompts" in row and "name" in row and row["name"] not in row["prompts"]:
+        row["prompts"] = [row["name"], *row["prompts"]]
+    return row
+
+
+def _number(cell: str, key: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise VocabularyError(f"{where}: {key} '{shown(cell)}' is not a number") from None
+
+
+def _plain(cell: str) -> str:
+    return collapse(cell).strip("\"'# ").lower().replace(" ", "_")
+
+
+def _from_json(path: Path) -> tuple[RawClass, ...]:
+    """An object of names and prompts, or a list of names, of lists of prompts or of objects."""
+    origin = _origin(path)
+    try:
+        found = json.loads(read_utf8(path, _FILE), object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise VocabularyError(f"{origin} is nested too deeply") from None
+    except ValueError as error:
+        raise VocabularyError(f"{origin} is not valid JSON: {shown(error)}") from None
+    if isinstance(found, Mapping) and set(found) == {"classes"}:
+        found = found["classes"]
+    if isinstance(found, Mapping):
+        for name, value in found.items():
+            if not isinstance(value, str | list) or (
+                isinstance(value, list) and not all(isinstance(word, str) for word in value)
+            ):
+                raise VocabularyError(
+                    f"{origin}, '{shown(name)}': write prompts as a list of strings, like "
+                    '{"water": ["lake", "river"], "tree": []}'
+                )
+        return _from_mapping({name: _with_name(name, value) for name, value in found.items()})
+    if not isinstance(found, list):
+        raise VocabularyError(f"{origin}: write an object of names and prompts, or a list of names")
+    return tuple(
+        _from_table(_unaliased(item, f"{origin}, class {n}"), origin, f"class {n}")
+        if isinstance(item, Mapping)
+        else _from_items(item, origin, n)
+        for n, item in enumerate(found, start=1)
+    )
+
+
+def _from_items(item: object, origin: str, number: int) -> RawClass:
+    try:
+        return replace(_from_sequence([item])[0], where=f"class {number}")
+    except VocabularyError:
+        raise VocabularyError(
+            f"{origin}, class {number}: write a name, a list of prompts or an object with name"
+        ) from None
+
+
+def _with_name(name: str, prompts: str | list[str]) -> list[str]:
+    """Prompts with the class's name before them, which is what its key says it is."""
+    words = [collapse(word) for word in prompts.split(",")] if isinstance(prompts, str) else prompts
+    known = {word.casefold() for word in words}
+    return words if name.casefold() in known else [name, *words]
+
+
+def _unaliased(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """An object with the keys of a TOML table; numbers of classes play no part."""
+    table: dict[str, Any] = {}
+    for key, value in item.items():
+        known = _COLUMNS.get(_plain(key))
+        if known is None and _plain(key) in _NUMBERS:
+            continue
+        if known in table:
+            raise VocabularyError(f"{where}: two keys mean {known}; keep one of them")
+        table[known or key] = value
+    return table
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key '{key}' stands in it twice")
+        seen[key] = value
+    return seen
 
 
 def _from_inline(text: str) -> tuple[RawClass, ...]:
@@ -220,6 +382,22 @@ def _refuse_unknown(table: dict[str, Any], known: Sequence[str], origin: str) ->
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_READERS = {".toml": _from_toml, ".json": _from_json, ".csv": _from_csv, ".tsv": _from_csv}
+_SUFFIXES = (".txt", *_READERS)
+_NOT_READ = {
+    ".xlsx": "an Excel workbook",
+    ".xls": "an Excel workbook",
+    ".ods": "a spreadsheet",
+    ".yaml": "YAML",
+    ".yml": "YAML",
+    ".xml": "XML",
+    ".qml": "a QGIS style",
+    ".docx": "a Word document",
+    ".pdf": "a PDF",
+}
+"""Files that people keep classes in and that are refused by name."""
 
 
 def _warn(origin: str, message: str) -> None:

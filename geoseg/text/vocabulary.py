@@ -98,11 +98,14 @@ class Vocabulary:
         source
             A vocabulary (returned as it is); a text file with one class a line, synonyms after
             commas, ``#`` comments; a TOML file of ``[[class]]`` tables with ``name``, ``prompts``,
-            ``color``, ``threshold`` and ``offset``; an inline string
+            ``color``, ``threshold`` and ``offset``; a CSV file whose header names such columns
+            (``name`` or ``class`` among them); a JSON file with an object of names and prompts, or
+            a list of names or of such objects; an inline string
             ``"building,roof;road;water"``; a sequence with one string or list of prompts a class;
             a mapping from names to prompts.
-            A string that is the path of an existing file is read; one that ends in ``.txt`` or
-            ``.toml``, or has a path separator and no ``;``, must be a file.
+            A string that is the path of an existing file is read; one that ends in ``.txt``,
+            ``.toml``, ``.csv``, ``.tsv`` or ``.json``, or has a path separator and no ``;``,
+            must be a file.
 
         Raises
         ------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from scipy.ndimage import map_coordinates
 
 from geoseg.io.crs import horizontal
 from geoseg.io.grid import Geodetic, Grid, plane_unit
+from geoseg.types import Window
 from geoseg.vector.measure import Ellipsoid
 from geoseg.vector.ragged import FloatArray, IntArray
 from geoseg.vector.trace import Measures
@@ -100,12 +103,23 @@ class Ground:
         nodes = min(height, _AREA_NODES[0]), min(width, _AREA_NODES[1])
         at = np.stack([(row - 0.5) / max(height - 1, 1), (col - 0.5) / max(width - 1, 1)])
         at *= np.array(nodes)[:, None] - 1
-        result: FloatArray = map_coordinates(self._node_areas(nodes), at, order=1, mode="nearest")
+        result: FloatArray = map_coordinates(self._node_areas, at, order=1, mode="nearest")
         return result
 
-    def _node_areas(self, nodes: tuple[int, int]) -> FloatArray:
+    def pixel_areas(self, window: Window) -> FloatArray:
+        """Area in m² of every pixel of a window, interpolated as by `pixel_area`."""
+        height, width = self.grid.shape
+        nodes = self._node_areas
+        rows = _between(np.arange(window.row, window.row_stop) / max(height - 1, 1), nodes.shape[0])
+        cols = _between(np.arange(window.col, window.col_stop) / max(width - 1, 1), nodes.shape[1])
+        areas: FloatArray = rows @ nodes @ cols.T
+        return areas
+
+    @cached_property
+    def _node_areas(self) -> FloatArray:
         """Areas of single pixels, evenly spread over the raster."""
         height, width = self.grid.shape
+        nodes = min(height, _AREA_NODES[0]), min(width, _AREA_NODES[1])
         row, col = (
             axis.ravel()
             for axis in np.meshgrid(
@@ -134,6 +148,13 @@ class Ground:
         angle = np.radians(azimuth)
         vectors: FloatArray = np.column_stack([np.sin(angle), np.cos(angle)]) * distance[:, None]
         return vectors
+
+
+def _between(at: FloatArray, nodes: int) -> FloatArray:
+    """Weights of evenly spread nodes, a row for each place from 0 (first node) to 1 (last)."""
+    away = np.abs(at[:, None] * (nodes - 1) - np.arange(nodes))
+    weights: FloatArray = np.maximum(0, 1 - away)
+    return weights
 
 
 def _sum_along(edges: FloatArray, offsets: IntArray) -> FloatArray:

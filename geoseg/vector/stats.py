@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import shapely
-from affine import Affine
-from rasterio import features
 
 from geoseg._files import csv_cell, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import horizontal
-from geoseg.io.grid import pieces, plane_unit
+from geoseg.io.grid import plane_unit
 from geoseg.io.labels import LabelRaster
 from geoseg.io.vectors import Laid, read_polygons
 from geoseg.runtime.gdal import bounded_cache
-from geoseg.types import Window
+from geoseg.vector.coverage import areas_by_value
 from geoseg.vector.ground import Ground
 
 FloatArray = npt.NDArray[np.float64]
 
-_STRIP_PIXELS = 4_000_000
 COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2", "coverage")
 """Columns of a table of zones, in this order."""
 
@@ -39,6 +35,7 @@ def zone_stats(
     *,
     column: str | None = None,
     layer: str | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Add up the classes in every zone, pixels on the border by the part that lies inside.
 
@@ -52,6 +49,8 @@ def zone_stats(
         Field that names the zones; without it they are numbered from 1.
     layer
         Layer of ``zones``; without it the one that has polygons.
+    progress
+        Called with the share that is done, 0 to 1.
 
     Returns
     -------
@@ -80,12 +79,13 @@ def zone_stats(
     names = frame[column] if column is not None else frame.index + 1
     whole = _geodesic_areas(laid.whole)
     inside = _to_pixels(frame, raster)
-    parts = []
-    for name, zone, area in zip(names, inside, whole, strict=True):
-        by_value = _areas_by_value(raster, ground, zone)
-        parts.append(_rows(name, by_value, area, raster))
-    if not parts:
+    if frame.empty:
         return pd.DataFrame(columns=list(COLUMNS))
+    counted = areas_by_value(raster, ground, inside, progress)
+    parts = [
+        _rows(name, by_value, area, raster)
+        for name, by_value, area in zip(names, counted, whole, strict=True)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -167,57 +167,6 @@ def _to_pixels(frame: gpd.GeoDataFrame, raster: LabelRaster) -> npt.NDArray[np.o
         lambda xy: xy @ [[back.a, back.d], [back.b, back.e]] + [back.c, back.f],
     )
     return pixels
-
-
-def _areas_by_value(raster: LabelRaster, ground: Ground, zone: Any) -> FloatArray:
-    """Area in m² of every pixel value inside a zone."""
-    total = np.zeros(int(np.iinfo(raster.dtype).max) + 1)
-    for window in _windows(raster, zone):
-        weights = _weights(zone, window)
-        row, col = np.nonzero(weights)
-        if not len(row):
-            continue
-        centre = np.array([window.row + row, window.col + col], np.float64) + 0.5
-        area = ground.pixel_area(centre[0], centre[1])
-        values = raster.read(window)[row, col]
-        total += np.bincount(values, area * weights[row, col], len(total))
-    if raster.nodata is not None:
-        total[raster.nodata] = 0
-    return total
-
-
-def _windows(raster: LabelRaster, zone: Any) -> Iterator[Window]:
-    """Strips of the raster that a zone in pixel coordinates reaches."""
-    bounds = shapely.bounds(zone)
-    if not np.isfinite(bounds).all():
-        return
-    left, top = (max(0, int(np.floor(v))) for v in bounds[:2])
-    right = min(raster.grid.width, int(np.ceil(bounds[2])))
-    bottom = min(raster.grid.height, int(np.ceil(bounds[3])))
-    if right > left and bottom > top:
-        area = Window(top, left, bottom - top, right - left)
-        yield from pieces(area, max(1, _STRIP_PIXELS // area.width), area.width)
-
-
-def _weights(zone: Any, window: Window) -> FloatArray:
-    """Part of each pixel of a window that lies inside the zone, 0 to 1."""
-    box = (window.col, window.row, window.col_stop, window.row_stop)
-    inside = shapely.clip_by_rect(zone, *box)
-    if shapely.is_empty(inside):
-        return np.zeros(window.shape)
-    at = {"out_shape": window.shape, "transform": Affine(1, 0, window.col, 0, 1, window.row)}
-    weights = features.rasterize([(inside, 1)], **at, dtype="uint8").astype(np.float64)
-    border = features.rasterize(
-        [(shapely.boundary(inside), 1)], **at, dtype="uint8", all_touched=True
-    )
-    row, col = np.nonzero(border)
-    shapely.prepare(inside)
-    cells = shapely.box(
-        window.col + col, window.row + row, window.col + col + 1, window.row + row + 1
-    )
-    weights[row, col] = shapely.area(shapely.intersection(cells, inside))
-    result: FloatArray = weights
-    return result
 
 
 def _rows(name: object, areas: FloatArray, zone_area: float, raster: LabelRaster) -> pd.DataFrame:
