@@ -48,7 +48,6 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
     ``debug`` shows the traceback as well.
     """
-    from geoseg._files import complaint, lacks_room
     from geoseg.errors import GeosegError, OptionError
 
     with warnings.catch_warnings():
@@ -63,15 +62,20 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if lacks_room(error):
-                where = Path(getattr(error, "filename", None) or "standard output")
-                fail(complaint(where, error), FAILED, debug=debug)
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            fail(
-                f"unexpected failure ({what}); run again with --debug and report what it shows",
-                FAILED,
-                debug=debug,
-            )
+            fail(in_a_line(error), FAILED, debug=debug)
+
+
+def in_a_line(error: Exception) -> str:
+    """Say in one line what went wrong, expected or not."""
+    from geoseg._files import complaint, lacks_room
+    from geoseg.errors import GeosegError
+
+    if isinstance(error, GeosegError):
+        return str(error)
+    if lacks_room(error):
+        return complaint(Path(getattr(error, "filename", None) or "standard output"), error)
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"unexpected failure ({what}); run again with --debug and report what it shows"
 
 
 def fail(message: str, code: int, *, debug: bool) -> None:
@@ -86,8 +90,14 @@ def fail(message: str, code: int, *, debug: bool) -> None:
     raise typer.Exit(code)
 
 
-def say_error(message: str) -> None:
-    """Print one error line on stderr and go on."""
+def say_error(message: str, *, error: Exception | None = None) -> None:
+    """Print one error line on stderr, after the traceback of ``error``, and go on."""
+    if error is not None:
+        import traceback
+
+        from geoseg._address import shown_address
+
+        sys.stderr.write(shown_address("".join(traceback.format_exception(error))))
     _say("error", " ".join(message.split()), "bold red")
 
 

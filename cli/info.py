@@ -47,27 +47,37 @@ def info(
         _print(facts)
 
 
+_AS_STORED = ("transform", "nodata")
+"""Facts whose numbers are not rounded."""
+
+
 def _print(facts: dict[str, Any]) -> None:
+    """Two columns, folded to a terminal; whole lines where something else reads them."""
     from rich.table import Table
     from rich.text import Text
 
     console = _run.console()
+    if not console.is_terminal:
+        for section, values in facts.items():
+            lines = [f"{name.replace('_', ' '):<20}{_text(v, name)}" for name, v in values.items()]
+            typer.echo("\n".join([section, *lines, ""]))
+        return
     for section, values in facts.items():
         table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
         table.add_column(style="dim", min_width=18)
         table.add_column(overflow="fold")
         for name, value in values.items():
-            table.add_row(name.replace("_", " "), _text(value))
+            table.add_row(name.replace("_", " "), _text(value, name))
         console.print(Text(section, style="bold"))
         console.print(table)
         console.print()
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return repr(value).removesuffix(".0") if name in _AS_STORED else f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ", ".join(_text(v) for v in value)
+        return ", ".join(_text(v, name) for v in value)
     return _run.printable(str(value))

@@ -95,6 +95,7 @@ def segment(
 
     Example: geoseg segment town.tif --classes "building,roof; road; water" --out map
     """
+    from geoseg._address import shown_address
     from geoseg.errors import OptionError
     from geoseg.io.expand import expand_scenes
     from geoseg.pipeline import JOURNAL, WORK_FOLDER, segment_many, segment_to_files
@@ -128,7 +129,7 @@ def segment(
                 keep_going=keep_going,
                 client=client,
                 progress=progress,
-                **({"on_scene": _announce(quiet=quiet)} if several else {}),
+                **({"on_scene": _announce(quiet=quiet, debug=debug)} if several else {}),
             )
     except KeyboardInterrupt as stop:
         if any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
@@ -136,13 +137,20 @@ def segment(
         raise
     runs = [run for run in done.runs if run is not None] if several else [done]
     if as_json:
-        _run.print_json({"runs": [_as_json(run) for run in runs]})
+        failed = [
+            {"scene": shown_address(scene), "error": _of_scene(scene, error)}
+            for scene, error in (done.errors if several else {}).items()
+        ]
+        _run.print_json({"runs": [_as_json(run) for run in runs], "failed": failed})
     elif not quiet:
         for run in runs:
             _summarise(run)
     for run in runs:
         for hole in run.report["holes"]:
             _run.say_error(f"{run.report['scene']}: {hole['error']}")
+    if several and done.errors:
+        names = ", ".join(map(shown_address, done.errors))
+        _run.say_error(f"{len(done.errors)} of {len(paths)} scenes failed: {names}")
     if (several and done.errors) or any(run.report["holes"] for run in runs):
         raise typer.Exit(_run.FAILED)
 
@@ -167,16 +175,24 @@ def _with_retired_options(chosen: Options, retired: dict[str, float | None]) -> 
     return chosen
 
 
-def _announce(*, quiet: bool) -> Any:
+def _announce(*, quiet: bool, debug: bool) -> Any:
     """Name each of several scenes before it is mapped, and what went wrong with it after."""
 
     def say(scene: str, folder: Path, error: Exception | None) -> None:
         if error is not None:
-            _run.say_error(str(error))
+            _run.say_error(_of_scene(scene, error), error=error if debug else None)
         elif not quiet:
             typer.echo(_run.printable(f"{scene} -> {folder}"), err=True)
 
     return say
+
+
+def _of_scene(scene: str, error: Exception) -> str:
+    """What went wrong, with the scene's name."""
+    from geoseg._address import shown_address
+
+    words, name = _run.in_a_line(error), shown_address(scene)
+    return words if name in words else f"{name}: {words}"
 
 
 def _as_json(run: Run) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def segment_many(
     Returns
     -------
     Batch
-        A scene that fails does not stop the others.
+        A scene that fails, for whatever reason, does not stop the others.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def segment_many(
                     path, vocabulary, folder, model=loaded, options=options, **settings
                 )
             )
-        except GeosegError as error:
+        except Exception as error:  # whatever it is, the other scenes are not to blame
             runs.append(None)
             errors[path] = error
             say(path, folder, error)

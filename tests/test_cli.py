@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from rasters import make, rgb
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -361,6 +362,19 @@ def test_info(scene: Path, model: str) -> None:
     assert facts["run"]["windows"] == 8
     assert facts["run"]["inference_seconds"] > 0
     assert "EPSG:32633" in run("info", scene, "--model", model).stdout
+
+
+def test_info_in_a_pipe_rounds_no_coordinate_and_wraps_no_line(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir()
+    place = from_origin(488_099.123456, 5_208_746.654321, 2.5, 2.5)
+    path = make(folder / "scene.tif", rgb(), crs="EPSG:32633", transform=place)
+    shown = run("info", path, "--model", model).stdout
+    assert str(path) in shown
+    assert "488099.123456, 0, -2.5, 5208746.654321" in shown
 
 
 def test_info_without_weights(scene: Path) -> None:

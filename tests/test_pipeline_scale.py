@@ -305,10 +305,37 @@ def test_one_scene_that_fails_does_not_stop_the_others(geoseg_cli: Any, tmp_path
     result = geoseg_cli(scenes, "--out", tmp_path / "out")
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
-    assert errors == [f"error: {scenes}/b.tif: is not a raster in a format GDAL knows"]
+    assert errors == [
+        f"error: {scenes}/b.tif: is not a raster in a format GDAL knows",
+        f"error: 1 of 3 scenes failed: {scenes}/b.tif",
+    ]
     assert (tmp_path / "out" / "a" / "run.json").exists()
     assert (tmp_path / "out" / "c" / "run.json").exists()
     assert not (tmp_path / "out" / "b").exists()
+
+
+def test_a_scene_that_fails_unexpectedly_is_named_and_the_others_run(
+    geoseg_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geoseg import pipeline
+
+    scenes = [write_scene(tmp_path / f"{name}.tif", 100, 100) for name in "abc"]
+    as_before = pipeline.segment_to_files
+
+    def breaks_on_b(scene: str, *given: Any, **named: Any) -> Any:
+        if Path(scene).stem == "b":
+            raise ZeroDivisionError("by nothing")
+        return as_before(scene, *given, **named)
+
+    monkeypatch.setattr(pipeline, "segment_to_files", breaks_on_b)
+    result = geoseg_cli(*scenes, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [Path(run["out"]).name for run in found["runs"]] == ["a", "c"]
+    (failed,) = found["failed"]
+    assert failed["scene"].endswith("b.tif")
+    assert "by nothing" in failed["error"]
+    assert result.stderr.splitlines()[-1].endswith("1 of 3 scenes failed: " + failed["scene"])
 
 
 def test_an_area_that_misses_one_of_the_scenes(geoseg_cli: Any, tmp_path: Path) -> None:
