@@ -4,7 +4,7 @@ Changes of class across the lines of the lattice, set against those at lines bes
 blends; then mean IoU and boundary F-score of both on drawn scenes, and on real labelled pairs where
 those are there.
 
-    python -m benchmarks.bench_seams --scenes 'sample_tiles/*.tif' '../shared/scenes/naip/*.tif'
+    python -m benchmarks.bench_seams --scenes 'sample_tiles/*.tif' '.../naip/*.tif'
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def scene_labels(segmenter: Segmenter, path: str) -> LabelArray:
 
 def rows(given: Any) -> Iterator[dict[str, Any]]:
     model = load_model(given.model, device="cpu")
-    paths = sorted(path for pattern in given.scenes for path in glob.glob(pattern))  # noqa: PTH207
+    found = sorted(path for pattern in given.scenes for path in glob.glob(pattern))  # noqa: PTH207
+    paths = [path for path in found if not path.endswith("_labels.tif")]
     for upsampler in given.upsamplers:
         made = {
             blend: Segmenter(model, WORDS, Options(blend=blend, upsampler=upsampler))

@@ -233,13 +233,13 @@ def _check_products(scene: Scene, products: Products) -> None:
         )
     if products.polygons == "geojson" and grid.without_degrees is not None:
         raise OptionError(
-            f"{scene.path}: there is no GeoJSON, which needs longitude and latitude, "
-            f"{grid.without_degrees}; take --polygons gpkg, fgb or parquet"
+            f"{scene.path}: GeoJSON needs longitude and latitude, but {grid.without_degrees}; "
+            "take --polygons gpkg, fgb or parquet"
         )
     measured = products.min_area_m2 or products.simplify_m
     if products.polygons != "none" and measured and grid.unmeasured is not None:
         raise OptionError(
-            f"{scene.path}: --min-area and --simplify have no metres, {grid.unmeasured}; leave "
+            f"{scene.path}: --min-area and --simplify need metres, but {grid.unmeasured}; leave "
             "them out"
         )
 

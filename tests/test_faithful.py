@@ -89,7 +89,7 @@ def block(box: list[int]) -> PixelBlock:
 
 
 def segmenter(model: Model, **options: Any) -> Segmenter:
-    return Segmenter(model, GOLDENS / "classes_a.txt", Options(**options))
+    return Segmenter(model, GOLDENS / "classes_a.txt", Options(preset="paper", **options))
 
 
 def expected(name: str, archive: Any = ARRAYS) -> tuple[Array, int]:

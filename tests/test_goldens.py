@@ -275,6 +275,7 @@ def options_of(case: dict[str, Any], upsampler_files: dict[str, Path]) -> Option
     vocabulary = vocabulary_of(case)
     kind, attention = case["upsampler"], case["attention"].lower()
     return Options(
+        preset="paper",
         attention=attention + {"naclip": ":std=1", "gem": ":depth=3"}.get(attention, ""),
         residual=not case["ignore_residual"],
         upsampler=UPSAMPLERS.get(kind, "none"),
@@ -351,6 +352,7 @@ def test_prediction_through_the_command_line(
         *("--attention", options.attention, "--upsampler", options.upsampler),
         *("--cls-bias", options.cls_bias, "--logit-scale", options.logit_scale),
         *("--window", options.window, "--stride", options.stride, "--polygons", "none"),
+        *("--preset", options.preset),
         "--residual" if options.residual else "--no-residual",
     ]
     if options.upsampler_weights:

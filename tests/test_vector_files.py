@@ -273,7 +273,7 @@ def test_without_a_coordinate_system_there_are_no_metres(tmp_path: Path) -> None
     assert shapely.area(frame.geometry.values).tolist() == [1, 3]
     # As GIS software shows such an image: rows go down from 0.
     assert frame.geometry.iloc[0].equals(shapely.box(0, -1, 1, 0))
-    with pytest.raises(OptionError, match="have no metres, it has no CRS"):
+    with pytest.raises(OptionError, match="need metres, but it has no CRS"):
         vectorize(labels, tmp_path / "more.gpkg", options=VectorOptions(min_area_m2=1))
     with pytest.raises(OptionError, match=r"/out\.geojson: GeoJSON needs longitude and latitude"):
         vectorize(labels, tmp_path / "out.geojson")

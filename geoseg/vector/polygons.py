@@ -142,7 +142,7 @@ class _Job:
         ground = Ground(raster.grid)
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
             why = raster.grid.unmeasured or "its CRS has no ellipsoid"
-            raise OptionError(f"{labels}: min area and simplify have no metres, {why}")
+            raise OptionError(f"{labels}: min area and simplify need metres, but {why}")
         return cls(raster, confidence, options, ground)
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
