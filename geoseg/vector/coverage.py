@@ -108,8 +108,9 @@ class _Values(_Pixels):
 
     def read_window(self, col: int, row: int, width: int, height: int) -> Any:
         values = self._raster.read(Window(row, col, height, width))
-        shifted = values.astype(np.int32) + _SHIFT
-        return np.ma.MaskedArray(shifted, mask=values == self._raster.nodata)
+        shifted = np.add(values, _SHIFT, dtype=np.uint16 if values.dtype == np.uint8 else np.int32)
+        without = values == self._raster.nodata
+        return np.ma.MaskedArray(shifted, mask=without) if without.any() else shifted
 
 
 class _PixelAreas(_Pixels):
