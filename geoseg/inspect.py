@@ -13,11 +13,11 @@ from geoseg._address import shown_address
 from geoseg.errors import WeightsError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name
-from geoseg.io.scene import Scene
+from geoseg.io.scene import Scene, open_scene
 from geoseg.model.loading import load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_area, open_scene
+from geoseg.run.scenes import open_area
 from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan
 

@@ -19,11 +19,11 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import Scene, about_place
+from geoseg.io.scene import Scene, about_place, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_area, open_scene
+from geoseg.run.scenes import open_area
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan

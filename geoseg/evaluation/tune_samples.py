@@ -16,7 +16,7 @@ from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
 from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
 from geoseg.inference.segmenter import Segmenter
-from geoseg.io.scene import Scene, SceneLike, expand_scenes
+from geoseg.io.scene import SceneLike, expand_scenes, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
@@ -90,15 +90,7 @@ def tune_on_scenes(
     paths = [Path(path) for path in expand_scenes(scenes)]
     labelled = [
         LabelledScene(
-            Scene.open(
-                path,
-                bands=read.bands,
-                stretch=read.stretch,
-                gsd=read.gsd,
-                crs=read.crs,
-                nodata=read.fill,
-                ignore_alpha=read.ignore_alpha,
-            ),
+            open_scene(path, read),
             truth_path,
         )
         for path, truth_path in truths_of(paths, Path(truth))

@@ -18,6 +18,7 @@ from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
+from geoseg.options import Reading
 from geoseg.types import BoolArray, PixelBlock, Window
 
 __all__ = ["Grid", "Scene", "SceneLike", "expand_scenes", "parse_stretch"]
@@ -248,6 +249,19 @@ class Scene:
     def _block(self, data: Pixels, valid: BoolArray) -> PixelBlock:
         rgb = apply_limits(data, valid, self.stretch)
         return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+
+
+def open_scene(path: str | Path, reading: Reading) -> Scene:
+    """Open a scene as ``reading`` says."""
+    return Scene.open(
+        path,
+        bands=reading.bands,
+        stretch=reading.stretch,
+        gsd=reading.gsd,
+        crs=reading.crs,
+        nodata=reading.fill,
+        ignore_alpha=reading.ignore_alpha,
+    )
 
 
 def _warn_about_empty_detail(source: RasterSource) -> None:

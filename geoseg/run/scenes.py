@@ -12,7 +12,7 @@ from geoseg.errors import OptionError, SceneError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic, build_stack
-from geoseg.io.scene import Scene
+from geoseg.io.scene import Scene, open_scene
 from geoseg.options import Reading
 
 MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
@@ -56,19 +56,6 @@ def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
         parts = () if isinstance(scene, Scene | str | Path) else scene
         if any(holds_secret(str(part)) for part in parts):
             (out / MOSAIC).unlink(missing_ok=True)
-
-
-def open_scene(path: str | Path, reading: Reading) -> Scene:
-    """Open a scene as ``reading`` says."""
-    return Scene.open(
-        path,
-        bands=reading.bands,
-        stretch=reading.stretch,
-        gsd=reading.gsd,
-        crs=reading.crs,
-        nodata=reading.fill,
-        ignore_alpha=reading.ignore_alpha,
-    )
 
 
 def open_area(reading: Reading, grid: Grid) -> Aoi | None:
