@@ -495,6 +495,7 @@ class VectorOptions:
         SHAPE,
         metavar="4|8",
     )
+    layer: str = option("segments", "Name of the polygons' layer.", SHAPE, metavar="NAME")
 
     def __post_init__(self) -> None:
         for name in ("min_area_m2", "simplify_m"):
@@ -506,8 +507,24 @@ class VectorOptions:
             raise OptionError(f"smooth {self.smooth}: corners can be cut 0 to 5 times")
         if self.connectivity not in (4, 8):
             raise OptionError(f"connectivity {self.connectivity} is not 4 or 8")
+        if not _is_layer_name(self.layer):
+            raise OptionError(
+                f"layer '{shown(self.layer)}' cannot be a layer's name; give letters, up to "
+                f"{_LONGEST_LAYER}, that do not begin with gpkg_, rtree_ or sqlite_"
+            )
         if self.drop_small and not self.min_area_m2:
             raise OptionError("drop small needs a min area, below which polygons are small")
+
+
+_LONGEST_LAYER = 60
+"""Letters: names of tables beside the layer's are longer, and some programs cut them."""
+
+
+def _is_layer_name(name: str) -> bool:
+    """Whether every format can have a layer of that name, GeoPackage's own tables apart."""
+    taken = name.lower().startswith(("gpkg_", "rtree_", "sqlite_")) or name == "layer_styles"
+    whole = name == name.strip() and name.isprintable() and not set(name) & set("\"'`[];\\")
+    return whole and not taken and 0 < len(name) <= _LONGEST_LAYER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,6 +197,28 @@ def test_geopackage_is_indexed_and_sound(labels: Path, tmp_path: Path) -> None:
     assert info["capabilities"]["fast_spatial_filter"]
 
 
+@pytest.mark.parametrize("name", ["Flächen 2024", "select", "農地"])
+def test_a_layer_may_have_a_name_of_the_users_choice(
+    labels: Path, tmp_path: Path, name: str
+) -> None:
+    chosen = VectorOptions(layer=name)
+    for suffix in ("gpkg", "fgb", "geojson"):
+        out = tmp_path / f"a.{suffix}"
+        count = vectorize(labels, out, options=chosen).count
+        assert pyogrio.list_layers(out)[0, 0] == name
+        assert len(gpd.read_file(out, layer=name)) == count > 0
+    with sqlite3.connect(tmp_path / "a.gpkg") as package:
+        assert package.execute("SELECT f_table_name FROM layer_styles").fetchall() == [(name,)]
+        (indexed,) = package.execute(f'SELECT count(*) FROM "rtree_{name}_geom"').fetchone()
+        assert indexed == count
+
+
+@pytest.mark.parametrize("name", ["", " a", "gpkg_a", "RTREE_b", "a;b", "a\nb", 'a"b', "x" * 61])
+def test_a_name_that_no_layer_can_have_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="cannot be a layer's name"):
+        VectorOptions(layer=name)
+
+
 def test_geopackage_is_written_in_batches(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,6 @@ def vectorize(
     *,
     confidence: str | Path | None = None,
     options: VectorOptions | None = None,
-    layer: str = "segments",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> VectorSummary:
@@ -79,9 +78,7 @@ def vectorize(
     confidence
         Raster of per cent on the grid of the labels.
     options
-        What becomes of small polygons and of boundaries.
-    layer
-        Name of the layer.
+        What becomes of small polygons and of boundaries, and the layer's name.
     overwrite
         Replace ``out`` if it exists.
     progress
@@ -100,7 +97,8 @@ def vectorize(
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    job = _Job.prepare(labels, confidence, options or VectorOptions())
+    chosen = options or VectorOptions()
+    job = _Job.prepare(labels, confidence, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
@@ -109,7 +107,7 @@ def vectorize(
         )
     multi = job.options.connectivity == 8
     description = Layer(
-        layer,
+        chosen.layer,
         job.raster.grid.crs,
         job.raster.classes,
         "MultiPolygon" if multi else "Polygon",
