@@ -421,13 +421,7 @@ def _add_band(
 def _add_source(
     band: ElementTree.Element, kind: str, source_band: str, part: _Part, row: int, col: int
 ) -> ElementTree.Element:
-    source = _child(band, kind)
-    _child(source, "SourceFilename", part.path, relativeToVRT="0")
-    _child(source, "SourceBand", source_band)
-    size = {"xSize": str(part.width), "ySize": str(part.height)}
-    _child(source, "SrcRect", xOff="0", yOff="0", **size)
-    _child(source, "DstRect", xOff=str(col), yOff=str(row), **size)
-    return source
+    return _add_placed(band, kind, source_band, part, (col, row, part.width, part.height))
 
 
 def _child(
