@@ -155,7 +155,7 @@ def test_ten_gigapixels_of_nothing_but_a_patch_take_little_room(tmp_path: Path) 
 
 def test_what_is_empty_stays_empty_on_another_grid(tmp_path: Path) -> None:
     coarse = grid(4000, 5000)
-    fine = Grid(coarse.crs, coarse.transform * Affine.scale(0.4), 10_000, 12_500)
+    fine = Grid(coarse.crs, coarse.transform * Affine.scale(0.45), 8_888, 11_111)
     labels, patch = labels_of(PATCHES), Window(1530, 2040, 40, 60)
     with label_writer(tmp_path / "c.tif", coarse, CLASSES) as source:
         source.write(patch, labels[patch.slices()])
@@ -163,7 +163,7 @@ def test_what_is_empty_stays_empty_on_another_grid(tmp_path: Path) -> None:
         regrid_nearest(tmp_path / "c.tif", target)
     with rasterio.open(tmp_path / "f.tif") as found, rasterio.open(tmp_path / "c.tif") as given:
         cols, rows = coarse.to_pixels(
-            *fine.to_ground(np.arange(12_500) + 0.5, np.arange(10_000) + 0.5)
+            *fine.to_ground(np.arange(11_111) + 0.5, np.arange(8_888) + 0.5)
         )
         nearest = given.read(1)[np.ix_(rows.astype(int), cols.astype(int))]
         np.testing.assert_array_equal(found.read(1), nearest)
