@@ -30,6 +30,7 @@ def vectorize(
         ),
     ],
     *,
+    classes: options.LegendOption = None,
     confidence: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +59,17 @@ def vectorize(
     from geoseg.vector import vectorize as run
     from geoseg.vector.style import raster_style as style_beside
 
-    style = style_beside(labels, overwrite=overwrite) if raster_style else nullcontext()
+    style = (
+        style_beside(labels, classes=classes, overwrite=overwrite)
+        if raster_style
+        else nullcontext()
+    )
     with style, _run.share_bar("polygons", quiet=quiet) as show:
         summary = run(
             labels,
             out,
             confidence=confidence,
+            classes=classes,
             options=shape,
             overwrite=overwrite,
             progress=show and (lambda done, total: show(done / total)),

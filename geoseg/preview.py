@@ -21,7 +21,9 @@ from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
+from geoseg.legend import open_labels
 from geoseg.runtime.gdal import bounded_cache
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -43,6 +45,7 @@ def preview_files(
     labels_path: str | Path,
     out: Path,
     *,
+    classes: VocabularySource | None = None,
     bands: Sequence[int] | None = None,
     stretch: str = "auto",
     nodata: Sequence[float] | None = None,
@@ -61,6 +64,9 @@ def preview_files(
         that is open already keeps its bands and stretch.
     out
         PNG to write.
+    classes
+        Names and colours of the values, in place of the raster's own, see
+        `geoseg.legend.open_labels`.
     bands, stretch, nodata, ignore_alpha
         As for :meth:`geoseg.io.scene.Scene.open`.
     title, opacity, max_width, overwrite
@@ -77,7 +83,7 @@ def preview_files(
     """
     if out.suffix.lower() != ".png":
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
-    labels = LabelRaster.open(labels_path)
+    labels = open_labels(labels_path, classes)
     if not isinstance(scene, Scene):
         scene = Scene.open(
             scene, bands=bands, stretch=stretch, nodata=nodata, ignore_alpha=ignore_alpha

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class LabelRaster:
     """Nodata value in the file, if its pixels can have it."""
     masked: bool = False
     """Whether a mask or an alpha band says which pixels have a label."""
+    colours: Mapping[int, str] = field(default_factory=dict)
+    """``#rrggbb`` of values that have one in the file or beside it."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
@@ -91,7 +93,7 @@ class LabelRaster:
             LabelClass(i, name, colours.get(i, default_color(i)))
             for i, name in sorted(names.items())
         )
-        return cls(**{**raster.__dict__, "classes": classes})
+        return replace(raster, classes=classes, colours=colours)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,8 +15,10 @@ import shapely
 
 from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
+from geoseg.legend import open_labels
 from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import Window
 from geoseg.vector.components import Tallies
 from geoseg.vector.corners import Values
@@ -53,6 +55,7 @@ def vectorize(
     out: str | Path,
     *,
     confidence: str | Path | None = None,
+    classes: VocabularySource | None = None,
     options: VectorOptions | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -77,6 +80,9 @@ def vectorize(
         File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
         Raster of per cent on the grid of the labels.
+    classes
+        Names and colours of the values, in place of the raster's own, see
+        `geoseg.legend.open_labels`.
     options
         What becomes of small polygons and of boundaries, and the layer's name.
     overwrite
@@ -98,7 +104,7 @@ def vectorize(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     chosen = options or VectorOptions()
-    job = _Job.prepare(labels, confidence, chosen)
+    job = _Job.prepare(open_labels(labels, classes), confidence, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
@@ -134,13 +140,12 @@ class _Job:
 
     @classmethod
     def prepare(
-        cls, labels: str | Path, confidence: str | Path | None, options: VectorOptions
+        cls, raster: LabelRaster, confidence: str | Path | None, options: VectorOptions
     ) -> _Job:
-        raster = LabelRaster.open(labels)
         ground = Ground(raster.grid)
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
             why = raster.grid.unmeasured or "its CRS has no ellipsoid"
-            raise OptionError(f"{labels}: min area and simplify need metres, but {why}")
+            raise OptionError(f"{raster.path}: min area and simplify need metres, but {why}")
         return cls(raster, confidence, options, ground)
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
@@ -273,8 +278,12 @@ class _Totals:
 
     def summary(self, path: Path, *, measured: bool) -> VectorSummary:
         """Return what there is to say in the end."""
-        counts = {self._names[value]: count for value, count in self._count_by_class.items()}
-        area = {self._names[value]: total for value, total in self._area.items()}
+        # Two values may have one name.
+        counts = dict.fromkeys(self._names.values(), 0)
+        area = dict.fromkeys(self._names.values(), 0.0)
+        for value, name in self._names.items():
+            counts[name] += self._count_by_class[value]
+            area[name] += self._area[value]
         return VectorSummary(
             path,
             self.count,

@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 
 from geoseg._files import whole_files, writing_to, xml_text
 from geoseg.errors import OutputError
-from geoseg.io.labels import LabelRaster
+from geoseg.legend import open_labels
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelClass
 
 _VERSION = "3.22.0"
@@ -167,7 +168,9 @@ def _is_ours(path: Path) -> bool:
     return _MADE_BY in path.read_text(encoding="utf-8", errors="replace")
 
 
-def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+def write_raster_style(
+    labels: str | Path, *, classes: VocabularySource | None = None, overwrite: bool = False
+) -> tuple[Path, Path]:
     """Write names and colours beside a label raster, for QGIS (``.qml``) and GDAL (``.aux.xml``).
 
     Characters that XML cannot hold are written as ``\\ufffe``.
@@ -180,17 +183,19 @@ def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[
         If one of the files exists, is not geoseg's and ``overwrite`` is False, or cannot be
         written.
     """
-    with raster_style(labels, overwrite=overwrite) as paths:
+    with raster_style(labels, classes=classes, overwrite=overwrite) as paths:
         return paths
 
 
 @contextmanager
-def raster_style(labels: str | Path, *, overwrite: bool = False) -> Iterator[tuple[Path, Path]]:
+def raster_style(
+    labels: str | Path, *, classes: VocabularySource | None = None, overwrite: bool = False
+) -> Iterator[tuple[Path, Path]]:
     """Do as `write_raster_style` does, but let the files appear once the block has ended well.
 
     They are written before it, so that what cannot be written shows before other work.
     """
-    raster = LabelRaster.open(labels)
+    raster = open_labels(labels, classes)
     contents = side_files(Path(labels), raster.classes, raster.counts())
     for path in contents:
         if path.exists() and not overwrite and not _is_ours(path):
