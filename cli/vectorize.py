@@ -40,6 +40,15 @@ def vectorize(
             rich_help_panel=SHAPE,
         ),
     ] = None,
+    runner_up: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Raster of the second best class on the grid of the labels: gives every polygon "
+            "the one that comes second in most of its pixels.",
+            rich_help_panel=SHAPE,
+        ),
+    ] = None,
     shape: VectorOptions,
     raster_style: Annotated[
         bool,
@@ -69,6 +78,7 @@ def vectorize(
             labels,
             out,
             confidence=confidence,
+            runner_up=runner_up,
             classes=classes,
             options=shape,
             overwrite=overwrite,

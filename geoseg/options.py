@@ -54,8 +54,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Values that stand together, by name: the SegEarth-OV paper's."""
 
-OPTIONAL_RASTERS = ("confidence", "probabilities", "margin")
+OPTIONAL_RASTERS = ("confidence", "probabilities", "margin", "runner_up")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
+CLASS_RASTERS = ("labels", "runner_up")
+"""Rasters that hold classes; the others hold per cents."""
+ATTRIBUTES = ("scene", "date")
+"""Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
 INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
 WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
@@ -496,8 +500,22 @@ class VectorOptions:
         metavar="4|8",
     )
     layer: str = option("segments", "Name of the polygons' layer.", SHAPE, metavar="NAME")
+    attributes: tuple[str, ...] = option(
+        (),
+        "Further attributes of the polygons, from the tags of the labels: scene (its name), date "
+        "(when it was taken); separated by commas.",
+        SHAPE,
+        metavar="scene,date",
+    )
 
     def __post_init__(self) -> None:
+        given = (word.strip() for word in ",".join(_listed(self.attributes)).split(","))
+        object.__setattr__(self, "attributes", tuple(dict.fromkeys(filter(None, given))))
+        for word in self.attributes:
+            if word not in ATTRIBUTES:
+                raise OptionError(
+                    f"attribute '{shown(word)}' is not known; choose {' or '.join(ATTRIBUTES)}"
+                )
         for name in ("min_area_m2", "simplify_m"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -514,6 +532,10 @@ class VectorOptions:
             )
         if self.drop_small and not self.min_area_m2:
             raise OptionError("drop small needs a min area, below which polygons are small")
+
+
+def _listed(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
 
 
 _LONGEST_LAYER = 60
@@ -541,6 +563,12 @@ class Products(VectorOptions):
     confidence: bool = option(True, "Write confidence.tif, per cent of the winning class.", OUTPUT)
     probabilities: bool = option(False, "Write probabilities.tif, a per-cent band a class.", OUTPUT)
     margin: bool = option(False, "Write margin.tif, per cent between the two best classes.", OUTPUT)
+    runner_up: bool = option(
+        False,
+        "Write runner_up.tif, the second best class of every pixel; polygons get the one that "
+        "most of their pixels have.",
+        OUTPUT,
+    )
     preview: bool = option(True, "Write preview.png, the scene beside its map.", OUTPUT)
     output_grid: OutputGrid = option(
         "native",
@@ -570,7 +598,11 @@ class Products(VectorOptions):
     @property
     def side_files(self) -> tuple[str, ...]:
         """Names of the files that lie beside the rasters, for other programs."""
-        return ("labels.tif.aux.xml", *(f"{name}.qml" for name in self.rasters))
+        named = (name for name in self.rasters if name in CLASS_RASTERS)
+        return (
+            *(f"{name}.tif.aux.xml" for name in named),
+            *(f"{name}.qml" for name in self.rasters),
+        )
 
 
 _ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)

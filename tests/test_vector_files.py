@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyogrio
 import pyproj
 import pytest
@@ -19,7 +20,7 @@ from affine import Affine
 from rasterio import features
 from vectors import blobs, label_file
 
-from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.vector import VectorOptions, polygons, vectorize
 from geoseg.vector.style import write_raster_style
@@ -117,6 +118,48 @@ def test_confidence_is_averaged_under_each_polygon(tmp_path: Path) -> None:
     assert frame.confidence_min.loc[[0, 1]].tolist() == [40, 10]
     assert np.isnan(frame.confidence.loc[2])
     assert np.isnan(frame.confidence_min.loc[2])
+
+
+def test_runner_up_scene_and_date_are_attributes_on_request(tmp_path: Path) -> None:
+    values = np.zeros((8, 8), np.uint8)
+    values[:4, :4] = 1
+    path = label_file(tmp_path / "labels.tif", values, ["water", "crop", "tree"])
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(GEOSEG_SCENE="m_1.tif", TIFFTAG_DATETIME="2019:09:04 10:11:12")
+    second = np.full((8, 8), 2, np.uint8)
+    second[:4, :4] = 1  # nothing but the polygon's own class
+    other = label_file(tmp_path / "second.tif", second, ["water", "crop", "tree"])
+    options = VectorOptions(attributes="date, scene")
+    for suffix in SUFFIXES:
+        out = tmp_path / f"p{suffix}"
+        vectorize(path, out, runner_up=other, options=options)
+        frame = read(out).set_index("class_name")
+        assert frame.runner_up.water == "tree"
+        assert pd.isna(frame.runner_up.crop)
+        assert set(frame.scene) == {"m_1.tif"}
+        assert set(pd.to_datetime(frame.date, utc=True)) == {pd.Timestamp("2019-09-04T10:11:12Z")}
+    vectorize(path, tmp_path / "plain.gpkg")
+    assert not {"runner_up", "scene", "date"} & set(read(tmp_path / "plain.gpkg"))
+
+
+def test_what_the_tags_do_not_say_is_warned_about(labels: Path, tmp_path: Path) -> None:
+    options = VectorOptions(attributes=("scene", "date"))
+    for suffix in SUFFIXES:
+        with (
+            pytest.warns(GeosegWarning, match=r"labels\.tif: no tag GEOSEG_SCENE says its scene"),
+            pytest.warns(GeosegWarning, match=r"no tag TIFFTAG_DATETIME says its date"),
+        ):
+            vectorize(labels, tmp_path / f"p{suffix}", options=options)
+        frame = read(tmp_path / f"p{suffix}")
+        assert frame.scene.isna().all()
+        assert frame.date.isna().all()
+
+
+def test_a_runner_up_on_another_grid_is_refused(labels: Path, tmp_path: Path) -> None:
+    other = label_file(tmp_path / "o.tif", np.zeros((3, 4), np.uint8))
+    with pytest.raises(SceneError, match=r"o\.tif: does not lie on the grid of .*labels\.tif"):
+        vectorize(labels, tmp_path / "p.gpkg", runner_up=other)
+    assert not (tmp_path / "p.gpkg").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import SceneError, TileError, TilingError
-from geoseg.inference.decide import Decision, lead, resize_logits
+from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
@@ -64,18 +64,24 @@ class TileResult:
     """``(K, H, W)`` per cent, 255 for nodata; only on request."""
     windows: int
     """How many windows were encoded."""
+    runner_up: LabelArray | None = None
+    """``(H, W)`` class that comes next to the label's; only on request."""
 
     @classmethod
-    def empty(cls, core: Window, classes: int, *, probabilities: bool) -> TileResult:
+    def empty(
+        cls, core: Window, classes: int, *, probabilities: bool, runner_up: bool = False
+    ) -> TileResult:
         """Nodata everywhere."""
         dtype = label_dtype(classes)
+        labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
         return cls(
             core,
-            np.full(core.shape, label_nodata(dtype), dtype=dtype),
+            labels,
             np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
             np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
             np.full((classes, *core.shape), PER_CENT_NODATA, np.uint8) if probabilities else None,
             windows=0,
+            runner_up=labels.copy() if runner_up else None,
         )
 
 
@@ -237,6 +243,7 @@ class Segmenter:
         tile: Tile,
         *,
         probabilities: bool = False,
+        runner_up: bool = False,
         stop: threading.Event | None = None,
         sent: Tensor | None = None,
     ) -> TileResult:
@@ -250,6 +257,8 @@ class Segmenter:
             Which windows to run and which pixels to keep.
         probabilities
             Also return per-cent probabilities of every class.
+        runner_up
+            Also return the second best class.
         stop
             Set it from another thread to give the tile up between two batches.
         sent
@@ -265,7 +274,9 @@ class Segmenter:
         core, grown = (window.relative_to(tile.read) for window in (tile.core, tile.grown))
         valid = block.valid[core.slices()]
         classes = len(self.vocabulary.names)
-        empty = TileResult.empty(tile.core, classes, probabilities=probabilities)
+        empty = TileResult.empty(
+            tile.core, classes, probabilities=probabilities, runner_up=runner_up
+        )
         windows = [w.relative_to(tile.read) for w in tile.windows]
         windows = [w for w in windows if block.valid[w.slices()].any()]
         if not valid.any():
@@ -273,7 +284,7 @@ class Segmenter:
         sent = self.send(block) if sent is None else sent
         strips = self._strips(self._scorer, block, windows, grown, sent=sent, stop=stop)
         decided = (
-            (first, self._decide(logits, probabilities))
+            (first, self._decide(logits, probabilities, runner_up))
             for first, logits in cropped(strips, grown, core)
         )
         with closing(decided):
@@ -284,7 +295,7 @@ class Segmenter:
     @staticmethod
     def _keep(into: TileResult, valid: BoolArray, first: int, arriving: Arriving) -> None:
         """Put the decided rows from ``first`` on into a tile's blocks, where there is data."""
-        index, finite, *per_cents = arriving.arrays()
+        index, finite, *more = arriving.arrays()
         if not finite.all():
             raise TileError(
                 "a window's logits are not finite, so the model's weights, its precision or the "
@@ -293,13 +304,15 @@ class Segmenter:
         rows = slice(first, first + len(index))
         keep = valid[rows]
         np.copyto(into.labels[rows], index, where=keep, casting="unsafe")
-        np.copyto(into.confidence[rows], per_cents[0], where=keep)
-        np.copyto(into.margin[rows], per_cents[1], where=keep)
+        if into.runner_up is not None:
+            np.copyto(into.runner_up[rows], more.pop(), where=keep, casting="unsafe")
+        np.copyto(into.confidence[rows], more[0], where=keep)
+        np.copyto(into.margin[rows], more[1], where=keep)
         if into.probabilities is not None:
-            np.copyto(into.probabilities[:, rows], per_cents[2].transpose(2, 0, 1), where=keep)
+            np.copyto(into.probabilities[:, rows], more[2].transpose(2, 0, 1), where=keep)
 
-    def _decide(self, logits: Tensor, probabilities: bool) -> Arriving:
-        """Index, per cent and lead of the winning class, and if wanted per cent of every class."""
+    def _decide(self, logits: Tensor, probabilities: bool, second: bool) -> Arriving:
+        """Index, per cent and lead of the winning class; all per cents and the second if wanted."""
         scores = self._decision.scores(logits)
         index, best = self._decision.labels(scores)
         scores = scores[..., : self._decision.classes]
@@ -307,10 +320,10 @@ class Segmenter:
         if probabilities:
             per_cents.append(scores)
         finite = best.isfinite().all()[None]
-        index = index.to(torch.uint8 if self._decision.classes <= 256 else torch.int32)
-        return Arriving(
-            [index, finite, *((100 * share).round().to(torch.uint8) for share in per_cents)]
-        )
+        whole = [(100 * share).round().to(torch.uint8) for share in per_cents]
+        small = torch.uint8 if self._decision.classes <= 256 else torch.int32
+        others = [runner_up(scores, index).to(small)] if second else []
+        return Arriving([index.to(small), finite, *whole, *others])
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""

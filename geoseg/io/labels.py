@@ -50,6 +50,8 @@ class LabelRaster:
     """Whether a mask or an alpha band says which pixels have a label."""
     colours: Mapping[int, str] = field(default_factory=dict)
     """``#rrggbb`` of values that have one in the file or beside it."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the file."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
@@ -81,8 +83,9 @@ class LabelRaster:
                 modified=_modified(path),
                 source_nodata=file_nodata,
                 masked=masked,
+                tags=dataset.tags(),
             )
-            names = _tagged_names(dataset.tags() | dataset.tags(1))
+            names = _tagged_names(raster.tags | dataset.tags(1))
             colours = _colours(dataset)
         if not names:
             legend = legend_beside(path)

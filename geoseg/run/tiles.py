@@ -61,6 +61,7 @@ class TileJob:
     plan: TilePlan
     area: Area | None = None
     probabilities: bool = False
+    runner_up: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -141,6 +142,7 @@ class TileJob:
                 block,
                 replace(tile, windows=needed),
                 probabilities=self.probabilities,
+                runner_up=self.runner_up,
                 stop=stop,
                 sent=sent,
             )
@@ -152,7 +154,9 @@ class TileJob:
 
     def _nodata(self, core: Window) -> TileResult:
         classes = len(self.segmenter.vocabulary.names)
-        return TileResult.empty(core, classes, probabilities=self.probabilities)
+        return TileResult.empty(
+            core, classes, probabilities=self.probabilities, runner_up=self.runner_up
+        )
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -181,7 +185,8 @@ def _keep(result: TileResult, inside: BoolArray) -> TileResult:
     blocks: dict[str, Any] = {}
     for name, block in vars(result).items():
         if isinstance(block, np.ndarray):
-            nodata = label_nodata(block.dtype) if name == "labels" else PER_CENT_NODATA
+            classes = name in ("labels", "runner_up")
+            nodata = label_nodata(block.dtype) if classes else PER_CENT_NODATA
             blocks[name] = np.where(inside, block, block.dtype.type(nodata))
     return replace(result, **blocks)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geoseg.errors import OptionError
+from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.labels import LabelRaster
+from geoseg.io.times import TIFF_TIME, read_time
 from geoseg.legend import open_labels
 from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
@@ -24,7 +26,7 @@ from geoseg.vector.components import Tallies
 from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
 from geoseg.vector.merge import SmallMerger
-from geoseg.vector.scores import ScoreRaster
+from geoseg.vector.scores import ScoreRaster, Scores, refuse_other_grid
 from geoseg.vector.shape import Shaper
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
@@ -35,6 +37,7 @@ Columns = dict[str, npt.NDArray[Any]]
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
 _BATCH = 10_000
+_KINDS = {"scene": "object", "date": "datetime64[ms]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def vectorize(
     out: str | Path,
     *,
     confidence: str | Path | None = None,
+    runner_up: str | Path | None = None,
     classes: VocabularySource | None = None,
     options: VectorOptions | None = None,
     overwrite: bool = False,
@@ -69,8 +73,10 @@ def vectorize(
     Every feature has ``id`` (from 1, in the order in which objects end, row by row), ``class_id``,
     ``class_name``, ``area_m2`` and ``perimeter_m`` (geodesic, of the polygon as written, with the
     boundaries of its holes; null without a coordinate system), ``touches_edge`` (a side lies at
-    the edge of the raster or at nodata, so the object may go on) and, with a confidence raster,
-    ``confidence`` (mean) and ``confidence_min`` in per cent.
+    the edge of the raster or at nodata, so the object may go on), with a confidence raster
+    ``confidence`` (mean) and ``confidence_min`` in per cent, with a raster of second best classes
+    ``runner_up``, the class that comes second in most of its pixels, and on request ``scene`` and
+    ``date``.
 
     Parameters
     ----------
@@ -80,6 +86,8 @@ def vectorize(
         File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
         Raster of per cent on the grid of the labels.
+    runner_up
+        Raster of the second best class on the grid of the labels.
     classes
         Names and colours of the values, in place of the raster's own, see
         `geoseg.legend.open_labels`.
@@ -104,7 +112,7 @@ def vectorize(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     chosen = options or VectorOptions()
-    job = _Job.prepare(open_labels(labels, classes), confidence, chosen)
+    job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
@@ -135,18 +143,28 @@ class _Job:
 
     raster: LabelRaster
     confidence: str | Path | None
+    runner_up: LabelRaster | None
     options: VectorOptions
     ground: Ground
+    told: Mapping[str, Any]
+    """What the tags of the labels say, by the name of the attribute."""
 
     @classmethod
     def prepare(
-        cls, raster: LabelRaster, confidence: str | Path | None, options: VectorOptions
+        cls,
+        raster: LabelRaster,
+        confidence: str | Path | None,
+        runner_up: str | Path | None,
+        options: VectorOptions,
     ) -> _Job:
         ground = Ground(raster.grid)
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
             why = raster.grid.unmeasured or "its CRS has no ellipsoid"
             raise OptionError(f"{raster.path}: min area and simplify need metres, but {why}")
-        return cls(raster, confidence, options, ground)
+        second = None if runner_up is None else LabelRaster.open(runner_up)
+        if second is not None:
+            refuse_other_grid(second.path, second.grid, raster.grid, raster.path)
+        return cls(raster, confidence, second, options, ground, _told(raster, options.attributes))
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
@@ -169,11 +187,21 @@ class _Job:
                 )
             for window, values in self._strips():
                 rows = values if relabel is None else relabel(values)
-                yield tracer.feed(rows, None if scores is None else scores.read(window))
+                yield tracer.feed(
+                    rows, None if scores is None else scores.read(window), self._second(window)
+                )
                 if progress is not None:
                     progress(height - self.raster.grid.height + window.row_stop, height)
         self.raster.close()
+        if self.runner_up is not None:
+            self.runner_up.close()
         yield tracer.finish()
+
+    def _second(self, window: Window) -> Scores | None:
+        if self.runner_up is None:
+            return None
+        values = self.runner_up.read(window)
+        return Scores(values, values != (-1 if (none := self.runner_up.nodata) is None else none))
 
     @property
     def void(self) -> int:
@@ -225,12 +253,13 @@ class _Job:
         tallies = Tallies.concatenated([part.tallies for part in batch])
         area = np.concatenate([part.area for part in batch])
         perimeter = np.concatenate([part.perimeter for part in batch])
+        second = np.concatenate([_second_of(part) for part in batch])
         # What reads ahead holds the batch until the next one.
         batch.clear()
         if self.options.drop_small:
             large = area >= self.options.min_area_m2
             wkb, tallies = wkb[large], tallies[large]
-            area, perimeter = area[large], perimeter[large]
+            area, perimeter, second = area[large], perimeter[large], second[large]
         if not self.ground.mirrors:
             wkb = shapely.to_wkb(shapely.orient_polygons(shapely.from_wkb(wkb)))
         columns: Columns = {
@@ -246,7 +275,39 @@ class _Job:
             mean = tallies.score_sum / np.maximum(tallies.score_count, 1)
             columns["confidence"] = np.where(scored, mean, np.nan)
             columns["confidence_min"] = np.where(scored, tallies.score_min, np.nan)
+        if self.runner_up is not None:
+            columns["runner_up"] = totals.names_of(second)
+        for name, value in self.told.items():
+            columns[name] = np.full(len(wkb), value, _KINDS[name])
         return wkb, columns
+
+
+def _second_of(part: Polygons) -> npt.NDArray[np.int64]:
+    assert part.second is not None
+    return part.second
+
+
+def _told(raster: LabelRaster, wanted: Sequence[str]) -> dict[str, Any]:
+    """Scene and date of a map, from its tags.
+
+    Warns
+    -----
+    GeosegWarning
+        Where there is no such tag.
+    """
+    tags = {"scene": "GEOSEG_SCENE", "date": TIFF_TIME}
+    known: dict[str, Any] = {name: raster.tags.get(tags[name]) for name in wanted}
+    if "date" in known:
+        known["date"] = read_time(known["date"] or "")
+    for name in wanted:
+        if known[name] is None:
+            warnings.warn(
+                f"{Path(raster.path).name}: no tag {tags[name]} says its {name}, so the polygons' "
+                "stays empty",
+                GeosegWarning,
+                stacklevel=2,
+            )
+    return known
 
 
 class _Totals:
@@ -259,13 +320,13 @@ class _Totals:
         self._area = dict.fromkeys(names, 0.0)
 
     def names_of(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
-        """Class names of pixel values."""
+        """Class names of pixel values; None for -1."""
         present, which = np.unique(values, return_inverse=True)
-        for value in set(present.tolist()) - set(self._names):
+        for value in set(present.tolist()) - set(self._names) - {-1}:
             # A value that nobody named: keep the polygon, say what is known.
             self._names = {**self._names, value: f"class {value}"}
             self._count_by_class[value], self._area[value] = 0, 0.0
-        return np.array([self._names[int(value)] for value in present], object)[which]
+        return np.array([self._names.get(int(value)) for value in present], object)[which]
 
     def add(self, columns: Columns) -> None:
         """Count a batch."""

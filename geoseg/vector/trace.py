@@ -21,6 +21,7 @@ from geoseg.vector.corners import TURN, IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import in_pieces, is_first, offsets_of, summed, take_lists
 from geoseg.vector.scores import Scores
 from geoseg.vector.shape import Surroundings
+from geoseg.vector.votes import Votes
 from geoseg.vector.wkb import WellKnownBinary
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,6 +51,8 @@ class Polygons:
     tallies: Tallies
     area: FloatArray
     perimeter: FloatArray
+    second: IntArray | None = None
+    """Value that most pixels of each have in a second raster, besides its own; -1 for none."""
 
     def __len__(self) -> int:
         return len(self.wkb)
@@ -63,7 +66,8 @@ class Polygons:
     @classmethod
     def none(cls) -> Polygons:
         """No polygon at all."""
-        return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0))
+        empty = np.zeros(0, np.int64)
+        return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0), empty)
 
 
 class _Points:
@@ -219,13 +223,16 @@ class Polygoniser:
         self._above: Values | None = None
         self._above_component = np.zeros(0, np.int64)
         self._tallies = Tallies.none(0)
+        self._votes = Votes.none()
         self._group = np.zeros(0, np.int64)
         self._arcs = ArcTracer(self._width)
         self._table = _Table.none()
         self._seen = np.zeros(0, np.int64)
         self._straight = np.zeros((0, 2), np.int64)
 
-    def feed(self, rows: Values, scores: Scores | None = None) -> Polygons:
+    def feed(
+        self, rows: Values, scores: Scores | None = None, second: Scores | None = None
+    ) -> Polygons:
         """Take the next rows and return the polygons that have ended above the last of them.
 
         Parameters
@@ -234,6 +241,8 @@ class Polygoniser:
             ``(h, W)`` values.
         scores
             Scores of the same pixels, to average under each polygon.
+        second
+            Values of the same pixels, of which each polygon gets the most frequent one.
         """
         if self._above is None:
             self._above = np.full(self._width, self._void, rows.dtype)
@@ -242,6 +251,9 @@ class Polygoniser:
         labels = Labelling.of(strip, self._above_component, len(self._group))
         group = self._join_groups(strip, vertices, labels)
         tallies = self._tally(strip, labels, scores)
+        votes = self._votes.renumbered(labels.of_open)
+        if second is not None:
+            votes = votes.followed_by(Votes.of_strip(strip, labels.of_run, second))
         arcs = self._arcs.feed(strip, vertices, self._row, labels.of_run)
         tallies.touches[arcs.left[(arcs.right < 0) & (arcs.left >= 0)]] = True
         tallies.touches[arcs.right[(arcs.left < 0) & (arcs.right >= 0)]] = True
@@ -256,11 +268,12 @@ class Polygoniser:
         last_row = labels.of_run[below]
         open_group[group[last_row[last_row >= 0]]] = True
         is_open = open_group[group]
-        polygons = _finish(table, ~is_open, group, tallies, self._place, multi=self._corners)
+        polygons = _finish(table, ~is_open, group, tallies, votes, self._place, multi=self._corners)
 
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
         self._table = table.renumbered(number).needed()
         self._tallies = tallies[is_open]
+        self._votes = votes.renumbered(number)
         self._group = np.unique(group[is_open], return_inverse=True)[1]
         self._above_component = np.append(number, -1)[last_row]
         self._above = rows[-1].copy()
@@ -372,6 +385,7 @@ def _finish(
     done: BoolArray,
     group: IntArray,
     tallies: Tallies,
+    votes: Votes,
     place: Callable[[FloatArray], FloatArray],
     *,
     multi: bool,
@@ -387,11 +401,13 @@ def _finish(
     feature_of[done] = rank[feature]
     sides = _Sides.of(table, done)
     owner = feature_of[sides.face]
+    total = total[by_end]
     return Polygons(
         _geometry(table, sides, owner, place, multi=multi),
-        total[by_end],
+        total,
         summed(owner, sides.sign * table.area[sides.arc], len(features)),
         summed(owner, table.length[sides.arc], len(features)),
+        votes.renumbered(feature_of).most(total.value),
     )
 
 
