@@ -499,6 +499,13 @@ class VectorOptions:
         SHAPE,
         metavar="4|8",
     )
+    split: int = option(
+        0,
+        "Cut polygons that reach over more pixels than this along a grid of so many, so that maps "
+        "of them stay fast to draw; parts share their edges exactly, and may be small.",
+        SHAPE,
+        metavar="PX",
+    )
     layer: str = option("segments", "Name of the polygons' layer.", SHAPE, metavar="NAME")
     attributes: tuple[str, ...] = option(
         (),
@@ -530,6 +537,13 @@ class VectorOptions:
                 f"layer '{shown(self.layer)}' cannot be a layer's name; give letters, up to "
                 f"{_LONGEST_LAYER}, that do not begin with gpkg_, rtree_ or sqlite_"
             )
+        if self.split and self.split < _LEAST_SPLIT:
+            raise OptionError(
+                f"split {self.split}: give {_LEAST_SPLIT} pixels or more, 1024 for example, or 0 "
+                "to leave polygons whole"
+            )
+        if self.split and self.drop_small:
+            raise OptionError("drop small would take parts that split has cut for small; give one")
         if self.drop_small and not self.min_area_m2:
             raise OptionError("drop small needs a min area, below which polygons are small")
 
@@ -538,6 +552,7 @@ def _listed(given: str | Sequence[str]) -> Sequence[str]:
     return [given] if isinstance(given, str) else given
 
 
+_LEAST_SPLIT = 16
 _LONGEST_LAYER = 60
 """Letters: names of tables beside the layer's are longer, and some programs cut them."""
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import geopandas as gpd
@@ -297,6 +298,70 @@ def test_geoparquet_says_what_it_is(labels: Path, tmp_path: Path) -> None:
     assert 0 < len(part) < len(gpd.read_parquet(out))
 
 
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("shape", [{}, {"simplify_m": 12.0, "smooth": 1}, {"min_area_m2": 900.0}])
+@pytest.mark.parametrize("rows", [3, 200])
+def test_large_polygons_are_cut_on_a_grid(
+    tmp_path: Path,
+    connectivity: int,
+    shape: dict[str, Any],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parts make up the polygon exactly, and nothing else is changed."""
+    side, pixel = 32, 10
+    values = blobs(90, 110, 4, seed=5)
+    values[blobs(90, 110, 5, seed=6, sigma=3) > 1] = 3  # reaches over all of it, with holes
+    values[40:44, 50:60] = 255
+    path = label_file(tmp_path / "l.tif", values)
+    more = {"connectivity": connectivity, **shape}
+    vectorize(path, tmp_path / "whole.gpkg", options=VectorOptions(**more))
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", rows * 110)
+    summary = vectorize(path, tmp_path / "cut.gpkg", options=VectorOptions(split=side, **more))
+    whole, cut = (read(tmp_path / f"{name}.gpkg") for name in ("whole", "cut"))
+    assert len(cut) == summary.count > len(whole)
+    assert cut.is_valid.all()
+    assert shapely.coverage_is_valid(cut.explode().geometry.values)
+    extent = whole.bounds @ [[-1, 0], [0, -1], [1, 0], [0, 1]] / pixel
+    large = (extent > side).any(axis=1)
+    assert large.any()
+    assert not large.all()
+    tree = shapely.STRtree(cut.geometry.values)
+    for polygon, is_large, name in zip(whole.geometry, large, whole.class_name, strict=True):
+        parts = cut.iloc[tree.query(polygon, "intersects")]
+        inside = shapely.intersects(polygon, parts.representative_point().values)
+        parts = parts[inside & (parts.class_name == name).values]
+        if "smooth" in shape:  # a vertex stays where a cut begins
+            continue
+        assert shapely.equals(shapely.union_all(parts.geometry.values), polygon)
+        if not is_large:
+            assert len(parts) == 1
+    reach = (cut.bounds @ [[-1, 0], [0, -1], [1, 0], [0, 1]]) / pixel
+    assert (reach <= side).all(axis=None)
+    assert cut.area_m2.sum() == pytest.approx(whole.area_m2.sum(), rel=1e-9)
+    if not shape:
+        pairs = [(g, int(v)) for g, v in zip(cut.geometry, cut.class_id, strict=True)]
+        with rasterio.open(path) as dataset:
+            back = features.rasterize(
+                pairs, values.shape, fill=255, transform=dataset.transform, dtype="uint8"
+            )
+        np.testing.assert_array_equal(back, values)
+
+
+def test_parts_of_a_cut_polygon_have_their_own_runner_up_and_confidence(tmp_path: Path) -> None:
+    values = np.zeros((20, 60), np.uint8)
+    second = np.ones((20, 60), np.uint8)
+    second[:, 16:32] = 2
+    path = label_file(tmp_path / "l.tif", values, ["a", "b", "c"])
+    other = label_file(tmp_path / "s.tif", second, ["a", "b", "c"])
+    vectorize(path, tmp_path / "p.gpkg", runner_up=other, options=VectorOptions(split=16))
+    frame = read(tmp_path / "p.gpkg")
+    assert len(frame) == 8
+    assert set(frame.class_name) == {"a"}
+    assert sorted(frame.runner_up) == ["b"] * 6 + ["c"] * 2
+    assert frame.touches_edge.all()
+
+
 def test_geojson_follows_rfc_7946(tmp_path: Path) -> None:
     # Two pixels on either side of the antimeridian, in a projected system.
     values = np.array([[0, 0, 1], [0, 0, 1]], np.uint8)
@@ -344,11 +409,14 @@ def test_without_a_coordinate_system_there_are_no_metres(tmp_path: Path) -> None
         vectorize(labels, tmp_path / "out.geojson")
 
 
+@pytest.mark.parametrize("more", [{}, {"split": 16, "min_area_m2": 5.0}])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_only_nodata_gives_an_empty_layer(tmp_path: Path, suffix: str) -> None:
+def test_only_nodata_gives_an_empty_layer(
+    tmp_path: Path, suffix: str, more: dict[str, Any]
+) -> None:
     labels = label_file(tmp_path / "labels.tif", np.full((5, 6), 255, np.uint8), ["a"])
     out = tmp_path / f"out{suffix}"
-    assert vectorize(labels, out).count == 0
+    assert vectorize(labels, out, options=VectorOptions(**more)).count == 0
     frame = read(out)
     assert len(frame) == 0
     if suffix != ".geojson":  # which has fields in its features only
@@ -425,6 +493,9 @@ def test_impossible_targets_are_refused(
         {"simplify_m": float("nan")},
         {"smooth": 9},
         {"drop_small": True},
+        {"split": 3},
+        {"split": 64, "drop_small": True, "min_area_m2": 9},
+        {"attributes": "place"},
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from geoseg.vector.ground import Ground
 from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster, Scores, refuse_other_grid
 from geoseg.vector.shape import Shaper
+from geoseg.vector.split import CODES, Splitter
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
 
@@ -137,6 +138,22 @@ def vectorize(
     return totals.summary(target, measured=job.ground.measures)
 
 
+class Stage(Protocol):
+    """Changes values before polygons are traced, after it has seen all rows once."""
+
+    def count(self, rows: Values) -> None:
+        """Take the next rows into account."""
+
+    def decide(self) -> None:
+        """Settle what changes; the first rows come again."""
+
+    def relabel(self, rows: Values) -> Values:
+        """Return the next rows, changed."""
+
+    def rewind(self) -> None:
+        """Let the first rows come again."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """Everything a run needs to know, checked."""
@@ -168,17 +185,17 @@ class _Job:
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
+        stages, passes = self._stages(progress)
+        codes = CODES if self.options.split else 1
         tracer = Polygoniser(
             self.raster.shape,
-            void=self.void,
+            void=self.void * codes,
             place=self.ground.place,
             measure=self.ground.measure,
             shape_arcs=self._shaper(),
             connectivity=self.options.connectivity,
+            codes=codes,
         )
-        passes = 1 + self._merges
-        height = passes * self.raster.grid.height
-        relabel = self._merger(progress, height).relabel if self._merges else None
         with ExitStack() as stack:
             scores = None
             if self.confidence is not None:
@@ -186,12 +203,14 @@ class _Job:
                     closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
             for window, values in self._strips():
-                rows = values if relabel is None else relabel(values)
                 yield tracer.feed(
-                    rows, None if scores is None else scores.read(window), self._second(window)
+                    _relabelled(values, stages),
+                    None if scores is None else scores.read(window),
+                    self._second(window),
                 )
                 if progress is not None:
-                    progress(height - self.raster.grid.height + window.row_stop, height)
+                    height = self.raster.grid.height
+                    progress((passes - 1) * height + window.row_stop, passes * height)
         self.raster.close()
         if self.runner_up is not None:
             self.runner_up.close()
@@ -207,10 +226,6 @@ class _Job:
     def void(self) -> int:
         """Value of pixels without a label, as the strips have it."""
         return -1 if self.raster.nodata is None else self.raster.nodata
-
-    @property
-    def _merges(self) -> bool:
-        return self.options.min_area_m2 > 0 and not self.options.drop_small
 
     def _strips(self) -> Iterator[tuple[Window, Values]]:
         for window, values in self.raster.strips(max(1, STRIP_PIXELS // self.raster.grid.width)):
@@ -228,22 +243,38 @@ class _Job:
             )
         return Shaper(self.options.simplify_m, metres, self.options.smooth)
 
-    def _merger(self, progress: Progress | None, height: int) -> SmallMerger:
-        """Look at all components once and settle which of them change their class."""
-        wide, high = np.hypot(*self.ground.metres_per_pixel().T)
-        merger = SmallMerger(
-            self.raster.grid.width,
-            void=self.void,
-            pixel_area=self.ground.pixel_area,
-            pixel_size=(float(wide), float(high)),
-            connectivity=self.options.connectivity,
-        )
-        for window, values in self._strips():
-            merger.count(values)
-            if progress is not None:
-                progress(window.row_stop, height)
-        merger.decide(self.options.min_area_m2)
-        return merger
+    def _stages(self, progress: Progress | None) -> tuple[list[Stage], int]:
+        """What changes values before the tracing, each settled in a pass; and passes in all."""
+        height, options = self.raster.grid.height, self.options
+        stages: list[Stage] = []
+        if options.min_area_m2 > 0 and not options.drop_small:
+            wide, high = np.hypot(*self.ground.metres_per_pixel().T)
+            merger = SmallMerger(
+                self.raster.grid.width,
+                void=self.void,
+                pixel_area=self.ground.pixel_area,
+                pixel_size=(float(wide), float(high)),
+                min_area=options.min_area_m2,
+                connectivity=options.connectivity,
+            )
+            stages.append(merger)
+        if options.split:
+            splitter = Splitter(
+                self.raster.grid.width,
+                void=self.void,
+                side=options.split,
+                connectivity=options.connectivity,
+            )
+            stages.append(splitter)
+        for done, stage in enumerate(stages):
+            for window, values in self._strips():
+                stage.count(_relabelled(values, stages[:done]))
+                if progress is not None:
+                    progress(done * height + window.row_stop, (len(stages) + 1) * height)
+            stage.decide()
+            for earlier in stages[:done]:
+                earlier.rewind()
+        return stages, len(stages) + 1
 
     def features(
         self, batch: list[Polygons], totals: _Totals
@@ -254,6 +285,8 @@ class _Job:
         area = np.concatenate([part.area for part in batch])
         perimeter = np.concatenate([part.perimeter for part in batch])
         second = np.concatenate([_second_of(part) for part in batch])
+        if self.options.split:
+            tallies.value[:] //= CODES
         # What reads ahead holds the batch until the next one.
         batch.clear()
         if self.options.drop_small:
@@ -280,6 +313,12 @@ class _Job:
         for name, value in self.told.items():
             columns[name] = np.full(len(wkb), value, _KINDS[name])
         return wkb, columns
+
+
+def _relabelled(rows: Values, stages: Sequence[Stage]) -> Values:
+    for stage in stages:
+        rows = stage.relabel(rows)
+    return rows
 
 
 def _second_of(part: Polygons) -> npt.NDArray[np.int64]:

@@ -201,6 +201,8 @@ class Polygoniser:
         are corners of pixels.
     connectivity
         4: pixels hang together by sides. 8: also by corners, which makes multipolygons.
+    codes
+        How many values stand for one class: it is the value divided by that.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class Polygoniser:
         measure: Callable[[FloatArray, IntArray], Measures],
         shape_arcs: Callable[[Arcs, Surroundings], tuple[PointArray, IntArray]] | None = None,
         connectivity: int = 4,
+        codes: int = 1,
     ) -> None:
         self._height, self._width = shape
         self._void = void
@@ -219,6 +222,7 @@ class Polygoniser:
         self._measure = measure
         self._shape_arcs = shape_arcs
         self._corners = connectivity == 8
+        self._codes = codes
         self._row = 0
         self._above: Values | None = None
         self._above_component = np.zeros(0, np.int64)
@@ -268,7 +272,16 @@ class Polygoniser:
         last_row = labels.of_run[below]
         open_group[group[last_row[last_row >= 0]]] = True
         is_open = open_group[group]
-        polygons = _finish(table, ~is_open, group, tallies, votes, self._place, multi=self._corners)
+        polygons = _finish(
+            table,
+            ~is_open,
+            group,
+            tallies,
+            votes,
+            self._place,
+            multi=self._corners,
+            codes=self._codes,
+        )
 
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
         self._table = table.renumbered(number).needed()
@@ -389,6 +402,7 @@ def _finish(
     place: Callable[[FloatArray], FloatArray],
     *,
     multi: bool,
+    codes: int,
 ) -> Polygons:
     """Make polygons of the components that are done."""
     features, feature = np.unique(group[done], return_inverse=True)
@@ -407,7 +421,7 @@ def _finish(
         total,
         summed(owner, sides.sign * table.area[sides.arc], len(features)),
         summed(owner, table.length[sides.arc], len(features)),
-        votes.renumbered(feature_of).most(total.value),
+        votes.renumbered(feature_of).most(total.value // codes),
     )
 
 
