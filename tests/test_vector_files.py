@@ -23,6 +23,7 @@ from vectors import blobs, label_file
 
 from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
+from geoseg.io.labels import LabelRaster
 from geoseg.vector import VectorOptions, polygons, vectorize
 from geoseg.vector.style import write_raster_style
 
@@ -208,6 +209,45 @@ def test_geopackage_brings_the_class_colours(labels: Path, tmp_path: Path) -> No
         assert (int(red), int(green), int(blue)) == table[value][:3]
         names[value] = category.get("label")
     assert names == {0: "roof", 1: "road & rail", 2: "Wäldchen"}
+
+
+def test_geopackage_brings_the_style_for_other_programs(labels: Path, tmp_path: Path) -> None:
+    vectorize(labels, tmp_path / "out.gpkg")
+    style = pyogrio.read_dataframe(tmp_path / "out.gpkg", layer="layer_styles").iloc[0]
+    root = ET.fromstring(style.styleSLD)
+    assert root.tag == "{http://www.opengis.net/sld}StyledLayerDescriptor"
+    found = {}
+    for rule in root.iter("{http://www.opengis.net/se}Rule"):
+        fill, *_ = rule.iter("{http://www.opengis.net/se}SvgParameter")
+        found[rule.findtext("{http://www.opengis.net/se}Name")] = (
+            int(next(rule.iter("{http://www.opengis.net/ogc}Literal")).text or ""),
+            fill.text,
+        )
+    classes = LabelRaster.open(labels).classes
+    assert found == {c.name: (c.index, c.color) for c in classes}
+
+
+def test_geopackage_says_where_it_comes_from(labels: Path, tmp_path: Path) -> None:
+    tags = {
+        "GEOSEG_SCENE": "m_1.tif",
+        "GEOSEG_MODEL": "geoseg-tiny",
+        "GEOSEG_CLASSES": "roof, house; road & <rail>; Wäldchen",
+        "GEOSEG_VERSION": "0.1",
+        "TIFFTAG_DATETIME": "2019:09:04 10:11:12",
+    }
+    with rasterio.open(labels, "r+") as dataset:
+        dataset.update_tags(**tags, NOTE="mine")
+    out = tmp_path / "out.gpkg"
+    vectorize(labels, out)
+    found = pyogrio.read_info(out, layer="segments")["layer_metadata"]
+    words = "Map of m_1.tif, made by geoseg 0.1: roof, road & rail, Wäldchen"
+    assert tags.items() <= found.items()
+    assert "NOTE" not in found
+    with sqlite3.connect(out) as package:
+        (description,) = package.execute(
+            "SELECT description FROM gpkg_contents WHERE table_name = 'segments'"
+        ).fetchone()
+    assert description == words
 
 
 def test_raster_style_gives_names_and_colours(labels: Path) -> None:
