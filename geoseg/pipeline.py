@@ -264,6 +264,7 @@ class _SceneRun:
         grid, reading = self.scene.grid, self.reading
         self.area = open_area(reading, grid)
         region = self.area.window if self.area is not None else None
+        cut = self.area is not None and region != grid.window
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
         self.facts = run_facts(
@@ -272,7 +273,7 @@ class _SceneRun:
         self.rasters = WorkRasters(
             self.folder.work,
             self.products.rasters,
-            grid.crop(self.plan.region),
+            (grid.drawn if cut else grid).crop(self.plan.region),
             self.method.vocabulary.label_classes,
             provenance(
                 self.scene.path,

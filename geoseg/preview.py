@@ -444,8 +444,10 @@ def _save(page: Image.Image, out: Path) -> None:
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     """Window of the scene that the labels cover."""
     grid = labels.grid
-    left, top = scene.grid.to_pixels(*grid.to_ground(0, 0))
-    right, bottom = scene.grid.to_pixels(*grid.to_ground(grid.width, grid.height))
+    # A part of an image without a place lies where GIS software draws it.
+    place = scene.grid.drawn.to_pixels
+    left, top = place(*grid.drawn.to_ground(0, 0))
+    right, bottom = place(*grid.drawn.to_ground(grid.width, grid.height))
     # A working pixel at the edge may reach beyond the scene.
     reach_x, reach_y = abs(right - left) / grid.width + 1, abs(bottom - top) / grid.height + 1
     height, width = scene.shape

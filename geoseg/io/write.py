@@ -251,7 +251,8 @@ class RasterWriter:
                 dtype=layout.dtype,
                 nodata=layout.nodata,
                 crs=storable(self.grid.crs),
-                transform=self.grid.transform,
+                # One that is written is obeyed, and GIS software draws an image without one otherwise.
+                transform=self.grid.transform if self.grid.with_transform else None,
                 tiled=True,
                 blockxsize=BLOCK,
                 blockysize=BLOCK,

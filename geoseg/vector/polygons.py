@@ -38,8 +38,8 @@ Columns = dict[str, npt.NDArray[Any]]
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
 _BATCH = 10_000
-_ORIGIN = ("GEOSEG_", "TIFFTAG_DATETIME", "TIFFTAG_SOFTWARE")
-"""How the names of tags begin that tell where a map comes from."""
+_ORIGIN = (*(f"GEOSEG_{name}" for name in ("SCENE", "MODEL", "CLASSES", "VERSION")), TIFF_TIME)
+"""Tags that tell where a map comes from."""
 _KINDS = {"scene": "object", "date": "datetime64[ms]"}
 
 
@@ -128,7 +128,7 @@ def vectorize(
         job.raster.grid.crs,
         job.raster.classes,
         "MultiPolygon" if multi else "Polygon",
-        {name: text for name, text in job.raster.tags.items() if name.startswith(_ORIGIN)},
+        {name: job.raster.tags[name] for name in _ORIGIN if name in job.raster.tags},
     )
     totals = _Totals({item.index: item.name for item in job.raster.classes})
     with VectorFile(target, description, overwrite=overwrite) as file:
