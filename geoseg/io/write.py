@@ -251,7 +251,7 @@ class RasterWriter:
                 dtype=layout.dtype,
                 nodata=layout.nodata,
                 crs=storable(self.grid.crs),
-                # One that is written is obeyed, and GIS software draws an image without one otherwise.
+                # GIS software obeys an identity, and draws an image without one otherwise.
                 transform=self.grid.transform if self.grid.with_transform else None,
                 tiled=True,
                 blockxsize=BLOCK,
