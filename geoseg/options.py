@@ -468,8 +468,8 @@ class VectorOptions:
 
     min_area_m2: float = option(
         0.0,
-        "Polygons below this area go to the neighbour with the longest shared boundary; the "
-        "pixels' area counts, before boundaries are simplified or smoothed.",
+        "Polygons below this area go to the neighbour with the longest shared boundary; a boundary "
+        "whose simplifying or smoothing would bring one below it stays as the pixels have it.",
         SHAPE,
         metavar="M2",
         flag="--min-area",

@@ -402,6 +402,41 @@ def test_parts_of_a_cut_polygon_have_their_own_runner_up_and_confidence(tmp_path
     assert frame.touches_edge.all()
 
 
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("more", [{}, {"smooth": 3}, {"split": 40}])
+@pytest.mark.parametrize("rows", [7, 300])
+def test_shaping_does_not_undercut_the_least_area(
+    tmp_path: Path,
+    connectivity: int,
+    more: dict[str, int],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = label_file(tmp_path / "l.tif", blobs(120, 150, 4, seed=8))
+    least = 2000.0
+    given = {"min_area_m2": least, "connectivity": connectivity}
+    pixels = vectorize(path, tmp_path / "pixels.gpkg", options=VectorOptions(**given))
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", rows * 150)
+    options = VectorOptions(simplify_m=25.0, **given, **more)
+    vectorize(path, tmp_path / "p.gpkg", options=options)
+    frame, exact = read(tmp_path / "p.gpkg"), read(tmp_path / "pixels.gpkg")
+    points = [shapely.get_num_coordinates(f.geometry.values).sum() for f in (frame, exact)]
+    if "smooth" not in more:
+        assert points[0] < 0.7 * points[1]
+    assert frame.is_valid.all()
+    assert shapely.coverage_is_valid(frame.explode().geometry.values)
+    if "split" not in more:
+        assert len(frame) == pixels.count
+        assert frame.area_m2.min() >= least * (1 - 1e-6)
+    assert frame.area_m2.sum() == pytest.approx(exact.area_m2.sum(), rel=1e-9)
+    if rows == 300:
+        return
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", 300 * 150)
+    vectorize(path, tmp_path / "again.gpkg", options=options)
+    again = read(tmp_path / "again.gpkg")
+    assert (frame.geometry.to_wkb() == again.geometry.to_wkb()).all()
+
+
 def test_geojson_follows_rfc_7946(tmp_path: Path) -> None:
     # Two pixels on either side of the antimeridian, in a projected system.
     values = np.array([[0, 0, 1], [0, 0, 1]], np.uint8)

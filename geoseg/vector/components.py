@@ -139,6 +139,8 @@ class Tallies:
     score_count: IntArray
     score_min: npt.NDArray[np.float64]
     """Sum, number and minimum of the scores under it (infinity where there is none)."""
+    spare: npt.NDArray[np.float64]
+    """Pixels that a metre of its boundary may take from it; infinity for any number."""
 
     @classmethod
     def none(cls, count: int) -> Tallies:
@@ -152,6 +154,7 @@ class Tallies:
             score_sum=np.zeros(count),
             score_count=zeros.copy(),
             score_min=np.full(count, np.inf),
+            spare=np.full(count, np.inf),
         )
 
     @classmethod
@@ -165,6 +168,7 @@ class Tallies:
     def add(self, part: Tallies, to: IntArray) -> None:
         """Add each entry of ``part`` to the entry of this one that ``to`` names, in place."""
         self.value[to] = part.value
+        self.spare[to] = part.spare
         for name in ("pixels", "score_sum", "score_count"):
             np.add.at(getattr(self, name), to, getattr(part, name))
         np.maximum.at(self.last, to, part.last)

@@ -52,6 +52,7 @@ class _Part:
     value: IntArray
     last: IntArray
     area: FloatArray
+    pixels: FloatArray
     joined: Pairs
     shared: _Shared
 
@@ -96,6 +97,9 @@ class SmallMerger:
         self._corners = connectivity == 8
         self._parts: list[_Part] = []
         self._new_value = np.zeros(0, np.int64)
+        self._spare = np.zeros(0)
+        self.spare = np.zeros((0, 0), np.float32)
+        """``(h, W)`` `Tallies.spare` for the rows that `relabel` gave last."""
 
     def count(self, rows: Values) -> None:
         """Take the next rows into account."""
@@ -121,6 +125,7 @@ class SmallMerger:
                 total.value,
                 total.last,
                 summed(of_run, area, labels.count),
+                summed(of_run, pixels.astype(np.float64), labels.count),
                 joined,
                 _boundaries(strip, first + labels.of_run, self._pixel_size),
             )
@@ -132,14 +137,16 @@ class SmallMerger:
         value = np.concatenate([part.value for part in parts])
         last = np.concatenate([part.last for part in parts])
         area = np.concatenate([part.area for part in parts])
+        pixels = np.concatenate([part.pixels for part in parts])
         count, component = join(len(value), *(part.joined for part in parts))
         shared = _Shared.summed(
             component[np.concatenate([part.shared.one for part in parts])],
             component[np.concatenate([part.shared.other for part in parts])],
             np.concatenate([part.shared.length for part in parts]),
         )
-        graph = _Graph.of(count, component, value, last, area, shared)
-        self._new_value = graph.settle(self._min_area)[component]
+        graph = _Graph.of(count, component, value, last, (area, pixels), shared)
+        new_value, spare = graph.settle(self._min_area)
+        self._new_value, self._spare = new_value[component], spare[component]
         self.rewind()
 
     def relabel(self, rows: Values) -> Values:
@@ -147,6 +154,8 @@ class SmallMerger:
         now = self._numbering.advance(rows)
         of_run = now.labels.of_run
         value = np.where(of_run >= 0, self._new_value[now.first + of_run], self._void)
+        spare = np.where(of_run >= 0, np.append(self._spare, np.inf)[now.first + of_run], np.inf)
+        self.spare = now.strip.painted(spare.astype(np.float32), np.inf)
         return now.strip.painted(value, self._void).astype(rows.dtype)
 
     def rewind(self) -> None:
@@ -181,6 +190,7 @@ class _Graph:
 
     value: IntArray
     area: FloatArray
+    pixels: FloatArray
     shared: _Shared
     place: IntArray
     """Where in this order each component of the caller is."""
@@ -192,7 +202,7 @@ class _Graph:
         component: IntArray,
         value: IntArray,
         last: IntArray,
-        area: FloatArray,
+        sizes: tuple[FloatArray, FloatArray],
         shared: _Shared,
     ) -> _Graph:
         """Sum up the parts of each component.
@@ -206,12 +216,12 @@ class _Graph:
         values = np.zeros(count, np.int64)
         # Of a component that ended in the row above a strip, that strip has seen no value.
         np.maximum.at(values, place[component], value)
-        areas = summed(place[component], area, count)
+        areas, pixels = (summed(place[component], size, count) for size in sizes)
         moved = _Shared.summed(place[shared.one], place[shared.other], shared.length)
-        return cls(values, areas, moved, place)
+        return cls(values, areas, pixels, moved, place)
 
-    def settle(self, min_area: float) -> IntArray:
-        """Return the new value of each component of the caller.
+    def settle(self, min_area: float) -> tuple[IntArray, FloatArray]:
+        """Return the new value of each component of the caller, and its `Tallies.spare`.
 
         In every round each group that is too small joins the neighbour with which it shares the
         longest boundary (of equal ones the larger, then the earlier). What has come together takes
@@ -223,7 +233,9 @@ class _Graph:
         while True:
             small, target = _longest(_rounded(area) < min_area, area, shared)
             if not len(small):
-                return value[group[self.place]]
+                of_caller = group[self.place]
+                pixels = summed(group, self.pixels, len(value))
+                return value[of_caller], _spare(area, pixels, shared, min_area)[of_caller]
             groups, label = join(len(value), (small, target))
             value = _of_largest(groups, label, area, value)
             same = value[label[shared.one]] == value[label[shared.other]]
@@ -254,6 +266,14 @@ def _of_largest(groups: int, label: IntArray, area: FloatArray, value: IntArray)
     order = np.lexsort((-np.arange(len(area)), _rounded(area)))
     result[label[order]] = value[order]
     return result
+
+
+def _spare(area: FloatArray, pixels: FloatArray, shared: _Shared, min_area: float) -> FloatArray:
+    """Spread what groups have above the least area over their boundaries with others."""
+    above = np.maximum(1 - min_area / np.maximum(area, np.finfo(float).tiny), 0) * pixels
+    ends = np.append(shared.one, shared.other)
+    around = summed(ends, np.append(shared.length, shared.length), len(area))
+    return above / np.maximum(around, np.finfo(float).tiny)
 
 
 def _rounded(values: FloatArray) -> npt.NDArray[np.float32]:

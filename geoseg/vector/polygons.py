@@ -210,6 +210,7 @@ class _Job:
                     _relabelled(values, stages),
                     None if scores is None else scores.read(window),
                     self._second(window),
+                    next((stage.spare for stage in stages if isinstance(stage, SmallMerger)), None),
                 )
                 if progress is not None:
                     height = self.raster.grid.height
