@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 from geoseg._files import complaint, plain_path, release_database, whole_file, writing_to, xml_text
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
+from geoseg.runtime.libraries import without_warnings
 from geoseg.runtime.quiet import hushed
 from geoseg.types import LabelClass
 from geoseg.vector import parquet, style
@@ -176,7 +177,8 @@ def _write_features(
     append: bool,
     **options: str,
 ) -> None:
-    with plain_path(path) as plain:
+    silent = without_warnings(UserWarning) if layer.crs is None else nullcontext()
+    with plain_path(path) as plain, silent:
         pyogrio.raw.write(
             plain,
             geometry=wkb,
