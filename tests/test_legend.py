@@ -25,6 +25,7 @@ from geoseg.vector import vectorize
 from geoseg_cli.main import app
 
 TABLE = "value,name,color\n10,Open water,#112233\n30,Forest & wood,#445566\n"
+LEVELS = "Value,Red,Green,Blue,Label\n10,17,34,51,Open water\n30,68,85,102,Forest & wood\n"
 STYLE = (
     '<qgis><pipe><rasterrenderer type="paletted"><colorPalette>'
     '<paletteEntry value="10" label="Open water" color="#112233"/>'
@@ -58,6 +59,7 @@ def listed(labels: LabelRaster) -> list[tuple[int, str, str]]:
         ("c.csv", TABLE),
         ("c.tsv", TABLE.replace(",", "\t")),
         ("c.csv", TABLE.replace("value", "CODE").replace(",", ";")),
+        ("c.csv", LEVELS),
         ("c.json", OBJECTS),
         ("c.qml", STYLE),
     ],

@@ -31,6 +31,7 @@ _COLUMNS = {
 """Heads of columns, and keys of JSON objects, and what they mean."""
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
+_LEVELS = ("red", "green", "blue")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -162,13 +163,24 @@ def _from_csv(path: Path) -> tuple[RawClass, ...]:
         )
     plain = [_plain(cell) for cell in lines[0][1]]
     numbered = next((plain.index(head) for head in _NUMBERS if head in plain), len(plain))
-    return tuple(
-        replace(
-            _from_table(_row(header, cells, f"{origin}, line {line}"), origin, f"line {line}"),
-            number=collapse("".join(cells[numbered : numbered + 1])) or None,
-        )
-        for line, cells in lines[1:]
-    )
+    levels = [plain.index(head) for head in _LEVELS if head in plain]
+
+    def read(line: int, cells: list[str]) -> RawClass:
+        row = _row(header, cells, f"{origin}, line {line}")
+        if len(levels) == len(_LEVELS) and "color" not in row and len(cells) > max(levels):
+            row["color"] = _hex([cells[at] for at in levels])
+        number = collapse("".join(cells[numbered : numbered + 1])) or None
+        return replace(_from_table(row, origin, f"line {line}"), number=number)
+
+    return tuple(read(line, cells) for line, cells in lines[1:])
+
+
+def _hex(levels: Sequence[str]) -> str | None:
+    """``#rrggbb`` of red, green and blue from 0 to 255; None for other words."""
+    words = [collapse(level) for level in levels]
+    if not all(word.isdecimal() and len(word) < 4 and int(word) <= 255 for word in words):
+        return None
+    return "#" + "".join(f"{int(word):02x}" for word in words)
 
 
 def _row(header: Sequence[str | None], cells: Sequence[str], where: str) -> dict[str, Any]:
