@@ -29,11 +29,13 @@ from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster, Scores, refuse_other_grid
 from geoseg.vector.shape import Shaper
 from geoseg.vector.split import CODES, Splitter
+from geoseg.vector.strips import Strips
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
 
 Progress = Callable[[int, int], None]
 Columns = dict[str, npt.NDArray[Any]]
+FloatArray = npt.NDArray[np.float64]
 
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
@@ -166,6 +168,7 @@ class _Job:
     runner_up: LabelRaster | None
     options: VectorOptions
     ground: Ground
+    strips: Strips
     told: Mapping[str, Any]
     """What the tags of the labels say, by the name of the attribute."""
 
@@ -184,17 +187,22 @@ class _Job:
         second = None if runner_up is None else LabelRaster.open(runner_up)
         if second is not None:
             refuse_other_grid(second.path, second.grid, raster.grid, raster.path)
-        return cls(raster, confidence, second, options, ground, _told(raster, options.attributes))
+        told = _told(raster, options.attributes)
+        strips = Strips(raster, STRIP_PIXELS)
+        return cls(raster, confidence, second, options, ground, strips, told)
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
-        stages, passes = self._stages(progress)
+        strips = self.strips
+        stages = self._stages(progress)
+        rows = strips.shape[0]
+        done = len(stages) * rows
         codes = CODES if self.options.split else 1
         tracer = Polygoniser(
-            self.raster.shape,
+            strips.shape,
             void=self.void * codes,
-            place=self.ground.place,
-            measure=self.ground.measure,
+            place=lambda points: self.ground.place(strips.to_raster(points)),
+            measure=lambda points, offsets: self.ground.measure(strips.to_raster(points), offsets),
             shape_arcs=self._shaper(),
             connectivity=self.options.connectivity,
             codes=codes,
@@ -205,16 +213,16 @@ class _Job:
                 scores = stack.enter_context(
                     closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
-            for window, values in self._strips():
+            for window, values in strips:
                 yield tracer.feed(
                     _relabelled(values, stages),
                     None if scores is None else scores.read(window),
                     self._second(window),
                     next((stage.spare for stage in stages if isinstance(stage, SmallMerger)), None),
                 )
+                done += window.height
                 if progress is not None:
-                    height = self.raster.grid.height
-                    progress((passes - 1) * height + window.row_stop, passes * height)
+                    progress(done, (len(stages) + 1) * rows)
         self.raster.close()
         if self.runner_up is not None:
             self.runner_up.close()
@@ -231,11 +239,6 @@ class _Job:
         """Value of pixels without a label, as the strips have it."""
         return -1 if self.raster.nodata is None else self.raster.nodata
 
-    def _strips(self) -> Iterator[tuple[Window, Values]]:
-        for window, values in self.raster.strips(max(1, STRIP_PIXELS // self.raster.grid.width)):
-            # Without nodata every value is a label: make room for one more.
-            yield window, values if self.raster.nodata is not None else values.astype(np.int32)
-
     def _shaper(self) -> Shaper | None:
         if not self.options.simplify_m and not self.options.smooth:
             return None
@@ -247,16 +250,20 @@ class _Job:
             )
         return Shaper(self.options.simplify_m, metres, self.options.smooth)
 
-    def _stages(self, progress: Progress | None) -> tuple[list[Stage], int]:
-        """What changes values before the tracing, each settled in a pass; and passes in all."""
-        height, options = self.raster.grid.height, self.options
-        stages: list[Stage] = []
+    def _stages(self, progress: Progress | None) -> list[Stage]:
+        """What changes values before the tracing, each settled in a pass."""
+        strips, options, stages = self.strips, self.options, list[Stage]()
+
+        def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
+            col, row = strips.to_raster(np.column_stack([col, row])).T
+            return self.ground.pixel_area(row, col)
+
         if options.min_area_m2 > 0 and not options.drop_small:
             wide, high = np.hypot(*self.ground.metres_per_pixel().T)
             merger = SmallMerger(
-                self.raster.grid.width,
+                strips.shape[1],
                 void=self.void,
-                pixel_area=self.ground.pixel_area,
+                pixel_area=pixel_area,
                 pixel_size=(float(wide), float(high)),
                 min_area=options.min_area_m2,
                 connectivity=options.connectivity,
@@ -264,21 +271,23 @@ class _Job:
             stages.append(merger)
         if options.split:
             splitter = Splitter(
-                self.raster.grid.width,
+                strips.shape[1],
                 void=self.void,
                 side=options.split,
                 connectivity=options.connectivity,
             )
             stages.append(splitter)
-        for done, stage in enumerate(stages):
-            for window, values in self._strips():
-                stage.count(_relabelled(values, stages[:done]))
+        done, height = 0, (len(stages) + 1) * strips.shape[0]
+        for number, stage in enumerate(stages):
+            for window, values in strips:
+                stage.count(_relabelled(values, stages[:number]))
+                done += window.height
                 if progress is not None:
-                    progress(done * height + window.row_stop, (len(stages) + 1) * height)
+                    progress(done, height)
             stage.decide()
-            for earlier in stages[:done]:
+            for earlier in stages[:number]:
                 earlier.rewind()
-        return stages, len(stages) + 1
+        return stages
 
     def features(
         self, batch: list[Polygons], totals: _Totals
