@@ -104,7 +104,8 @@ def segment_to_files(
         Go on with an interrupted run in ``out``.
     keep_going
         Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
-        holes, and a run with ``resume`` tries them again.
+        holes, and a run with ``resume`` tries them again. Tiles that only failed once are listed
+        there too, as ``retried``.
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
@@ -320,7 +321,7 @@ class _SceneRun:
                     journal.add(TileRecord(index, 0, {}))
                 else:
                     checksums = write_tile(writers, self._place(index), result)
-                    journal.add(TileRecord(index, result.windows, checksums))
+                    journal.add(TileRecord(index, result.windows, checksums, result.retried))
                 state = replace(
                     state,
                     tiles_done=state.tiles_done + 1,
@@ -439,15 +440,23 @@ class _SceneRun:
             "tile": self.plan.tile,
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
-            "holes": [
-                {"window": asdict(self.plan.core(index)), "error": error}
-                for index, error in sorted(self.holes.items())
-            ],
+            "holes": self._reasons(self.holes),
+            "retried": self._reasons(
+                {record.tile: record.retried for record in journal.finished.values()}
+            ),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "versions": versions(),
             "identity": digest(self.facts),
         }
         return dict(without_secrets(report))
+
+    def _reasons(self, errors: dict[int, str]) -> list[dict[str, Any]]:
+        """Where tiles failed, and why."""
+        return [
+            {"window": asdict(self.plan.core(index)), "error": error}
+            for index, error in sorted(errors.items())
+            if error
+        ]
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

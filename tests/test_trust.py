@@ -111,9 +111,12 @@ def test_damaged_work_files_are_not_believed(
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "null", "17", '{"tile": 3}', '{"tile": "3", "windows": 4, "checksums": {}}',
-     '{"tile": 3, "windows": 1, "checksums": {"labels": -1}}',
-     '{"tile": 3, "windows": 1, "checksums": {"labels": 5, "confidence": 6}}', "[" * 5000],
+    ["[]", "null", "17", '{"tile": 3}', "[" * 5000,
+     '{"tile": "3", "windows": 4, "checksums": {}, "retried": ""}',
+     '{"tile": 3, "windows": 4, "checksums": {}, "retried": 1}',
+     '{"tile": 3, "windows": 4, "checksums": {}, "retried": "", "more": 1}',
+     '{"tile": 3, "windows": 1, "checksums": {"labels": -1}, "retried": ""}',
+     '{"tile": 3, "windows": 1, "checksums": {"labels": 5, "confidence": 6}, "retried": ""}'],
 )  # fmt: skip
 def test_a_record_that_lies_is_not_believed(
     line: str, scene: Path, model: Model, straight: Path, tmp_path: Path
@@ -199,14 +202,51 @@ class Flaky:
         return flaky
 
 
-def test_a_tile_that_fails_once_is_tried_again(
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(SceneError("gone for a moment"), "gone for a moment"),
+     (torch.OutOfMemoryError(), "too little memory")],
+)  # fmt: skip
+def test_a_tile_that_fails_once_is_tried_again_and_listed(
+    error: Exception, words: str, scene: Path, model: Model, straight: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert json.loads((straight / "run.json").read_text())["retried"] == []
+    monkeypatch.setattr(Scene, "read", Flaky(error, 1)(Scene.read))
+    done = segment(scene, tmp_path / "out", model)
+    assert_same_raster(done.out / "labels.tif", straight / "labels.tif")
+    assert done.report["holes"] == []
+    (retried,) = done.report["retried"]
+    assert words in retried["error"]
+    window = Window(**retried["window"])
+    assert window.height == window.width == 64
+    assert window.row >= 64
+    assert window.col >= 64
+
+
+def test_a_retried_tile_of_the_interrupted_part_stays_listed(
     scene: Path, model: Model, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, error in enumerate([SceneError("gone for a moment"), torch.OutOfMemoryError()]):
-        monkeypatch.setattr(Scene, "read", Flaky(error, 1)(Scene.read))
-        done = segment(scene, tmp_path / str(number), model)
-        assert_same_raster(done.out / "labels.tif", straight / "labels.tif")
-        monkeypatch.undo()
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("gone"), 1)(Scene.read))
+    interrupt(scene, tmp_path / "out", model)
+    resumed = segment(scene, tmp_path / "out", model, resume=True)
+    assert_same_raster(resumed.out / "labels.tif", straight / "labels.tif")
+    assert [tile["error"] for tile in resumed.report["retried"]] == ["gone"]
+
+
+def test_a_tile_that_turns_out_empty_at_the_second_try_is_listed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beyond = [Window(0, 64, 192, 128), Window(64, 0, 128, 64)]
+    scene = write_scene(tmp_path / "scene.tif", 192, 192, holes=beyond)
+    monkeypatch.setattr(Scene, "known_empty", lambda scene, window: False)
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("gone"), 1)(Scene.read))
+    done = segment(scene, tmp_path / "out", model)
+    assert [tile["error"] for tile in done.report["retried"]] == ["gone"]
+    with rasterio.open(done.out / "labels.tif") as file:
+        labels = file.read(1)
+    assert (labels[Window(**done.report["retried"][0]["window"]).slices()] == 255).all()
+    assert (labels[:64, :64] != 255).all()
 
 
 def test_a_tile_that_never_fits_is_named(

@@ -64,6 +64,8 @@ class TileResult:
     """``(K, H, W)`` per cent, 255 for nodata; only on request."""
     windows: int
     """How many windows were encoded."""
+    retried: str = ""
+    """Why the first try failed; empty if it did not."""
 
     @classmethod
     def empty(cls, core: Window, classes: int, *, probabilities: bool) -> TileResult:

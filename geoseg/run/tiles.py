@@ -81,19 +81,23 @@ class TileJob:
     def run(self, index: int, stop: threading.Event | None = None) -> TileResult | None:
         """Read one tile and label its core; None if no pixel of it is valid and wanted.
 
-        What fails is tried once more, one window at a time where memory was the cause.
+        What fails is tried once more, one window at a time where memory was the cause. The result
+        says so, also where no pixel is valid then.
         """
         assert self.scene is not None
         tile = self.plan[index]
         inside = self.area.mask(tile.core) if self.area is not None else None
         if inside is not None and not inside.any():
             return None
+        failed = ""
         for last in (False, True):
             try:
-                return self._read_and_label(tile, inside, stop)
-            except (SceneError, TileError):
+                found = self._read_and_label(tile, inside, stop)
+                return replace(found or self._nodata(tile.core), retried=failed) if last else found
+            except (SceneError, TileError) as error:
                 if last:
                     raise  # otherwise what hindered it may be over
+                failed = str(error)
             except (MemoryError, RuntimeError) as error:
                 if not _lacks_memory(error):
                     raise
@@ -103,6 +107,7 @@ class TileJob:
                         "give a smaller --tile or --window, or fewer --workers, and go on with "
                         "--resume"
                     ) from None
+                failed = "too little memory for several windows at a time"
                 self._segmenter().need_less_memory()
         raise AssertionError("the second try has ended")
 
