@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +350,72 @@ def test_where_locks_do_not_reach_the_time_tells(
     os.utime(claim, (old, old))
     with _claim.claimed(claim, tmp_path):
         pass
+
+
+def test_without_locks_whoever_makes_the_claim_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim = tmp_path / "claim"
+    with _claim.claimed(claim, tmp_path):
+        for content in (claim.read_bytes(), b"", b"[" * 4000, b'{"process": 1, "since": "x"}'):
+            claim.write_bytes(content)  # the owner may not have signed it yet
+            with (
+                pytest.raises(OutputError, match=r"at work there .* \(120 s if it was killed\)"),
+                _claim.claimed(claim, tmp_path),
+            ):
+                pass
+    assert not claim.exists()
+    with _claim.claimed(claim, tmp_path):
+        pass
+
+
+def test_without_locks_of_many_that_come_at_once_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim, start, end = tmp_path / "claim", threading.Barrier(8), threading.Barrier(8)
+
+    def come(_: int) -> bool:
+        start.wait()
+        try:
+            with _claim.claimed(claim, tmp_path):
+                end.wait()
+                return True
+        except OutputError:
+            end.wait()
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for abandoned in (False, True, True, True):
+            if abandoned:
+                claim.write_text("")
+                os.utime(claim, (1e9, 1e9))
+            assert sum(pool.map(come, range(8))) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_that_another_one_has_taken_over_is_left_to_it(tmp_path: Path) -> None:
+    claim = tmp_path / "claim"
+    with _claim.claimed(claim, tmp_path):  # on a machine that then sleeps for a while
+        claim.unlink()
+        claim.write_text("another's")
+    assert claim.read_text() == "another's"
+
+
+def test_a_mark_that_was_left_by_a_kill_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim, mark = tmp_path / "claim", tmp_path / "claim-taken"
+    for file in (claim, mark):
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+    with pytest.raises(OutputError, match="just started"), _claim.claimed(claim, tmp_path):
+        pass
+    with _claim.claimed(claim, tmp_path):
+        assert json.loads(claim.read_text())["process"] == os.getpid()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_run_leaves_the_first_alone(
