@@ -285,8 +285,8 @@ class _SceneRun:
         self.holes: dict[int, str] = {}
 
     def execute(self, *, resume: bool) -> Run:
-        names = self.products.names
-        if resume and (done := self.folder.finished(digest(self.facts), names)):
+        names, side_files = self.products.names, self.products.side_files
+        if resume and (done := self.folder.finished(digest(self.facts), names, side_files)):
             return Run(self.folder.path, tuple(self.folder.path / name for name in names), done)
         journal = self.folder.open_journal(self.facts, resume=resume)
         if journal.finished:
@@ -295,7 +295,7 @@ class _SceneRun:
             self._segment(journal)
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
-        files = self.folder.publish(names, self.products.side_files, finished=not self.holes)
+        files = self.folder.publish(names, side_files, finished=not self.holes)
         return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
@@ -412,7 +412,7 @@ class _SceneRun:
         report = self._report(rasters.grid, tally, journal) | polygons
         report["checksums"] = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
-            for name in products.names
+            for name in (*products.names, *products.side_files)
             if name != REPORT
         }
         with writing_to(self.folder.path / REPORT):

@@ -84,7 +84,7 @@ def cut(file: Path) -> None:
 
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    place = len(data) - 64 * 64
+    place = max(len(data) - 64 * 64, 0)
     data[place : place + 100] = bytes(255 - byte for byte in data[place : place + 100])
     file.write_bytes(data)
 
@@ -151,6 +151,20 @@ def test_products_of_a_finished_run_are_verified(
     DAMAGES[damage](out / "labels.tif")
     with pytest.raises(OutputError, match=r"labels.tif is missing or has changed"):
         segment(scene, out, model, resume=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["labels.tif.aux.xml", "confidence.qml"])
+def test_side_files_of_a_finished_run_may_change_with_a_warning(
+    name: str, damage: str, scene: Path, model: Model, straight: Path, tmp_path: Path
+) -> None:
+    """Other programs write into them."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    DAMAGES[damage](out / name)
+    with pytest.warns(GeosegWarning, match=f"{name} is missing or has changed"):
+        again = segment(scene, out, model, resume=True)
+    assert again.report == json.loads((straight / "run.json").read_text())
 
 
 def test_areas_come_from_the_pixels_that_were_written(straight: Path) -> None:
