@@ -33,6 +33,7 @@ from geoseg.vector.stats import zone_stats
 CRS = "EPSG:32631"
 CLASSES = 6
 PIXEL_M = 10.0
+PIECES = 256
 
 
 def main() -> None:
@@ -80,8 +81,11 @@ def reference(labels: Path, zones: gpd.GeoDataFrame) -> np.ndarray:
 
 def _pixels(zone: Any, raster: LabelRaster) -> Any:
     back = ~raster.grid.transform
+    left, bottom, right, top = zone.bounds
+    # Long straight sides bend when they change their coordinate system.
+    fine = shapely.segmentize(zone, max(right - left, top - bottom) / PIECES)
     placed = shapely.transform(
-        zone, lambda xy: xy @ [[back.a, back.d], [back.b, back.e]] + [back.c, back.f]
+        fine, lambda xy: xy @ [[back.a, back.d], [back.b, back.e]] + [back.c, back.f]
     )
     return placed if placed.is_valid else shapely.make_valid(placed)
 

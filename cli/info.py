@@ -20,7 +20,7 @@ def info(
     model: options.ModelOption = DEFAULT_MODEL,
     reading: Reading,
     chosen: Options,
-    tile: options.TileOption = 2048,
+    tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,

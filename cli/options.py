@@ -59,12 +59,20 @@ DeviceOption = Annotated[
         help="auto (a GPU when there is one), cpu, cuda or cuda:N.",
     ),
 ]
+
+
+def _side(text: str) -> int | None:
+    return None if text == "auto" else int(text)
+
+
 TileOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        metavar="PX",
+        parser=_side,
+        metavar="PX|auto",
         rich_help_panel="Windows and tiles",
-        help="Side of a tile, the unit of work and memory; the map does not depend on it.",
+        help="Side of a tile, the unit of work and memory; the map does not depend on it. auto: "
+        "wide and short, so that few windows run twice.",
     ),
 ]
 ResumeOption = Annotated[

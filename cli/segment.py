@@ -46,7 +46,7 @@ def segment(
         ),
     ] = False,
     model: options.ModelOption = DEFAULT_MODEL,
-    tile: options.TileOption = 2048,
+    tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
     workers: Annotated[
         int,

@@ -19,7 +19,7 @@ from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
 from geoseg.run.scenes import open_area
 from geoseg.tiling.lattice import Lattice
-from geoseg.tiling.tiles import TilePlan
+from geoseg.tiling.tiles import TilePlan, wide_tile
 
 _TIMED_BATCHES = 8
 _TIMED_SECONDS = 10.0
@@ -29,6 +29,8 @@ _BASE_BYTES = 900e6
 _TILES_IN_FLIGHT = 3
 _BYTES_PER_TILE_PIXEL = 3 * 4 + 1 + 2
 """Float RGB, valid mask, labels and confidence."""
+_QUERIES = 20
+"""A guess at their number, as long as nobody has said which."""
 
 
 def inspect_scene(
@@ -37,7 +39,7 @@ def inspect_scene(
     model: str = DEFAULT_MODEL,
     options: Options | None = None,
     reading: Reading | None = None,
-    tile: int = 2048,
+    tile: int | None = None,
     device: str = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Describe a scene and the run that `segment_to_files` would make of it.
@@ -60,7 +62,9 @@ def inspect_scene(
     area = open_area(reading or Reading(), scene.grid)
     region = None if area is None else area.window
     plan = (
-        segmenter.plan(scene.shape, tile, region) if segmenter else TilePlan(lattice, tile, region)
+        segmenter.plan(scene.shape, tile, region)
+        if segmenter
+        else TilePlan(lattice, tile or wide_tile(lattice, _QUERIES, region), region)
     )
     run = {
         "model": model,
@@ -69,7 +73,8 @@ def inspect_scene(
         "window": resolved.window,
         "stride": resolved.stride,
         "windows": plan.window_runs,
-        "tile": plan.tile,
+        "windows_of_lattice": plan.windows,
+        "tile": list(plan.tile),
         "tiles": len(plan),
         "memory_gb": round(_memory(plan) / 1e9, 2),
         "inference_seconds": _seconds(segmenter, plan),
@@ -109,8 +114,7 @@ def _segmenter(model: str, options: Options, device: str) -> tuple[Segmenter | N
 
 def _memory(plan: TilePlan) -> float:
     tile = plan[0].read
-    rows = plan.lattice.window_shape[0] * 2
-    merging = rows * tile.width * 4 * 20  # open strips of logits, a score of queries
+    merging = plan.lattice.window_shape[0] * 1.5 * tile.width * 4 * _QUERIES  # open logits
     return _BASE_BYTES + _TILES_IN_FLIGHT * tile.area * _BYTES_PER_TILE_PIXEL + merging
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
-from geoseg.inference.segmenter import Segmenter, TileResult
+from geoseg.inference.lane import TileResult
+from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
@@ -66,7 +67,7 @@ def segment_to_files(
     options: Options | None = None,
     reading: Reading | None = None,
     products: Products | None = None,
-    tile: int = 2048,
+    tile: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
@@ -95,7 +96,8 @@ def segment_to_files(
     products
         Which files to make.
     tile
-        Side of a tile in pixels: the unit of work and of memory. It does not change the map.
+        Side of a tile in pixels: the unit of work and of memory. It does not change the map. None
+        picks tiles that are wide and short, for which few windows run twice.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ignored for a loaded model.
     overwrite
@@ -104,8 +106,8 @@ def segment_to_files(
         Go on with an interrupted run in ``out``.
     keep_going
         Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
-        holes, and a run with ``resume`` tries them again. Tiles that only failed once are listed
-        there too, as ``retried``.
+        holes, and a run with ``resume`` tries them again. Tiles that a second try could map are
+        listed there too, as ``retried``.
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
@@ -255,7 +257,7 @@ class _SceneRun:
     reading: Reading
     products: Products
     folder: OutputFolder
-    tile: int
+    tile: int | None
     client: Any
     progress: ProgressCallback
     keep_going: bool = False
@@ -437,9 +439,10 @@ class _SceneRun:
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
             "products": asdict(self.products),
-            "tile": self.plan.tile,
+            "tile": list(self.plan.tile),
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
+            "windows_of_lattice": self.plan.windows,
             "holes": self._reasons(self.holes),
             "retried": self._reasons(
                 {record.tile: record.retried for record in journal.finished.values()}

@@ -59,15 +59,6 @@ def test_our_own_labels_come_back_whole(tmp_path: Path, count: int) -> None:
     assert pickle.loads(pickle.dumps(raster)) == raster
 
 
-@pytest.mark.parametrize("rows", [1, 7, 60, 1000])
-def test_strips_make_up_the_raster(tmp_path: Path, rows: int) -> None:
-    data = np.random.default_rng(0).integers(0, 9, (60, 80)).astype(np.uint8)
-    raster = LabelRaster.open(foreign(tmp_path / "l.tif", data))
-    strips = list(raster.strips(rows))
-    np.testing.assert_array_equal(np.concatenate([s for _, s in strips]), data)
-    assert [w.row for w, _ in strips] == list(range(0, 60, rows))
-
-
 def test_names_of_a_foreign_raster_come_from_its_values(tmp_path: Path) -> None:
     data = np.full((60, 80), 9, np.uint8)
     data[:5], data[5:9] = 0, 4

@@ -91,8 +91,8 @@ def test_a_slice_computes_only_its_tiles(
     scene: Path, loaded: geoseg.Model, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[int] = []
-    run = TileJob.run
-    monkeypatch.setattr(TileJob, "run", lambda job, index: ran.append(index) or run(job, index))
+    run = TileJob.run_whole
+    monkeypatch.setattr(TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index))
     corner = lazy(scene, loaded).labels[:90, 200:280].compute()
     np.testing.assert_array_equal(corner, files["labels"][:90, 200:280])
     assert sorted(ran) == [2]
@@ -102,8 +102,8 @@ def test_one_tile_serves_all_products(
     scene: Path, loaded: geoseg.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[int] = []
-    run = TileJob.run
-    monkeypatch.setattr(TileJob, "run", lambda job, index: ran.append(index) or run(job, index))
+    run = TileJob.run_whole
+    monkeypatch.setattr(TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index))
     lazy(scene, loaded, probabilities=True).compute()
     assert sorted(ran) == list(range(12))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from geoseg.errors import TilingError
 from geoseg.tiling.lattice import Lattice, axis_starts
-from geoseg.tiling.tiles import TilePlan
+from geoseg.tiling.tiles import TilePlan, wide_tile
 from geoseg.types import Window
 
 sizes = st.integers(1, 400)
@@ -87,12 +89,52 @@ def test_cores_partition_the_region_and_see_all_their_windows(
     inside = np.zeros_like(owned)
     inside[region.slices()] = 1
     assert np.array_equal(owned, inside)
-    assert runs == plan.window_runs
+    assert runs >= plan.window_runs >= plan.windows
+
+
+@given(
+    lattices(),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.sampled_from([0, 0, 7, 40]),
+    st.data(),
+)
+def test_a_lane_runs_each_of_its_windows_once_and_in_order(
+    lattice: Lattice, tile: tuple[int, int], margin: int, data: st.DataObject
+) -> None:
+    plan = TilePlan(lattice, tile, margin=margin)
+    todo = data.draw(st.sets(st.integers(0, len(plan) - 1), min_size=1))
+    lanes = plan.lanes(todo)
+    assert sorted(index for lane in lanes for index in lane) == sorted(todo)
+    runs = 0
+    for lane in map(plan.lane, lanes):
+        windows = [window for each in lane.tiles for window in each.windows]
+        assert windows == list(lattice.touching(lane.grown))
+        runs += len(windows)
+        for above, below in itertools.pairwise(lane.tiles):
+            assert below.core.row == above.core.row_stop
+            assert below.read.row >= above.read.row
+            assert below.read.row_stop >= above.read.row_stop
+            # What a tile leaves open is all that is missing of the next one but its own windows.
+            assert all(window.row >= above.core.row_stop for window in below.windows)
+        for each in lane.tiles:
+            assert each.read.intersection(each.grown) == each.grown
+            assert all(each.read.intersection(w) == w for w in each.windows)
+    if len(todo) == len(plan):
+        assert runs == plan.window_runs
+
+
+@pytest.mark.parametrize(("window", "stride"), [(224, 112), (320, 156), (448, 224), (336, 112)])
+def test_few_windows_run_twice_in_wide_lanes(window: int, stride: int) -> None:
+    lattice = Lattice(40_000, 40_000, window, stride)
+    plan = TilePlan(lattice, wide_tile(lattice, queries=12))
+    assert plan.windows == lattice.count
+    assert plan.window_runs <= 1.03 * lattice.count
+    assert len(plan.lanes(range(len(plan)))) == plan.cols
 
 
 def test_tile_is_rounded_to_the_lattice() -> None:
-    assert TilePlan(Lattice(9000, 9000, 224, 112), 2048).tile == 2016
-    assert TilePlan(Lattice(9000, 9000, 224, 112), 50).tile == 112
+    assert TilePlan(Lattice(9000, 9000, 224, 112), 2048).tile == (2016, 2016)
+    assert TilePlan(Lattice(9000, 9000, 224, 112), 50).tile == (112, 112)
 
 
 def test_tiles_are_numbered_as_a_sequence_is() -> None:

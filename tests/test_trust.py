@@ -236,8 +236,7 @@ def test_a_tile_that_fails_once_is_tried_again_and_listed(
     assert words in retried["error"]
     window = Window(**retried["window"])
     assert window.height == window.width == 64
-    assert window.row >= 64
-    assert window.col >= 64
+    assert window.col >= 64  # rows are read ahead, so the tile above may be the one tried again
 
 
 def test_a_retried_tile_of_the_interrupted_part_stays_listed(
@@ -278,22 +277,19 @@ def test_keep_going_leaves_holes_that_resume_fills(
     scene: Path, model: Model, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(Scene, "read", Flaky(SceneError("unreadable"), 6)(Scene.read))
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("unreadable"), 10**6)(Scene.read))
     partly = segment(scene, out, model, keep_going=True)
     holes = partly.report["holes"]
-    assert [hole["error"] for hole in holes] == ["unreadable"] * 3
+    assert 2 <= len(holes) < partly.report["tiles"]
+    assert {hole["error"] for hole in holes} == {"unreadable"}
     with rasterio.open(out / "labels.tif") as file:
         labels = file.read(1)
     for hole in holes:
         assert (labels[Window(**hole["window"]).slices()] == 255).all()
     monkeypatch.undo()
-    reads: list[Window] = []
-    read = Scene.read
-    monkeypatch.setattr(
-        Scene, "read", lambda self, window: (reads.append(window), read(self, window))[1]
-    )
-    whole = segment(scene, out, model, resume=True)
-    assert len(reads) == 3
+    states: list[geoseg.pipeline.Progress] = []
+    whole = segment(scene, out, model, resume=True, progress=states.append)
+    assert states[0].pixels == sum(Window(**hole["window"]).area for hole in holes)
     assert whole.report["holes"] == []
     assert_same_raster(out / "labels.tif", straight / "labels.tif")
 

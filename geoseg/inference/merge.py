@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.options import Blend
@@ -23,6 +22,12 @@ class Part:
     """``(H, W, C)`` float32: weighted sum."""
     weight: Tensor
     """``(H, W)`` float32: sum of weights."""
+
+    def moved(self, rows: int, cols: int) -> Part:
+        """The same, so many rows further down and columns to the right."""
+        here = self.window
+        window = Window(here.row + rows, here.col + cols, here.height, here.width)
+        return Part(window, self.logits, self.weight)
 
 
 Strip = tuple[int, Tensor]
@@ -53,7 +58,7 @@ def merged(steps: Iterable[tuple[int, Sequence[Part]]], core: Window) -> Iterato
     ------
     int, torch.Tensor
         Finished strips, from the first row of the core on. Memory holds only rows that later
-        parts can still reach. Rows below the last part are left out.
+        parts can still reach. Rows that no part reaches are left out.
     """
     merger = StripMerger(core)
     for first_row, parts in steps:
@@ -64,11 +69,14 @@ def merged(steps: Iterable[tuple[int, Sequence[Part]]], core: Window) -> Iterato
 
 
 class StripMerger:
-    """Weighted mean of parts over a core, kept only while parts can still reach it."""
+    """Weighted mean of parts over a core, kept only while parts can still reach it.
+
+    Open rows lie in a ring: row ``r`` of the core in row ``r % len(ring)`` of it.
+    """
 
     def __init__(self, core: Window) -> None:
         self._core = core
-        self._first = 0  # first core row still open
+        self._first = self._stop = 0  # core rows that are open
         self._sum: Tensor | None = None
         self._weight = torch.zeros(0, core.width)
 
@@ -76,37 +84,56 @@ class StripMerger:
         """Add what of a part lies in the core."""
         shared = part.window.intersection(self._core)
         assert shared is not None
-        total = self._grown(part, shared.row_stop - self._core.row)
-        source = shared.relative_to(part.window).slices()
-        target = shared.relative_to(
-            Window(self._core.row + self._first, self._core.col, 0, 0)
-        ).slices()
-        total[target] += part.logits[source]
-        self._weight[target] += part.weight[source]
+        here, there = shared.relative_to(self._core), shared.relative_to(part.window)
+        total = self._open(part.logits, here.row_stop)
+        cols, own = here.slices()[1], there.slices()[1]
+        for start, ring in self._pieces(here.row, here.row_stop):
+            rows = slice(there.row + start, there.row + start + ring.stop - ring.start)
+            total[ring, cols] += part.logits[rows, own]
+            self._weight[ring, cols] += part.weight[rows, own]
 
-    def _grown(self, part: Part, stop: int) -> Tensor:
-        """Open rows down to one of the core."""
-        if self._sum is None:
-            self._sum = part.logits.new_zeros(0, self._core.width, part.logits.shape[-1])
-            self._weight = self._weight.to(part.logits.device)
-        missing = stop - self._first - len(self._sum)
-        if missing > 0:
-            self._sum = F.pad(self._sum, (0, 0, 0, 0, 0, missing))
-            self._weight = F.pad(self._weight, (0, 0, 0, missing))
+    def _open(self, like: Tensor, stop: int) -> Tensor:
+        """Open rows down to one of the core, in a larger ring if they must be."""
+        self._stop = max(self._stop, stop)
+        rows, old = self._stop - self._first, self._sum
+        if old is None or rows > len(old):
+            width, size = self._core.width, rows + rows // 4
+            self._sum = like.new_zeros(size, width, like.shape[-1])
+            weight, self._weight = self._weight, like.new_zeros(size, width)
+            if old is not None:
+                back = torch.arange(self._first, self._first + len(old), device=like.device)
+                self._sum[back % size] = old[back % len(old)]
+                self._weight[back % size] = weight[back % len(old)]
+        assert self._sum is not None
         return self._sum
 
+    def _pieces(self, first: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Where rows of the core lie in the ring: offset of a piece, and its rows there."""
+        size, row = len(self._weight), first
+        while row < stop:
+            start = row % size
+            count = min(stop - row, size - start)
+            yield row - first, slice(start, start + count)
+            row += count
+
     def finish_above(self, row: int) -> Iterator[Strip]:
-        """Yield the mean of the open rows above ``row`` and let them go."""
-        count = 0 if self._sum is None else min(row - self._core.row - self._first, len(self._sum))
-        if self._sum is None or count <= 0:
+        """Yield the mean of the open rows above ``row`` and let them go.
+
+        Rows that no part has reached hold no data and are left out.
+        """
+        first, stop = self._first, row - self._core.row
+        if self._sum is None or stop <= first:
             return
-        # Rows or corners that no window with data covers have weight 0; they are nodata. The
-        # corner of a large window has next to none, and counts all the same.
-        weight = self._weight[:count, :, None].clamp_min(torch.finfo(torch.float32).tiny)
-        mean = self._sum[:count] / weight
-        yield self._first, mean
-        self._first += count
-        self._sum, self._weight = self._sum[count:].clone(), self._weight[count:].clone()
+        pieces = list(self._pieces(first, min(stop, self._stop)))
+        self._first, self._stop = stop, max(self._stop, stop)
+        for offset, ring in pieces:
+            # Corners that no window with data covers have weight 0; they are nodata. The corner
+            # of a large window has next to none, and counts all the same.
+            weight = self._weight[ring, :, None].clamp_min(torch.finfo(torch.float32).tiny)
+            mean = self._sum[ring] / weight
+            self._sum[ring].zero_()
+            self._weight[ring].zero_()
+            yield first + offset, mean
 
 
 def cropped(strips: Iterable[Strip], outer: Window, inner: Window) -> Iterator[Strip]:

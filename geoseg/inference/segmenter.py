@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geoseg.errors import SceneError, TileError, TilingError
+from geoseg.errors import SceneError, TilingError
 from geoseg.inference.decide import Decision, lead, resize_logits
 from geoseg.inference.head import Head
-from geoseg.inference.merge import Strip, blend_weight, cropped, merged
+from geoseg.inference.lane import TilePixels, TileResult, Unfinished
+from geoseg.inference.merge import Part, Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
-from geoseg.inference.runners import run_windows
+from geoseg.inference.rows import PixelRows
+from geoseg.inference.runners import goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, Scorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
@@ -32,53 +34,21 @@ from geoseg.text.queries import Queries
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.lattice import Lattice
-from geoseg.tiling.tiles import Tile, TilePlan
+from geoseg.tiling.tiles import Lane, Tile, TilePlan, wide_tile
 from geoseg.types import (
-    PER_CENT_NODATA,
-    BoolArray,
     FloatArray,
     LabelArray,
     PixelBlock,
-    UInt8Array,
     Window,
     label_dtype,
-    label_nodata,
 )
 
+_TILE = 2048
+"""Side of a tile that is a lane of its own, if none is given."""
+_PIXELS_AT_A_TIME = 2**19
+"""Pixels of a lane that are decided at once."""
 _ROWS_AT_A_TIME = 32
 """Rows of an image in memory that are decided at once on a CPU: they stay in the cache."""
-
-
-@dataclass(frozen=True)
-class TileResult:
-    """What a tile sends back: small blocks of its core."""
-
-    core: Window
-    labels: LabelArray
-    """``(H, W)`` class index; the dtype's largest value where there is no data."""
-    confidence: UInt8Array
-    """``(H, W)`` per cent of the winning class's probability, 255 for nodata."""
-    margin: UInt8Array
-    """``(H, W)`` per cent by which the winner is ahead of the second class, 255 for nodata."""
-    probabilities: UInt8Array | None
-    """``(K, H, W)`` per cent, 255 for nodata; only on request."""
-    windows: int
-    """How many windows were encoded."""
-    retried: str = ""
-    """Why the first try failed; empty if it did not."""
-
-    @classmethod
-    def empty(cls, core: Window, classes: int, *, probabilities: bool) -> TileResult:
-        """Nodata everywhere."""
-        dtype = label_dtype(classes)
-        return cls(
-            core,
-            np.full(core.shape, label_nodata(dtype), dtype=dtype),
-            np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
-            np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
-            np.full((classes, *core.shape), PER_CENT_NODATA, np.uint8) if probabilities else None,
-            windows=0,
-        )
 
 
 @dataclass(frozen=True)
@@ -200,15 +170,33 @@ class Segmenter:
         """Encoder windows of an image of this size."""
         return Lattice(height, width, self.options.window, self.options.stride)
 
-    def plan(self, shape: tuple[int, int], tile: int, region: Window | None = None) -> TilePlan:
-        """Cut a scene of this size into tiles, with the margin that the refiners reach."""
+    def plan(
+        self, shape: tuple[int, int], tile: int | None = None, region: Window | None = None
+    ) -> TilePlan:
+        """Cut a scene of this size into tiles, with the margin that the refiners reach.
+
+        Parameters
+        ----------
+        shape
+            Height and width of the scene in pixels.
+        tile
+            Wanted side of a tile in pixels; None for `wide_tile`, where tiles can be lanes.
+        region
+            Pixels to map; all by default.
+        """
         margin = sum(refiner.reach for refiner in self._refiners)
+        lattice = self.lattice(*shape)
+        alone = not goes_on(self._scorer, lattice.window, lattice.stride)
+        if tile is None and not alone:
+            wide = wide_tile(lattice, len(self._text), region, margin=margin)
+            return TilePlan(lattice, wide, region, margin=margin)
+        tile = tile or _TILE
         if margin > max(tile, *shape):
             raise TilingError(
                 f"the refiners reach {margin} pixels, farther than a tile of {tile}; give a larger "
                 "--tile, or fewer or shorter steps"
             )
-        return TilePlan(self.lattice(*shape), tile, region, margin=margin)
+        return TilePlan(lattice, tile, region, margin=margin, alone=alone)
 
     # -- windows, tiles, images -------------------------------------------------------------
 
@@ -242,7 +230,7 @@ class Segmenter:
         stop: threading.Event | None = None,
         sent: Tensor | None = None,
     ) -> TileResult:
-        """Label the core of one tile.
+        """Label the core of one tile by itself.
 
         Parameters
         ----------
@@ -250,12 +238,47 @@ class Segmenter:
             Pixels of ``tile.read``; not changed.
         tile
             Which windows to run and which pixels to keep.
+        probabilities, stop
+            As for `segment_lane`.
+        sent
+            What `send` made of the block, if it was called.
+
+        Raises
+        ------
+        TileError, concurrent.futures.CancelledError
+            As `segment_lane`.
+        """
+        keep = block.valid[tile.core.relative_to(tile.read).slices()]
+        lane = Lane((tile,), tile.core, tile.grown)
+        pixels = TilePixels(tile, block, keep, sent)
+        (found,) = self.segment_lane(lane, [pixels], probabilities=probabilities, stop=stop)
+        return found
+
+    def segment_lane(
+        self,
+        lane: Lane,
+        tiles: Iterable[TilePixels],
+        *,
+        probabilities: bool = False,
+        stop: threading.Event | None = None,
+    ) -> Generator[TileResult, None, None]:
+        """Label tiles below one another; what windows see of the next tile stays open for it.
+
+        Parameters
+        ----------
+        lane
+            Where they lie.
+        tiles
+            Their pixels, from top to bottom, taken one by one.
         probabilities
             Also return per-cent probabilities of every class.
         stop
-            Set it from another thread to give the tile up between two batches.
-        sent
-            What `send` made of the block, if it was called.
+            Set it from another thread to give the lane up between two batches.
+
+        Yields
+        ------
+        TileResult
+            Of each tile, in their order.
 
         Raises
         ------
@@ -264,41 +287,38 @@ class Segmenter:
         concurrent.futures.CancelledError
             If ``stop`` was set.
         """
-        core, grown = (window.relative_to(tile.read) for window in (tile.core, tile.grown))
-        valid = block.valid[core.slices()]
-        classes = len(self.vocabulary.names)
-        empty = TileResult.empty(tile.core, classes, probabilities=probabilities)
-        windows = [w.relative_to(tile.read) for w in tile.windows]
-        windows = [w for w in windows if block.valid[w.slices()].any()]
-        if not valid.any():
-            return empty
-        sent = self.send(block) if sent is None else sent
-        strips = self._strips(self._scorer, block, windows, grown, sent=sent, stop=stop)
+        top, core = lane.grown.row, lane.grown
+        unfinished = Unfinished(
+            lane.core.row, len(self.vocabulary.names), probabilities=probabilities
+        )
+        pixels = PixelRows(core.height)
+        reach = sum(refiner.reach for refiner in self._refiners)
+
+        def steps() -> Iterator[tuple[int, Sequence[Part]]]:
+            for each in tiles:
+                here, block = each.tile.read, each.block
+                windows = [w.relative_to(here) for w in each.tile.windows]
+                windows = [w for w in windows if block.valid[w.slices()].any()]
+                unfinished.expect(each, len(windows))
+                if self._refiners and (seen := core.intersection(here)) is not None:
+                    pixels.add(seen.row - top, _cropped(block, seen.relative_to(here)))
+                if windows:
+                    area = self._area(block, windows, core.relative_to(here), each.sent)
+                    run = run_windows(self._scorer, area, self._batches, stop=stop)
+                    for row, parts in run:
+                        yield row + here.row, [part.moved(here.row, here.col) for part in parts]
+                yield each.tile.core.row_stop, ()
+
+        strips = refined(merged(steps(), core), self._refiners, pixels)
         decided = (
             (first, self._decide(logits, probabilities))
-            for first, logits in cropped(strips, grown, core)
+            for first, logits in _in_pieces(cropped(strips, core, lane.core))
         )
         with closing(decided):
             for first, arriving in one_behind(decided):
-                self._keep(empty, valid, first, arriving)
-        return replace(empty, windows=len(windows))
-
-    @staticmethod
-    def _keep(into: TileResult, valid: BoolArray, first: int, arriving: Arriving) -> None:
-        """Put the decided rows from ``first`` on into a tile's blocks, where there is data."""
-        index, finite, *per_cents = arriving.arrays()
-        if not finite.all():
-            raise TileError(
-                "a window's logits are not finite, so the model's weights, its precision or the "
-                "scene's pixels are out of bounds; try --precision fp32"
-            )
-        rows = slice(first, first + len(index))
-        keep = valid[rows]
-        np.copyto(into.labels[rows], index, where=keep, casting="unsafe")
-        np.copyto(into.confidence[rows], per_cents[0], where=keep)
-        np.copyto(into.margin[rows], per_cents[1], where=keep)
-        if into.probabilities is not None:
-            np.copyto(into.probabilities[:, rows], per_cents[2].transpose(2, 0, 1), where=keep)
+                yield from unfinished.put(first, arriving.arrays())
+                pixels.forget_above(lane.core.row - top + first - reach)
+        yield from unfinished.rest()
 
     def _decide(self, logits: Tensor, probabilities: bool) -> Arriving:
         """Index, per cent and lead of the winning class, and if wanted per cent of every class."""
@@ -331,30 +351,18 @@ class Segmenter:
         height, width = block.valid.shape
         whole = Window(0, 0, height, width)
         windows = self.lattice(height, width).touching(whole)
-        strips = self._strips(
-            scorer, block, windows, whole, sent=self.send(block), share_threads=True
-        )
-        found = [strip.cpu() for _, strip in strips]
+        area = self._area(block, windows, whole, self.send(block))
+        pixels = PixelRows(height)
+        pixels.add(0, block)
+        run = run_windows(scorer, area, self._batches, share_threads=True)
+        found = [strip.cpu() for _, strip in refined(merged(run, whole), self._refiners, pixels)]
         return np.ascontiguousarray(torch.cat(found).permute(2, 0, 1).numpy())
 
-    def _strips(
-        self,
-        scorer: Scorer,
-        block: PixelBlock,
-        windows: Sequence[Window],
-        core: Window,
-        *,
-        sent: Tensor | None = None,
-        stop: threading.Event | None = None,
-        share_threads: bool = False,
-    ) -> Iterator[Strip]:
-        """Logits of a core: windows run, averaged, refined."""
+    def _area(
+        self, block: PixelBlock, windows: Sequence[Window], core: Window, sent: Tensor | None
+    ) -> Area:
         weight = blend_weight(self.options.blend, windows[0].shape, self.device)
-        stride = self.options.stride
-        area = Area(self.encoder, block, windows, core, weight, stride, sent)
-        steps = run_windows(scorer, area, self._batches, stop=stop, share_threads=share_threads)
-        pixels = PixelBlock(block.rgb[:, *core.slices()], block.valid[core.slices()])
-        return refined(merged(steps, core), self._refiners, pixels)
+        return Area(self.encoder, block, windows, core, weight, self.options.stride, sent)
 
     def predict(
         self, rgb: npt.NDArray[np.uint8] | FloatArray, *, out_shape: tuple[int, int] | None = None
@@ -399,6 +407,19 @@ class Segmenter:
         else:
             decide_rows(slice(None))
         return Prediction(labels, scores)
+
+
+def _cropped(block: PixelBlock, window: Window) -> PixelBlock:
+    rows, cols = window.slices()
+    return PixelBlock(block.rgb[:, rows, cols], block.valid[rows, cols])
+
+
+def _in_pieces(strips: Iterable[Strip]) -> Iterator[Strip]:
+    """Cut strips into pieces that are decided at once."""
+    for first, rows in strips:
+        step = max(1, _PIXELS_AT_A_TIME // rows.shape[1])
+        for start in range(0, len(rows), step):
+            yield first + start, rows[start : start + step]
 
 
 def _as_block(pixels: npt.NDArray[np.generic]) -> PixelBlock:

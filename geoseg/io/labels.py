@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from geoseg.io.described import mask_kind, nodata_as, why_unreadable
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.legends import legend_beside
 from geoseg.io.source import decimated_shape, decimation
+from geoseg.io.sparse import StoredBlocks
 from geoseg.types import BoolArray, LabelArray, LabelClass, Window, default_color
 
 _TAG = "CLASS_"
@@ -48,6 +49,8 @@ class LabelRaster:
     """Nodata value in the file, if its pixels can have it."""
     masked: bool = False
     """Whether a mask or an alpha band says which pixels have a label."""
+    stored: StoredBlocks | None = field(default=None, compare=False)
+    """Blocks outside of which no pixel has a label, if any is known to be empty."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
@@ -79,6 +82,7 @@ class LabelRaster:
                 modified=_modified(path),
                 source_nodata=file_nodata,
                 masked=masked,
+                stored=None if masked or file_nodata is None else StoredBlocks.of(dataset),
             )
             names = _tagged_names(dataset.tags() | dataset.tags(1))
             colours = _colours(dataset)
@@ -97,6 +101,15 @@ class LabelRaster:
     def shape(self) -> tuple[int, int]:
         """Size as ``(height, width)``."""
         return self.grid.shape
+
+    @property
+    def labelled(self) -> Window:
+        """A window outside of which no pixel has a label, known without reading any."""
+        return self.grid.window if self.stored is None else self.stored.window
+
+    def known_empty(self, window: Window) -> bool:
+        """Whether no pixel of a window has a label, as far as that is known without reading it."""
+        return self.stored is not None and not self.stored.any_in(window)
 
     def read(self, window: Window | None = None) -> LabelArray:
         """Read class indices.
@@ -129,17 +142,13 @@ class LabelRaster:
         """Count the pixels of every class, and of other values that occur; nodata left out."""
         total = np.zeros(np.iinfo(self.dtype).max + 1, np.int64)
         # Squares, so that their size does not grow with the raster's width.
-        for window in pieces(self.grid.window, _SCAN_SIDE, _SCAN_SIDE):
-            total += np.bincount(self.read(window).ravel(), minlength=len(total))
+        for window in pieces(self.labelled, _SCAN_SIDE, _SCAN_SIDE):
+            if not self.known_empty(window):
+                total += np.bincount(self.read(window).ravel(), minlength=len(total))
         if self.nodata is not None:
             total[self.nodata] = 0
         listed = {c.index for c in self.classes} | {int(v) for v in np.flatnonzero(total)}
         return {index: int(total[index]) for index in sorted(listed)}
-
-    def strips(self, rows: int) -> Iterator[tuple[Window, LabelArray]]:
-        """Read the raster from top to bottom, in strips of that many rows."""
-        for window in pieces(self.grid.window, rows, self.grid.width):
-            yield window, self.read(window)
 
     def close(self) -> None:
         """Let go of what this thread's reading keeps in memory; the next read opens anew."""

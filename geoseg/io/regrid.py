@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geoseg.io.grid import pieces
+from geoseg.io.grid import Grid, pieces
+from geoseg.io.sparse import StoredBlocks
 from geoseg.io.write import BLOCK, RasterWriter
+from geoseg.types import Window
 
 
 def regrid_nearest(source: Path, writer: RasterWriter) -> None:
@@ -20,7 +24,7 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
     source
         Raster with the writer's bands, type and nodata, on any grid of the same CRS.
     writer
-        Takes every block.
+        Takes every block that the source has pixels for.
     """
     grid = writer.grid
     step = 4 * BLOCK
@@ -34,5 +38,21 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
             **grid.profile,
         ) as warped,
     ):
+        own = Grid(grid.crs, dataset.transform, *dataset.shape)
+        stored = StoredBlocks.of(dataset)
         for target in pieces(grid.window, step, step):
-            writer.write(target, warped.read(window=target.slices()))
+            seen = _under(target, grid, own)
+            if seen is not None and stored.any_in(seen):
+                writer.write(target, warped.read(window=target.slices()))
+
+
+def _under(target: Window, grid: Grid, own: Grid) -> Window | None:
+    """Pixels of one grid under a window of another, and those around them."""
+    corners = np.array(
+        [(target.col, target.col_stop) * 2, (target.row,) * 2 + (target.row_stop,) * 2]
+    )
+    (left, right), (top, bottom) = (
+        (math.floor(side.min()) - 1, math.ceil(side.max()) + 1)
+        for side in own.to_pixels(*grid.to_ground(*corners))
+    )
+    return Window(top, left, bottom - top, right - left).intersection(own.window)

@@ -28,14 +28,21 @@ from geoseg._files import complaint, whole_file, writing_to, xml_text
 from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.crs import storable
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Grid, pieces
+from geoseg.io.overviews import sparse_overviews
+from geoseg.io.sparse import StoredBlocks
 from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 512
-_PIXELS_AT_A_TIME = 2**24
+_COMPARED_SIDE = 8 * BLOCK
+"""Pixels a side that are compared at a time."""
+_MANY_PIXELS = 2**32
+"""Beyond these blocks are larger, so that the list of them stays small."""
+_CLASSIC_BYTES = 2**31
+"""Bytes of pixels, without overviews and compression, that any reader's classic TIFF can hold."""
 _STARTED_IN = os.getpid()
 PRODUCT_TAG = "GEOSEG_PRODUCT"
 
@@ -201,17 +208,23 @@ class RasterWriter:
             raise OutputError(f"{final}: exists already; replace it with --overwrite")
         # GDAL's threads do not outlive a fork, and starting new ones then hangs.
         threads = "ALL_CPUS" if os.getpid() == _STARTED_IN else "1"
-        with writing_to(final), whole_file(final) as part, _writing(final):
+        layout = self.layout
+        with (
+            writing_to(final),
+            whole_file(final) as part,
+            _writing(final),
+            sparse_overviews(self.work, layout.overviews, BLOCK),
+        ):
             rasterio.shutil.copy(
                 str(self.work),
                 str(part),
                 driver="COG",
                 COMPRESS="DEFLATE",
-                PREDICTOR="YES" if self.layout.predictor else "NO",
-                BLOCKSIZE=BLOCK,
-                OVERVIEW_RESAMPLING=self.layout.overviews,
+                PREDICTOR="YES" if layout.predictor else "NO",
+                BLOCKSIZE=BLOCK if self.grid.window.area <= _MANY_PIXELS else 2 * BLOCK,
+                OVERVIEW_RESAMPLING=layout.overviews,
                 SPARSE_OK="TRUE",
-                BIGTIFF="IF_SAFER",
+                BIGTIFF="YES" if self.work.stat().st_size > _CLASSIC_BYTES else "NO",
                 NUM_THREADS=threads,
                 **self._by_bands(),
             )
@@ -225,15 +238,15 @@ class RasterWriter:
 
     def _is_copied(self, copy: Path) -> bool:
         """Whether a copy holds what the work file does, pixel for pixel."""
-        grid = self.grid
-        step = max(BLOCK, _PIXELS_AT_A_TIME // grid.width // BLOCK * BLOCK)
         with open_dataset(str(self.work)) as work, open_dataset(str(copy)) as made:
+            stored = StoredBlocks.of(work), StoredBlocks.of(made)
             return all(
-                np.array_equal(work.read(band, window=strip), made.read(band, window=strip))
-                for row in range(0, grid.height, step)
-                for strip in [RasterioWindow(0, row, grid.width, min(step, grid.height - row))]
+                np.array_equal(
+                    work.read(band, window=piece.slices()), made.read(band, window=piece.slices())
+                )
+                for piece in pieces(self.grid.window, _COMPARED_SIDE, _COMPARED_SIDE)
+                if any(blocks.any_in(piece) for blocks in stored)
                 for band in work.indexes
-                if _is_stored(work, band, strip) or _is_stored(made, band, strip)
             )
 
     def _create(self) -> None:
@@ -285,16 +298,6 @@ class RasterWriter:
             dataset.close()
             raise ValueError(f"{self.work} is another raster's")
         self._dataset = dataset
-
-
-def _is_stored(dataset: Any, band: int, strip: RasterioWindow) -> bool:
-    """Whether a sparse GeoTIFF holds any block of a strip; the others cost nothing to know."""
-    rows = range(strip.row_off // BLOCK, -(-(strip.row_off + strip.height) // BLOCK))
-    return any(
-        dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
-        for row in rows
-        for col in range(-(-dataset.width // BLOCK))
-    )
 
 
 @contextmanager

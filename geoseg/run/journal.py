@@ -31,7 +31,7 @@ class TileRecord:
     checksums: Mapping[str, int]
     """CRC-32 of its pixels in each work file, by the raster's name."""
     retried: str = ""
-    """Why its first try failed; empty if it did not."""
+    """Why it was tried again; empty if it was not."""
 
     @classmethod
     def of(cls, line: Any) -> TileRecord:

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from geoseg.errors import OutputError
-from geoseg.inference.segmenter import TileResult
+from geoseg.inference.lane import TileResult
 from geoseg.io.grid import Grid
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.write import (

@@ -71,7 +71,12 @@ class Method:
 
 
 def run_facts(
-    scene: Scene, reading: Reading, area: Aoi | None, method: Method, products: Products, tile: int
+    scene: Scene,
+    reading: Reading,
+    area: Aoi | None,
+    method: Method,
+    products: Products,
+    tile: tuple[int, int],
 ) -> dict[str, Any]:
     """Everything the outputs depend on, by the name the user knows it by."""
     return {

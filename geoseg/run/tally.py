@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.io.grid import Grid
+from geoseg.io.grid import Grid, pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.types import Window, label_nodata
 
@@ -36,11 +36,10 @@ class Tally:
         """Count the labels in a file, from its pixels."""
         labels = LabelRaster.open(path)
         tally = cls(labels.grid, classes)
-        step = max(1, _PIXELS_AT_A_TIME // labels.grid.width)
-        for row in range(0, labels.grid.height, step):
-            rows = min(step, labels.grid.height - row)
-            window = Window(row, 0, rows, labels.grid.width)
-            tally.add_labels(window, labels.read(window))
+        width = labels.labelled.width
+        for window in pieces(labels.labelled, max(1, _PIXELS_AT_A_TIME // width), width):
+            if not labels.known_empty(window):
+                tally.add_labels(window, labels.read(window))
         return tally
 
     @cached_property

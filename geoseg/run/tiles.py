@@ -1,31 +1,35 @@
-"""The only Dask code: a tile is one task, wherever it runs.
+"""Lanes of tiles, wherever they run: on threads here, on a Dask cluster, as blocks of lazy arrays.
 
-A task reads its own pixels, runs its windows and returns small blocks, so pixels do not travel.
-The same tasks run on local threads, on a ``dask.distributed`` cluster, and as blocks of a lazy
-array.
+A lane reads its own pixels, ahead of its windows, and gives small blocks tile by tile, so pixels do
+not travel. On a ``dask.distributed`` cluster some tiles of a lane are one task; a lazy array has a
+task for each tile.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from dask.delayed import Delayed, delayed
+from torch import Tensor
 
 from geoseg.errors import GeosegError, SceneError, TileError
+from geoseg.inference.lane import TilePixels, TileResult
 from geoseg.inference.recipe import Recipe
-from geoseg.inference.segmenter import Segmenter, TileResult
+from geoseg.inference.segmenter import Segmenter
 from geoseg.runtime.allocator import keep_freed_memory
 from geoseg.runtime.gdal import bounded_cache
-from geoseg.tiling.tiles import Tile, TilePlan
-from geoseg.types import PER_CENT_NODATA, BoolArray, PixelBlock, Window, label_nodata
+from geoseg.tiling.tiles import Lane, Tile, TilePlan
+from geoseg.types import BoolArray, PixelBlock, Window
 
 
 class PixelSource(Protocol):
@@ -45,10 +49,18 @@ class Area(Protocol):
         """Which pixels of a window lie inside."""
 
 
+Found = tuple[int, "TileResult | GeosegError | None"]
+"""A tile's index and its result: None if it has nothing to label, or the error that it failed with.
+"""
+
 _device_locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
-"""One tile computes at a time on a device; threads overlap reading and writing with it."""
-_THREADS = {"cpu": 2, "cuda": 4}
-"""Threads that work on tiles."""
+"""One lane computes at a time on a device; threads overlap reading and writing with it."""
+_READERS = {"cpu": 1, "cuda": 3}
+"""Threads that read ahead."""
+_TASKS_A_THREAD = 4
+"""Tasks for each thread of a cluster, at least, so that all end at about the same time."""
+_TASK_PIXELS = 80 * 2**20
+"""Pixels of a task at most: its labels wait for it to end."""
 
 
 @dataclass(frozen=True)
@@ -76,80 +88,153 @@ class TileJob:
 
     def known_empty(self, index: int) -> bool:
         """Whether a tile has nothing to label, as far as that is known without reading it."""
-        return self.scene is not None and self.scene.known_empty(self.plan.core(index))
+        core = self.plan.core(index)
+        if self.area is not None and not self.area.mask(core).any():
+            return True
+        return self.scene is not None and self.scene.known_empty(core)
 
-    def run(self, index: int, stop: threading.Event | None = None) -> TileResult | None:
-        """Read one tile and label its core; None if no pixel of it is valid and wanted.
+    def run(self, indices: Sequence[int], stop: threading.Event | None = None) -> Iterator[Found]:
+        """Read and label tiles that lie below one another, from top to bottom.
 
-        What fails is tried once more, one window at a time where memory was the cause. The result
-        says so, also where no pixel is valid then.
+        A tile that fails is tried once more, by itself, and one window at a time where memory was
+        the cause; its second error is its result, and the lane goes on below it.
         """
-        assert self.scene is not None
-        tile = self.plan[index]
-        inside = self.area.mask(tile.core) if self.area is not None else None
-        if inside is not None and not inside.any():
-            return None
-        failed = ""
-        for last in (False, True):
+        left = deque(indices)
+        while left:
             try:
-                found = self._read_and_label(tile, inside, stop)
-                return replace(found or self._nodata(tile.core), retried=failed) if last else found
-            except (SceneError, TileError) as error:
-                if last:
-                    raise  # otherwise what hindered it may be over
-                failed = str(error)
-            except (MemoryError, RuntimeError) as error:
-                if not _lacks_memory(error):
+                with closing(self._lane(self.plan.lane(left), stop)) as found:
+                    for result in found:
+                        yield left[0], result
+                        left.popleft()
+            except (SceneError, TileError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not _lacks_memory(error):
                     raise
-                if last:
-                    raise TileError(
-                        f"{words_of(tile.core)} do not fit into memory, one window at a time; "
-                        "give a smaller --tile or --window, or fewer --workers, and go on with "
-                        "--resume"
-                    ) from None
-                failed = "too little memory for several windows at a time"
-                self._segmenter().need_less_memory()
-        raise AssertionError("the second try has ended")
+                yield left[0], self._once_more(left[0], error, stop)
+                left.popleft()
 
-    def _read_and_label(
-        self, tile: Tile, inside: BoolArray | None, stop: threading.Event | None
-    ) -> TileResult | None:
-        assert self.scene is not None
-        with bounded_cache():
-            return self._label(tile, self.scene.read(tile.read), inside, stop)
+    def _once_more(
+        self, index: int, error: Exception, stop: threading.Event | None
+    ) -> TileResult | GeosegError | None:
+        """Run a tile by itself; what hindered it may be over.
+
+        A result says that it was tried again, so that there is one also where nothing is kept.
+        """
+        failed = str(error)
+        if not isinstance(error, GeosegError):
+            failed = "too little memory for several windows at a time"
+            self._segmenter().need_less_memory()
+        try:
+            with closing(self._lane(self.plan.lane([index]), stop)) as found:
+                result = next(found)
+            return replace(result or self._nodata(self.plan.core(index)), retried=failed)
+        except (SceneError, TileError) as again:
+            again.__cause__ = again.__context__ = None
+            return again.with_traceback(None)  # which would hold the tile's pixels
+        except (MemoryError, RuntimeError) as again:
+            if not _lacks_memory(again):
+                raise
+            return TileError(
+                f"{words_of(self.plan.core(index))} do not fit into memory, one window at a time; "
+                "give a smaller --tile or --window, or fewer --workers, and go on with --resume"
+            )
+
+    def run_whole(self, index: int) -> TileResult:
+        """Read and label a tile; blocks of nodata if none of its pixels is wanted.
+
+        Raises
+        ------
+        GeosegError
+            If it fails twice.
+        """
+        if self.known_empty(index):
+            return self._nodata(self.plan.core(index))
+        ((_, found),) = self.run([index])
+        if isinstance(found, GeosegError):
+            raise found
+        return found or self._nodata(self.plan.core(index))
 
     def run_block(self, index: int, block: PixelBlock) -> TileResult:
         """Label a tile whose pixels are there already; blocks of nodata if none is wanted."""
-        tile = self.plan[index]
-        inside = self.area.mask(tile.core) if self.area is not None else None
-        return self._label(tile, block, inside, None) or self._nodata(tile.core)
+        lane = self.plan.lane([index])
+        sent = self._segmenter().send(block)
+        pixels = self._wanted(lane, lane.tiles[0], block, sent)
+        (found,) = self._labelled(lane, [pixels], None)
+        return found or self._nodata(lane.core)
 
-    def run_whole(self, index: int) -> TileResult:
-        """Read and label a tile; blocks of nodata if none of its pixels is wanted."""
-        known = None if self.known_empty(index) else self.run(index)
-        return known or self._nodata(self.plan.core(index))
+    def _lane(
+        self, lane: Lane, stop: threading.Event | None
+    ) -> Generator[TileResult | None, None, None]:
+        with closing(self._read(lane)) as pixels:
+            yield from self._labelled(lane, pixels, stop)
 
-    def _label(
-        self, tile: Tile, block: PixelBlock, inside: BoolArray | None, stop: threading.Event | None
-    ) -> TileResult | None:
-        wanted = block.valid[tile.core.relative_to(tile.read).slices()]
-        if inside is not None:
-            wanted = wanted & inside
+    def _labelled(
+        self, lane: Lane, pixels: Iterable[TilePixels], stop: threading.Event | None
+    ) -> Generator[TileResult | None, None, None]:
+        """Labels of each tile; None for one of which nothing is kept."""
+        segmenter, kept, spare = self._segmenter(), deque[bool](), 0
+
+        def noted() -> Iterator[TilePixels]:
+            for each in pixels:
+                kept.append(bool(each.keep.any()))
+                yield each
+
+        found = segmenter.segment_lane(lane, noted(), probabilities=self.probabilities, stop=stop)
+        with closing(found):
+            while True:
+                with _device_locks[segmenter.device]:
+                    result = next(found, None)
+                if result is None:
+                    return
+                spare += result.windows
+                if kept.popleft():
+                    yield replace(result, windows=spare)
+                    spare = 0
+                else:
+                    yield None
+
+    def _read(self, lane: Lane) -> Generator[TilePixels, None, None]:
+        """Pixels of each tile, read once, and ahead of the tiles that are being labelled."""
+        bottoms = [lane.tiles[0].read.row, *(tile.read.row_stop for tile in lane.tiles)]
+        rows = [
+            Window(top, tile.read.col, stop - top, tile.read.width)
+            for tile, (top, stop) in zip(lane.tiles, itertools.pairwise(bottoms), strict=True)
+        ]
+        ahead = _READERS.get(self.device_type, 1)
+        with futures.ThreadPoolExecutor(ahead, "geoseg-read") as pool:
+            reading = deque(pool.submit(self._rows, some) for some in rows[:ahead])
+            waiting = deque(rows[ahead:])
+            try:
+                have: _Rows | None = None
+                for tile in lane.tiles:
+                    new = reading.popleft().result()
+                    if waiting:
+                        reading.append(pool.submit(self._rows, waiting.popleft()))
+                    have = new if have is None else have.followed_by(new, tile.read.row)
+                    yield self._wanted(lane, tile, have.block, have.sent)
+            finally:
+                for future in reading:
+                    future.cancel()
+
+    def _rows(self, rows: Window) -> _Rows:
+        assert self.scene is not None
+        if not rows.height:
+            empty = np.zeros((3, *rows.shape), np.float32), np.zeros(rows.shape, np.bool_)
+            return _Rows(rows.row, PixelBlock(*empty), None)
+        with bounded_cache():
+            block = self.scene.read(rows)
+        return _Rows(rows.row, block, self._segmenter().send(block))
+
+    def _wanted(self, lane: Lane, tile: Tile, block: PixelBlock, sent: Tensor | None) -> TilePixels:
+        """A tile with the windows that reach a pixel that is kept, in it or below it."""
+        here = lane.core.intersection(tile.read)
+        assert here is not None
+        wanted = block.valid[here.relative_to(tile.read).slices()]
+        if self.area is not None:
+            wanted = wanted & self.area.mask(here)
         margin = self.plan.margin
-        needed = tuple(w for w in tile.windows if _reaches(w.grown(margin), tile.core, wanted))
-        if not needed:
-            return None
-        segmenter = self._segmenter()
-        sent = segmenter.send(block)
-        with _device_locks[segmenter.device]:
-            result = segmenter.segment_tile(
-                block,
-                replace(tile, windows=needed),
-                probabilities=self.probabilities,
-                stop=stop,
-                sent=sent,
-            )
-        return result if inside is None or inside.all() else _keep(result, inside)
+        needed = tuple(w for w in tile.windows if _reaches(w.grown(margin), here, wanted))
+        keep = wanted[tile.core.relative_to(here).slices()]
+        return TilePixels(replace(tile, windows=needed), block, keep, sent)
 
     def _segmenter(self) -> Segmenter:
         made = self.segmenter
@@ -158,6 +243,26 @@ class TileJob:
     def _nodata(self, core: Window) -> TileResult:
         classes = len(self.segmenter.vocabulary.names)
         return TileResult.empty(core, classes, probabilities=self.probabilities)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Pixels of some rows of a lane."""
+
+    first: int
+    block: PixelBlock
+    sent: Tensor | None
+
+    def followed_by(self, below: _Rows, first: int) -> _Rows:
+        """These rows from ``first`` on, and those below them."""
+        kept, old, new = slice(first - self.first, None), self.block, below.block
+        block = PixelBlock(
+            np.concatenate([old.rgb[:, kept], new.rgb], axis=1),
+            np.concatenate([old.valid[kept], new.valid]),
+        )
+        sent = [] if self.sent is None else [self.sent[:, kept]]
+        sent += [] if below.sent is None else [below.sent]
+        return _Rows(first, block, torch.cat(sent, dim=1) if sent else None)
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -181,31 +286,28 @@ def _reaches(window: Window, core: Window, wanted: BoolArray) -> bool:
     return shared is not None and bool(wanted[shared.relative_to(core).slices()].any())
 
 
-def _keep(result: TileResult, inside: BoolArray) -> TileResult:
-    """Blocks with nodata outside the area."""
-    blocks: dict[str, Any] = {}
-    for name, block in vars(result).items():
-        if isinstance(block, np.ndarray):
-            nodata = label_nodata(block.dtype) if name == "labels" else PER_CENT_NODATA
-            blocks[name] = np.where(inside, block, block.dtype.type(nodata))
-    return replace(result, **blocks)
-
-
-def _run_away(job: TileJob, index: int) -> TileResult | None:
-    """Run a tile in another process; its error comes back without its causes.
+def _run_away(job: TileJob, indices: Sequence[int]) -> list[Found]:
+    """Run tiles in another process; their errors come back without their causes.
 
     GDAL's errors, which are among the causes, do not survive the way.
     """
     keep_freed_memory()
+
+    def plain(error: GeosegError) -> GeosegError:
+        return type(error)(str(error))
+
     try:
-        return job.run(index)
+        return [
+            (index, plain(found) if isinstance(found, GeosegError) else found)
+            for index, found in job.run(indices)
+        ]
     except GeosegError as error:
-        plain = type(error)(str(error))
-    raise plain
+        failed = plain(error)
+    raise failed
 
 
-def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed:
-    """One tile as a Dask task; ``run`` is a method of a `TileJob`.
+def tile_task(run: Callable[..., Any], *arguments: Any) -> Delayed:
+    """One piece of work as a Dask task; ``run`` is a method of a `TileJob`.
 
     Dask collections among the arguments are computed first.
     """
@@ -215,7 +317,7 @@ def tile_task(run: Callable[..., TileResult | None], *arguments: Any) -> Delayed
 
 def run_tiles(
     job: TileJob, indices: Iterable[int], *, client: Any = None, keep_going: bool = False
-) -> Generator[tuple[int, TileResult | GeosegError | None], None, None]:
+) -> Generator[Found, None, None]:
     """Run tiles and yield each as it is finished, in any order.
 
     Parameters
@@ -223,7 +325,7 @@ def run_tiles(
     job
         What to run.
     indices
-        Which tiles of the job's plan; taken one by one, so there may be many.
+        Which tiles of the job's plan.
     client
         A ``distributed.Client``; None runs on local threads, where reading of the next tiles and
         writing of the last ones overlap the computing of one.
@@ -240,109 +342,91 @@ def run_tiles(
     GeosegError
         What a tile raised, in whichever process; or that the cluster is lost.
     """
-    where = _on_threads(job) if client is None else _on_cluster(job, client)
-    with where as pool:
-        waiting = iter(indices)
-        running: dict[Any, int] = {}
-        while True:
-            limit = pool.limit()
-            while len(running) < limit and (index := next(waiting, None)) is not None:
-                if job.known_empty(index):
-                    yield index, None
-                else:
-                    running[pool.submit(index)] = index
-            if not running:
-                return
-            for future in sorted(pool.finished(running), key=lambda f: running[f]):
-                index = running.pop(future)
-                try:
-                    found = pool.result(future)
-                except (SceneError, TileError) as error:
-                    if not keep_going:
-                        raise
-                    error.__cause__ = error.__context__ = None
-                    yield index, error.with_traceback(None)  # which would hold the tile's pixels
-                else:
-                    yield index, found
+    todo = []
+    for index in indices:
+        if job.known_empty(index):
+            yield index, None
+        else:
+            todo.append(index)
+    lanes = job.plan.lanes(todo)
+    with closing(_here(job, lanes) if client is None else _on_cluster(job, lanes, client)) as run:
+        for index, found in run:
+            if isinstance(found, GeosegError) and not keep_going:
+                raise found
+            yield index, found
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Where tiles run; what local threads and a cluster have in common."""
-
-    limit: Callable[[], int]
-    """How many tiles may be under way or waiting to be taken at once: the bound on memory."""
-    submit: Callable[[int], Any]
-    finished: Callable[[dict[Any, int]], Iterable[Any]]
-    """Waits until at least one is."""
-    result: Callable[[Any], TileResult | None]
-
-
-@contextmanager
-def _on_threads(job: TileJob) -> Iterator[_Pool]:
-    """One thread computes, the others read ahead: several where a GPU is faster than they are."""
+def _here(job: TileJob, lanes: Sequence[Sequence[int]]) -> Generator[Found, None, None]:
+    """One thread computes the next tile while the last one is written."""
     stop = threading.Event()
-    threads = _THREADS.get(job.device_type, 2)
 
-    def run(index: int) -> TileResult | None:
-        task = tile_task(job.run, index, stop)
-        result: TileResult | None = task.compute(scheduler="synchronous")
-        return result
+    def run() -> Generator[Found, None, None]:
+        for lane in lanes:
+            yield from job.run(lane, stop)
 
-    pool = futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="geoseg-tile")
-    try:
-        yield _Pool(
-            limit=lambda: threads + 1,
-            submit=lambda index: pool.submit(run, index),
-            finished=lambda running: futures.wait(running, return_when="FIRST_COMPLETED").done,
-            result=lambda future: future.result(),
-        )
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    found = run()
+    with futures.ThreadPoolExecutor(1, "geoseg-tile") as pool:
+        try:
+            ready = pool.submit(next, found, None)
+            while (one := ready.result()) is not None:
+                ready = pool.submit(next, found, None)
+                yield one
+        finally:
+            stop.set()
+            pool.submit(found.close)
 
 
-@contextmanager
-def _on_cluster(job: TileJob, client: Any) -> Iterator[_Pool]:
-    """The workers of a client; twice as many tiles as threads, so that none waits for the next."""
+def _on_cluster(
+    job: TileJob, lanes: Sequence[Sequence[int]], client: Any
+) -> Generator[Found, None, None]:
+    """Some tiles of a lane are one task of the workers; no worker waits for its next one."""
     import distributed
     from distributed.comm.core import CommClosedError
 
-    def finished(running: dict[Any, int]) -> Iterable[Any]:
-        with client.as_current():  # waiting asks for the current client, which it need not be
-            return distributed.wait(list(running), return_when="FIRST_COMPLETED").done
-
-    open_futures: set[Any] = set()
-
-    def submit(index: int) -> Any:
-        future = client.compute(tile_task(_run_away, job, index))
-        open_futures.add(future)
-        return future
-
-    def result(future: Any) -> TileResult | None:
-        try:
-            found: TileResult | None = future.result()
-        except distributed.KilledWorker as error:
-            raise TileError(
-                "a tile ended every worker that tried it, most likely for lack of memory; give a "
-                "smaller --tile or fewer --workers, and go on with --resume"
-            ) from error
-        finally:
-            open_futures.discard(future)
-            future.release()
-        return found
-
+    threads = max(sum(client.nthreads().values()), 1)
+    waiting = deque(_some_of(lanes, job.plan, threads))
+    running: dict[Any, list[int]] = {}
     try:
-        yield _Pool(
-            limit=lambda: max(2 * sum(client.nthreads().values()), 2),
-            submit=submit,
-            finished=finished,
-            result=result,
-        )
+        while waiting or running:
+            limit = max(2 * sum(client.nthreads().values()), 2)
+            while waiting and len(running) < limit:
+                some = waiting.popleft()
+                running[client.compute(tile_task(_run_away, job, some))] = some
+            with client.as_current():  # waiting asks for the current client
+                done = distributed.wait(list(running), return_when="FIRST_COMPLETED").done
+            for future in sorted(done, key=lambda future: running[future]):
+                some = running.pop(future)
+                try:
+                    yield from future.result()
+                except distributed.KilledWorker:
+                    # One of them may be too much for a worker, and the others not.
+                    if len(some) > 1:
+                        waiting.extendleft([index] for index in reversed(some))
+                    else:
+                        yield (
+                            some[0],
+                            TileError(
+                                "a tile ended every worker that tried it, most likely for lack of "
+                                "memory; give a smaller --tile or fewer --workers, and go on with "
+                                "--resume"
+                            ),
+                        )
+                finally:
+                    future.release()
     except (futures.CancelledError, CommClosedError, TimeoutError) as error:
         raise GeosegError(
             "the Dask scheduler is gone; finished tiles are kept, go on with --resume"
         ) from error
     finally:
-        if open_futures and client.status == "running":
-            client.cancel(list(open_futures))
+        if running and client.status == "running":
+            client.cancel(list(running))
+
+
+def _some_of(lanes: Sequence[Sequence[int]], plan: TilePlan, threads: int) -> Iterator[list[int]]:
+    """Cut lanes into tasks: few enough that little runs twice, enough for all workers."""
+    tiles = sum(map(len, lanes))
+    most = max(1, min(tiles // (_TASKS_A_THREAD * threads), _TASK_PIXELS // math.prod(plan.tile)))
+    for lane in lanes:
+        count = -(-len(lane) // most)
+        for k in range(count):
+            yield list(lane[k * len(lane) // count : (k + 1) * len(lane) // count])

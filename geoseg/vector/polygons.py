@@ -17,18 +17,18 @@ from geoseg.errors import OptionError
 from geoseg.io.labels import LabelRaster
 from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
-from geoseg.types import Window
 from geoseg.vector.components import Tallies
-from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
 from geoseg.vector.merge import SmallMerger
 from geoseg.vector.scores import ScoreRaster
 from geoseg.vector.shape import Shaper
+from geoseg.vector.strips import Strips
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
 
 Progress = Callable[[int, int], None]
 Columns = dict[str, npt.NDArray[Any]]
+FloatArray = npt.NDArray[np.float64]
 
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
@@ -131,6 +131,7 @@ class _Job:
     confidence: str | Path | None
     options: VectorOptions
     ground: Ground
+    strips: Strips
 
     @classmethod
     def prepare(
@@ -141,20 +142,20 @@ class _Job:
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
             why = raster.grid.unmeasured or "its CRS has no ellipsoid"
             raise OptionError(f"{labels}: min area and simplify need metres, but {why}")
-        return cls(raster, confidence, options, ground)
+        return cls(raster, confidence, options, ground, Strips(raster, STRIP_PIXELS))
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
+        strips = self.strips
         tracer = Polygoniser(
-            self.raster.shape,
+            strips.shape,
             void=self.void,
-            place=self.ground.place,
-            measure=self.ground.measure,
+            place=lambda points: self.ground.place(strips.to_raster(points)),
+            measure=lambda points, offsets: self.ground.measure(strips.to_raster(points), offsets),
             shape_arcs=self._shaper(),
             connectivity=self.options.connectivity,
         )
-        passes = 1 + self._merges
-        height = passes * self.raster.grid.height
+        height, done = (1 + self._merges) * strips.shape[0], self._merges * strips.shape[0]
         relabel = self._merger(progress, height).relabel if self._merges else None
         with ExitStack() as stack:
             scores = None
@@ -162,11 +163,12 @@ class _Job:
                 scores = stack.enter_context(
                     closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
-            for window, values in self._strips():
+            for window, values in strips:
                 rows = values if relabel is None else relabel(values)
                 yield tracer.feed(rows, None if scores is None else scores.read(window))
+                done += window.height
                 if progress is not None:
-                    progress(height - self.raster.grid.height + window.row_stop, height)
+                    progress(done, height)
         self.raster.close()
         yield tracer.finish()
 
@@ -178,11 +180,6 @@ class _Job:
     @property
     def _merges(self) -> bool:
         return self.options.min_area_m2 > 0 and not self.options.drop_small
-
-    def _strips(self) -> Iterator[tuple[Window, Values]]:
-        for window, values in self.raster.strips(max(1, STRIP_PIXELS // self.raster.grid.width)):
-            # Without nodata every value is a label: make room for one more.
-            yield window, values if self.raster.nodata is not None else values.astype(np.int32)
 
     def _shaper(self) -> Shaper | None:
         if not self.options.simplify_m and not self.options.smooth:
@@ -198,17 +195,24 @@ class _Job:
     def _merger(self, progress: Progress | None, height: int) -> SmallMerger:
         """Look at all components once and settle which of them change their class."""
         wide, high = np.hypot(*self.ground.metres_per_pixel().T)
+        strips, done = self.strips, 0
+
+        def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
+            col, row = strips.to_raster(np.column_stack([col, row])).T
+            return self.ground.pixel_area(row, col)
+
         merger = SmallMerger(
-            self.raster.grid.width,
+            strips.shape[1],
             void=self.void,
-            pixel_area=self.ground.pixel_area,
+            pixel_area=pixel_area,
             pixel_size=(float(wide), float(high)),
             connectivity=self.options.connectivity,
         )
-        for window, values in self._strips():
+        for window, values in strips:
             merger.count(values)
+            done += window.height
             if progress is not None:
-                progress(window.row_stop, height)
+                progress(done, height)
         merger.decide(self.options.min_area_m2)
         return merger
 

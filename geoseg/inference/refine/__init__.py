@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from geoseg.inference.merge import Strip
+from geoseg.inference.rows import PixelRows
 from geoseg.runtime.transfer import to_device
-from geoseg.types import PixelBlock
 
 _ROWS_AT_A_TIME = 192
 """Rows that are refined at once, besides what is reached around them."""
@@ -43,26 +43,26 @@ class Refiner(Protocol):
 
 
 def refined(
-    strips: Iterable[Strip], refiners: Sequence[Refiner], block: PixelBlock
+    strips: Iterable[Strip], refiners: Sequence[Refiner], pixels: PixelRows
 ) -> Iterator[Strip]:
     """Refine the strips of an area, some rows at a time.
 
     Parameters
     ----------
     strips
-        From its first row on, in order; rows that are left out at the end hold no data.
+        From its first row on, in order; rows that are left out hold no data.
     refiners
         In the order in which they are applied.
-    block
-        Pixels of the area.
+    pixels
+        Of the area: those of a strip are there when the strip comes.
     """
     for refiner in refiners:
-        strips = _refined(strips, refiner, block)
+        strips = _refined(strips, refiner, pixels)
     yield from strips
 
 
-def _refined(strips: Iterable[Strip], refiner: Refiner, block: PixelBlock) -> Iterator[Strip]:
-    height, reach = len(block.valid), refiner.reach
+def _refined(strips: Iterable[Strip], refiner: Refiner, pixels: PixelRows) -> Iterator[Strip]:
+    height, reach = pixels.height, refiner.reach
     waiting: Tensor | None = None
     begin, first = 0, 0  # scene rows: of what waits, and of what is wanted next
     for rows in _all_rows(strips, height):
@@ -74,12 +74,11 @@ def _refined(strips: Iterable[Strip], refiner: Refiner, block: PixelBlock) -> It
             if below > known:
                 break
             above = max(first - reach, 0)
-            here = (slice(None), slice(above, below))
-            device = waiting.device
+            block, device = pixels.crop(above, below), waiting.device
             found = refiner(
                 waiting[above - begin : below - begin],
-                to_device(block.rgb[here].copy(), device),
-                to_device(block.valid[above:below].copy(), device),
+                to_device(block.rgb, device),
+                to_device(block.valid, device),
             )
             yield first, found[first - above : stop - above]
             first = stop
@@ -89,10 +88,15 @@ def _refined(strips: Iterable[Strip], refiner: Refiner, block: PixelBlock) -> It
 
 def _all_rows(strips: Iterable[Strip], height: int) -> Iterator[Tensor]:
     """Rows of strips, and zeros for those that are left out."""
-    done, last = 0, None
+    done, like = 0, None
     for first, rows in strips:
-        assert first == done
-        done, last = first + len(rows), rows
+        yield from _zeros(rows, first - done)
         yield rows
-    if last is not None and done < height:
-        yield last.new_zeros(height - done, *last.shape[1:])
+        done, like = first + len(rows), rows
+    if like is not None:
+        yield from _zeros(like, height - done)
+
+
+def _zeros(like: Tensor, count: int) -> Iterator[Tensor]:
+    for first in range(0, count, _ROWS_AT_A_TIME):
+        yield like.new_zeros(min(_ROWS_AT_A_TIME, count - first), *like.shape[1:])

@@ -13,10 +13,18 @@ from collections.abc import Iterator, Sequence
 from geoseg.inference.merge import Part
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.runners.plain import run_plain
-from geoseg.inference.runners.shared import run_shared, shared_lattices
+from geoseg.inference.runners.shared import can_share, run_shared, shared_lattices
 from geoseg.inference.scorer import Scorer
 
 Steps = Iterator[tuple[int, Sequence[Part]]]
+
+
+def goes_on(scorer: Scorer, window: int, stride: int) -> bool:
+    """Whether a tile may go on with what the tile above has left open, bit for bit.
+
+    A cell of shared kernels takes all of its windows at once, so that a tile has to run them all.
+    """
+    return not can_share(scorer, window, stride)
 
 
 def run_windows(

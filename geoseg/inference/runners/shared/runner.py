@@ -34,6 +34,16 @@ Lattices = Mapping[Window, CellByCell]
 """Of each window, the lattice it belongs to."""
 
 
+def can_share(scorer: Scorer, window: int, stride: int) -> bool:
+    """Whether square windows of a lattice can share kernels."""
+    head, patch = scorer.head, scorer.encoder.patch
+    if scorer.encoder.device.type != "cpu" or not isinstance(head.upsampler, LearnedJbu):
+        return False
+    if not window or window % patch or tuple(scorer.views) != (View(),) or _bias(head) is None:
+        return False
+    return SharedKernels.worthwhile(head.upsampler, window, stride, window // patch)
+
+
 def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
     """Lattice of each window; none where windows cannot share kernels.
 
@@ -42,16 +52,10 @@ def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
 
     A GPU rather takes many windows at once, and makes their kernels with them.
     """
-    head, patch = scorer.head, scorer.encoder.patch
-    upsampler, (window, width) = head.upsampler, area.windows[0].shape
-    if scorer.encoder.device.type != "cpu" or not isinstance(upsampler, LearnedJbu):
+    upsampler, (window, width) = scorer.head.upsampler, area.windows[0].shape
+    if window != width or not can_share(scorer, window, area.stride):
         return {}
-    if window != width or window % patch or tuple(scorer.views) != (View(),):
-        return {}
-    if _bias(head) is None:
-        return {}
-    if not SharedKernels.worthwhile(upsampler, window, area.stride, window // patch):
-        return {}
+    assert isinstance(upsampler, LearnedJbu)
     by_origin: dict[Place, list[Window]] = defaultdict(list)
     for each in area.windows:
         by_origin[each.row % area.stride, each.col % area.stride].append(each)
@@ -64,9 +68,9 @@ def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
             origin=origin,
             window=window,
             stride=area.stride,
-            grid=window // patch,
+            grid=window // scorer.encoder.patch,
         )
-        lattice = CellByCell(shared, own, area.core, head.text, area.weight)
+        lattice = CellByCell(shared, own, area.core, scorer.head.text, area.weight)
         found.update(dict.fromkeys(own, lattice))
     return found
 
