@@ -106,7 +106,8 @@ def segment_to_files(
         Go on with an interrupted run in ``out``.
     keep_going
         Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
-        holes, and a run with ``resume`` tries them again.
+        holes, and a run with ``resume`` tries them again. Tiles that a second try could map are
+        listed there too, as ``retried``.
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
@@ -287,8 +288,8 @@ class _SceneRun:
         self.holes: dict[int, str] = {}
 
     def execute(self, *, resume: bool) -> Run:
-        names = self.products.names
-        if resume and (done := self.folder.finished(digest(self.facts), names)):
+        names, side_files = self.products.names, self.products.side_files
+        if resume and (done := self.folder.finished(digest(self.facts), names, side_files)):
             return Run(self.folder.path, tuple(self.folder.path / name for name in names), done)
         journal = self.folder.open_journal(self.facts, resume=resume)
         if journal.finished:
@@ -297,7 +298,7 @@ class _SceneRun:
             self._segment(journal)
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
-        files = self.folder.publish(names, self.products.side_files, finished=not self.holes)
+        files = self.folder.publish(names, side_files, finished=not self.holes)
         return Run(self.folder.path, files, report)
 
     def _segment(self, journal: Journal) -> None:
@@ -323,7 +324,7 @@ class _SceneRun:
                     journal.add(TileRecord(index, 0, {}))
                 else:
                     checksums = write_tile(writers, self._place(index), result)
-                    journal.add(TileRecord(index, result.windows, checksums))
+                    journal.add(TileRecord(index, result.windows, checksums, result.retried))
                 state = replace(
                     state,
                     tiles_done=state.tiles_done + 1,
@@ -415,7 +416,7 @@ class _SceneRun:
         report = self._report(rasters.grid, tally, journal) | polygons
         report["checksums"] = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
-            for name in products.names
+            for name in (*products.names, *products.side_files)
             if name != REPORT
         }
         with writing_to(self.folder.path / REPORT):
@@ -447,15 +448,23 @@ class _SceneRun:
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
             "windows_of_lattice": self.plan.windows,
-            "holes": [
-                {"window": asdict(self.plan.core(index)), "error": error}
-                for index, error in sorted(self.holes.items())
-            ],
+            "holes": self._reasons(self.holes),
+            "retried": self._reasons(
+                {record.tile: record.retried for record in journal.finished.values()}
+            ),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "versions": versions(),
             "identity": digest(self.facts),
         }
         return dict(without_secrets(report))
+
+    def _reasons(self, errors: dict[int, str]) -> list[dict[str, Any]]:
+        """Where tiles failed, and why."""
+        return [
+            {"window": asdict(self.plan.core(index)), "error": error}
+            for index, error in sorted(errors.items())
+            if error
+        ]
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -71,16 +71,20 @@ def test_cores_partition_the_region_and_see_all_their_windows(
         data.draw(st.integers(1, lattice.height - row)),
         data.draw(st.integers(1, lattice.width - col)),
     )
-    plan = TilePlan(lattice, tile, region)
+    margin = data.draw(st.integers(0, 40))
+    plan = TilePlan(lattice, tile, region, margin=margin)
     whole = coverage(lattice, lattice.touching(Window(0, 0, lattice.height, lattice.width)))
     owned = np.zeros((lattice.height, lattice.width), dtype=int)
     runs = 0
     for tile_ in plan:
         owned[tile_.core.slices()] += 1
         runs += len(tile_.windows)
-        seen = coverage(lattice, tile_.windows)
-        assert np.array_equal(seen[tile_.core.slices()], whole[tile_.core.slices()])
-        assert tile_.read.intersection(tile_.core) == tile_.core
+        seen, grown = coverage(lattice, tile_.windows), tile_.grown
+        assert np.array_equal(seen[grown.slices()], whole[grown.slices()])
+        assert tile_.read.intersection(grown) == grown
+        rows, cols = (slice(max(s.start - margin, 0), s.stop + margin) for s in tile_.core.slices())
+        assert whole[grown.slices()].shape == whole[rows, cols].shape
+        assert grown.intersection(tile_.core) == tile_.core
         assert all(tile_.read.intersection(w) == w for w in tile_.windows)
     inside = np.zeros_like(owned)
     inside[region.slices()] = 1
@@ -131,6 +135,17 @@ def test_few_windows_run_twice_in_wide_lanes(window: int, stride: int) -> None:
 def test_tile_is_rounded_to_the_lattice() -> None:
     assert TilePlan(Lattice(9000, 9000, 224, 112), 2048).tile == (2016, 2016)
     assert TilePlan(Lattice(9000, 9000, 224, 112), 50).tile == (112, 112)
+
+
+def test_tiles_are_numbered_as_a_sequence_is() -> None:
+    plan = TilePlan(Lattice(100, 150, 50, 50), 50)
+    assert (len(plan), plan.rows, plan.cols) == (6, 2, 3)
+    assert [tile.index for tile in plan] == list(range(6))
+    assert plan[-1] == plan[5]
+    assert plan[4].core == plan.core(4) == Window(50, 50, 50, 50)
+    for index in (6, -7):
+        with pytest.raises(IndexError):
+            plan[index]
 
 
 def test_one_pass_is_one_tile() -> None:

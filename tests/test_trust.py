@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def cut(file: Path) -> None:
 
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    place = len(data) - 64 * 64
+    place = max(len(data) - 64 * 64, 0)
     data[place : place + 100] = bytes(255 - byte for byte in data[place : place + 100])
     file.write_bytes(data)
 
@@ -111,9 +113,12 @@ def test_damaged_work_files_are_not_believed(
 
 @pytest.mark.parametrize(
     "line",
-    ["[]", "null", "17", '{"tile": 3}', '{"tile": "3", "windows": 4, "checksums": {}}',
-     '{"tile": 3, "windows": 1, "checksums": {"labels": -1}}',
-     '{"tile": 3, "windows": 1, "checksums": {"labels": 5, "confidence": 6}}', "[" * 5000],
+    ["[]", "null", "17", '{"tile": 3}', "[" * 5000,
+     '{"tile": "3", "windows": 4, "checksums": {}, "retried": ""}',
+     '{"tile": 3, "windows": 4, "checksums": {}, "retried": 1}',
+     '{"tile": 3, "windows": 4, "checksums": {}, "retried": "", "more": 1}',
+     '{"tile": 3, "windows": 1, "checksums": {"labels": -1}, "retried": ""}',
+     '{"tile": 3, "windows": 1, "checksums": {"labels": 5, "confidence": 6}, "retried": ""}'],
 )  # fmt: skip
 def test_a_record_that_lies_is_not_believed(
     line: str, scene: Path, model: Model, straight: Path, tmp_path: Path
@@ -146,6 +151,20 @@ def test_products_of_a_finished_run_are_verified(
     DAMAGES[damage](out / "labels.tif")
     with pytest.raises(OutputError, match=r"labels.tif is missing or has changed"):
         segment(scene, out, model, resume=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["labels.tif.aux.xml", "confidence.qml"])
+def test_side_files_of_a_finished_run_may_change_with_a_warning(
+    name: str, damage: str, scene: Path, model: Model, straight: Path, tmp_path: Path
+) -> None:
+    """Other programs write into them."""
+    out = tmp_path / "out"
+    shutil.copytree(straight, out)
+    DAMAGES[damage](out / name)
+    with pytest.warns(GeosegWarning, match=f"{name} is missing or has changed"):
+        again = segment(scene, out, model, resume=True)
+    assert again.report == json.loads((straight / "run.json").read_text())
 
 
 def test_areas_come_from_the_pixels_that_were_written(straight: Path) -> None:
@@ -199,14 +218,50 @@ class Flaky:
         return flaky
 
 
-def test_a_tile_that_fails_once_is_tried_again(
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(SceneError("gone for a moment"), "gone for a moment"),
+     (torch.OutOfMemoryError(), "too little memory")],
+)  # fmt: skip
+def test_a_tile_that_fails_once_is_tried_again_and_listed(
+    error: Exception, words: str, scene: Path, model: Model, straight: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert json.loads((straight / "run.json").read_text())["retried"] == []
+    monkeypatch.setattr(Scene, "read", Flaky(error, 1)(Scene.read))
+    done = segment(scene, tmp_path / "out", model)
+    assert_same_raster(done.out / "labels.tif", straight / "labels.tif")
+    assert done.report["holes"] == []
+    (retried,) = done.report["retried"]
+    assert words in retried["error"]
+    window = Window(**retried["window"])
+    assert window.height == window.width == 64
+    assert window.col >= 64  # rows are read ahead, so the tile above may be the one tried again
+
+
+def test_a_retried_tile_of_the_interrupted_part_stays_listed(
     scene: Path, model: Model, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, error in enumerate([SceneError("gone for a moment"), torch.OutOfMemoryError()]):
-        monkeypatch.setattr(Scene, "read", Flaky(error, 1)(Scene.read))
-        done = segment(scene, tmp_path / str(number), model)
-        assert_same_raster(done.out / "labels.tif", straight / "labels.tif")
-        monkeypatch.undo()
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("gone"), 1)(Scene.read))
+    interrupt(scene, tmp_path / "out", model)
+    resumed = segment(scene, tmp_path / "out", model, resume=True)
+    assert_same_raster(resumed.out / "labels.tif", straight / "labels.tif")
+    assert [tile["error"] for tile in resumed.report["retried"]] == ["gone"]
+
+
+def test_a_tile_that_turns_out_empty_at_the_second_try_is_listed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beyond = [Window(0, 64, 192, 128), Window(64, 0, 128, 64)]
+    scene = write_scene(tmp_path / "scene.tif", 192, 192, holes=beyond)
+    monkeypatch.setattr(Scene, "known_empty", lambda scene, window: False)
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("gone"), 1)(Scene.read))
+    done = segment(scene, tmp_path / "out", model)
+    assert [tile["error"] for tile in done.report["retried"]] == ["gone"]
+    with rasterio.open(done.out / "labels.tif") as file:
+        labels = file.read(1)
+    assert (labels[Window(**done.report["retried"][0]["window"]).slices()] == 255).all()
+    assert (labels[:64, :64] != 255).all()
 
 
 def test_a_tile_that_never_fits_is_named(
@@ -222,22 +277,19 @@ def test_keep_going_leaves_holes_that_resume_fills(
     scene: Path, model: Model, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(Scene, "read", Flaky(SceneError("unreadable"), 6)(Scene.read))
+    monkeypatch.setattr(Scene, "read", Flaky(SceneError("unreadable"), 10**6)(Scene.read))
     partly = segment(scene, out, model, keep_going=True)
     holes = partly.report["holes"]
-    assert [hole["error"] for hole in holes] == ["unreadable"] * 3
+    assert 2 <= len(holes) < partly.report["tiles"]
+    assert {hole["error"] for hole in holes} == {"unreadable"}
     with rasterio.open(out / "labels.tif") as file:
         labels = file.read(1)
     for hole in holes:
         assert (labels[Window(**hole["window"]).slices()] == 255).all()
     monkeypatch.undo()
-    reads: list[Window] = []
-    read = Scene.read
-    monkeypatch.setattr(
-        Scene, "read", lambda self, window: (reads.append(window), read(self, window))[1]
-    )
-    whole = segment(scene, out, model, resume=True)
-    assert len(reads) == 3
+    states: list[geoseg.pipeline.Progress] = []
+    whole = segment(scene, out, model, resume=True, progress=states.append)
+    assert states[0].pixels == sum(Window(**hole["window"]).area for hole in holes)
     assert whole.report["holes"] == []
     assert_same_raster(out / "labels.tif", straight / "labels.tif")
 
@@ -308,6 +360,72 @@ def test_where_locks_do_not_reach_the_time_tells(
     os.utime(claim, (old, old))
     with _claim.claimed(claim, tmp_path):
         pass
+
+
+def test_without_locks_whoever_makes_the_claim_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim = tmp_path / "claim"
+    with _claim.claimed(claim, tmp_path):
+        for content in (claim.read_bytes(), b"", b"[" * 4000, b'{"process": 1, "since": "x"}'):
+            claim.write_bytes(content)  # the owner may not have signed it yet
+            with (
+                pytest.raises(OutputError, match=r"at work there .* \(120 s if it was killed\)"),
+                _claim.claimed(claim, tmp_path),
+            ):
+                pass
+    assert not claim.exists()
+    with _claim.claimed(claim, tmp_path):
+        pass
+
+
+def test_without_locks_of_many_that_come_at_once_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim, start, end = tmp_path / "claim", threading.Barrier(8), threading.Barrier(8)
+
+    def come(_: int) -> bool:
+        start.wait()
+        try:
+            with _claim.claimed(claim, tmp_path):
+                end.wait()
+                return True
+        except OutputError:
+            end.wait()
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for abandoned in (False, True, True, True):
+            if abandoned:
+                claim.write_text("")
+                os.utime(claim, (1e9, 1e9))
+            assert sum(pool.map(come, range(8))) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_that_another_one_has_taken_over_is_left_to_it(tmp_path: Path) -> None:
+    claim = tmp_path / "claim"
+    with _claim.claimed(claim, tmp_path):  # on a machine that then sleeps for a while
+        claim.unlink()
+        claim.write_text("another's")
+    assert claim.read_text() == "another's"
+
+
+def test_a_mark_that_was_left_by_a_kill_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claim, "fcntl", None)
+    claim, mark = tmp_path / "claim", tmp_path / "claim-taken"
+    for file in (claim, mark):
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+    with pytest.raises(OutputError, match="just started"), _claim.claimed(claim, tmp_path):
+        pass
+    with _claim.claimed(claim, tmp_path):
+        assert json.loads(claim.read_text())["process"] == os.getpid()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_run_leaves_the_first_alone(

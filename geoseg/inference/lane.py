@@ -46,7 +46,7 @@ class TileResult:
     windows: int = 0
     """How many windows were encoded."""
     retried: str = ""
-    """Why the first try failed; empty if it did not."""
+    """Why it was tried again; empty if it was not."""
 
     @classmethod
     def empty(cls, core: Window, classes: int, rasters: Sequence[str] = USUAL) -> TileResult:

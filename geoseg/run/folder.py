@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from geoseg._claim import claimed
 from geoseg._files import release_database, writing_to
-from geoseg.errors import OptionError, OutputError
+from geoseg.errors import GeosegWarning, OptionError, OutputError
 from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS, SIDE_FILES
 from geoseg.run.journal import Journal
@@ -140,8 +141,12 @@ class OutputFolder:
         ):
             self.clear()
 
-    def finished(self, identity: str, names: Sequence[str]) -> dict[str, Any] | None:
+    def finished(
+        self, identity: str, names: Sequence[str], side_files: Sequence[str] = ()
+    ) -> dict[str, Any] | None:
         """Report of a finished run with the same identity; None if there is no finished run.
+
+        Side files that have changed get a warning: other programs write into them.
 
         Raises
         ------
@@ -165,23 +170,28 @@ class OutputFolder:
         if report.get("holes"):
             return None
         for name in names:
-            if name != REPORT:
-                self._check_product(name, report)
+            if name != REPORT and not self._is_intact(name, report):
+                raise OutputError(
+                    f"{self.path / name} is missing or has changed since the run that made it; "
+                    "make it anew with --overwrite"
+                )
+        changed = [name for name in side_files if not self._is_intact(name, report)]
+        if changed:
+            warnings.warn(
+                f"{self.path}: {', '.join(changed)} is missing or has changed since the run; if "
+                "no other program did that, make all anew with --overwrite",
+                GeosegWarning,
+                stacklevel=2,
+            )
         self.clear()
         return report
 
-    def _check_product(self, name: str, report: dict[str, Any]) -> None:
-        """Refuse a file that is not the one that the run left."""
-        file = self.path / name
+    def _is_intact(self, name: str, report: dict[str, Any]) -> bool:
+        """Whether a file is the one that the run left."""
         try:
-            intact = file_digest(file) == report["checksums"][name]["sha256"]
+            return bool(file_digest(self.path / name) == report["checksums"][name]["sha256"])
         except (OSError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            raise OutputError(
-                f"{file} is missing or has changed since the run that made it; make it anew with "
-                "--overwrite"
-            )
+            return False
 
     def make_ready(self) -> Path:
         """Return an empty folder for complete products that wait for their final names."""

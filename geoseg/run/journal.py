@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from geoseg._files import whole_file, writing_to
 from geoseg.errors import OutputError
 
 _LAYOUT = "the layout of the record"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class TileRecord:
     """Windows that were encoded."""
     checksums: Mapping[str, int]
     """CRC-32 of its pixels in each work file, by the raster's name."""
+    retried: str = ""
+    """Why it was tried again; empty if it was not."""
 
     @classmethod
     def of(cls, line: Any) -> TileRecord:
@@ -43,8 +45,8 @@ class TileRecord:
         try:
             numbers = [line["tile"], line["windows"], *line["checksums"].values()]
             sound = all(type(number) is int and number >= 0 for number in numbers)
-            if sound and line.keys() == {"tile", "windows", "checksums"}:
-                return cls(line["tile"], line["windows"], dict(line["checksums"]))
+            if sound and isinstance(line["retried"], str) and len(line) == len(fields(cls)):
+                return cls(**line)
         except (KeyError, TypeError, AttributeError):
             pass
         raise ValueError(f"{line!r} is no record of a tile")

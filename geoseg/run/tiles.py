@@ -116,7 +116,10 @@ class TileJob:
     def _once_more(
         self, index: int, error: Exception, stop: threading.Event | None
     ) -> TileResult | GeosegError:
-        """Run a tile by itself; what hindered it may be over."""
+        """Run a tile by itself; what hindered it may be over.
+
+        A result says that it was tried again, so that there is one also where nothing is kept.
+        """
         why = "too little memory for several windows at a time"
         if isinstance(error, GeosegError):
             why = str(error)

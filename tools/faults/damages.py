@@ -46,7 +46,8 @@ def attempt(t: Try, *, short: bool) -> None:
             raise LostError(f"the entry is not made again: {ended}")
     else:
         ended = t.run("segment", out, "--resume")
-    if ended.code in (1, 2):
+    warned = where == "finished run" and any(victim.name in line for line in ended.warnings)
+    if ended.code in (1, 2) or warned:
         ended = t.run("segment", out, "--overwrite")
     if ended.code in (1, 2) and name == "a folder" and victim.is_dir():
         victim.rmdir()  # no run replaces a folder of somebody's

@@ -16,12 +16,14 @@ import psutil
 
 from tools.faults.stand import Try, is_segment
 
-TRIES, SHORT_TRIES = 112, 8
+TRIES, SHORT_TRIES = 120, 8
 _ALONE = ("segment", "vectorize", "regrid", "stats", "overwrite", "evaluate", "all products",
           "tune", "geojson", "preview", "parquet", "vectorize fgb")  # fmt: skip
-_CASES = (*_ALONE, "workers", "scheduler")
+_CASES = (*_ALONE, "workers", "scheduler", "scheduler")
 USES = tuple(name for name in _ALONE if name != "overwrite") + ("other scene", "labels alone")
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_MEMORY = ("150MiB", "300MiB", "450MiB", "600MiB")
+"""From less than the imports take to about what a tile needs."""
 
 
 def attempt(t: Try, *, short: bool) -> None:
@@ -72,17 +74,24 @@ def _workers(t: Try, out: Path) -> None:
 
 
 def _scheduler(t: Try, out: Path) -> None:
-    """End the scheduler, a nanny or a worker of a cluster of one's own."""
-    victim = t.rng.choice(("scheduler", "nanny", "worker"))
+    """End the scheduler, a nanny or a worker of a cluster of one's own, or give it no memory."""
+    victims = ("scheduler", "memory", "nanny", "worker")
+    turn = 2 * (t.number // len(_CASES)) + t.number % 2
+    victim = victims[turn % len(victims)]
     t.fault += f", {victim}"
     cluster = _Cluster(t)
+    limit = ""
+    if victim == "memory":
+        limit = _MEMORY[turn // len(victims) % len(_MEMORY)]
     try:
-        where = ["--scheduler", cluster.begin()]
+        where = ["--scheduler", cluster.begin(limit)]
         process = t.start("labels alone", out, *where, forked=False)
         _until(lambda: not process.running() or (out / ".geoseg-work").exists(), 60)
         time.sleep(t.rng.uniform(0, 1.5))
         t.detail = "at work" if process.running() else "too late"
-        if victim == "worker":
+        if victim == "memory":
+            t.detail = limit
+        elif victim == "worker":
             for pid in _workers_below(cluster.nanny.pid)[:1]:
                 _kill(pid, signal.SIGKILL)
         else:
@@ -90,7 +99,7 @@ def _scheduler(t: Try, out: Path) -> None:
         if victim == "nanny":
             cluster.begin_nanny()  # the run may wait for workers
         ended = t.ended(process)
-        if victim == "scheduler" and ended.code != 0:
+        if ended.code != 0:
             cluster.end()
             where = ["--scheduler", cluster.begin()]
         t.finish("labels alone", out, ended, *where, forked=False)
@@ -105,20 +114,21 @@ class _Cluster:
         self._here, self._turn = t.here, 0
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def begin(self) -> str:
-        """Start both; return the address."""
+    def begin(self, memory: str = "") -> str:
+        """Start both, the worker with a limit on its memory; return the address."""
         self._turn += 1
         self._file = self._here / f"scheduler-{self._turn}.json"
         self.scheduler = self._start(
             "scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard"
         )
         _until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 60)
-        self.begin_nanny()
+        self.begin_nanny(memory)
         return str(json.loads(self._file.read_text())["address"])
 
-    def begin_nanny(self) -> None:
+    def begin_nanny(self, memory: str = "") -> None:
         """Start a worker."""
-        self.nanny = self._start("worker", "--nthreads", "1", "--no-dashboard")
+        limit = ["--memory-limit", memory] if memory else []
+        self.nanny = self._start("worker", "--nthreads", "1", "--no-dashboard", *limit)
 
     def _start(self, what: str, *more: str) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", "distributed.cli.dask_" + what,

@@ -28,6 +28,7 @@ class Ended:
     """Exit status, less than 0 for a signal, None if it did not end."""
     lines: tuple[str, ...]
     """What it said on stderr, without progress and warnings."""
+    warnings: tuple[str, ...] = ()
 
     @property
     def long(self) -> bool:
@@ -111,7 +112,8 @@ class Process:
             os.waitpid(self.pid, 0)
         said = self.log.read_text(errors="replace").splitlines()
         spoken = [s for s in said if s and " %  tile" not in s and not s.startswith("warning")]
-        return Ended(self.command, code, tuple(spoken))
+        warned = [s for s in said if s.startswith("warning")]
+        return Ended(self.command, code, tuple(spoken), tuple(warned))
 
 
 def _become(args: Sequence[str], log: Path, env: Mapping[str, str], prepare: Any) -> None:
