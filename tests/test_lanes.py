@@ -15,9 +15,10 @@ from geoseg.inference.lane import TileResult
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import Model, load_model
 from geoseg.options import Options
-from geoseg.run.tiles import TileJob, run_tiles
+from geoseg.run.tiles import TileJob, run_tiles, tasks_of
 from geoseg.testing import drawn_rgb, tiny_random_model
-from geoseg.tiling.tiles import TilePlan
+from geoseg.tiling.lattice import Lattice
+from geoseg.tiling.tiles import TilePlan, wide_tile
 from geoseg.types import BoolArray, PixelBlock, Window
 
 WORDS = "building,roof; road; water; forest"
@@ -180,3 +181,14 @@ def test_a_lane_goes_on_below_a_tile_that_fails(model: Model) -> None:
         if tile.index not in failed:
             here = tile.core.slices()
             np.testing.assert_array_equal(found["labels"][here], whole["labels"][here])
+
+
+@pytest.mark.parametrize(("window", "stride"), [(224, 112), (320, 156), (448, 224), (336, 112)])
+def test_tasks_of_workers_run_few_windows_twice(window: int, stride: int) -> None:
+    lattice = Lattice(40_000, 40_000, window, stride)
+    plan = TilePlan(lattice, wide_tile(lattice, queries=12))
+    tasks = list(tasks_of(plan.lanes(range(len(plan))), plan, threads=4))
+    assert sorted(index for some in tasks for index in some) == list(range(len(plan)))
+    assert len(tasks) >= 16
+    runs = sum(len(tile.windows) for some in tasks for tile in plan.lane(some).tiles)
+    assert runs <= 1.06 * lattice.count

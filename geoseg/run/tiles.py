@@ -386,7 +386,7 @@ def _on_cluster(
     from distributed.comm.core import CommClosedError
 
     threads = max(sum(client.nthreads().values()), 1)
-    waiting = deque(_some_of(lanes, job.plan, threads))
+    waiting = deque(tasks_of(lanes, job.plan, threads))
     running: dict[Any, list[int]] = {}
     try:
         while waiting or running:
@@ -424,7 +424,7 @@ def _on_cluster(
             client.cancel(list(running))
 
 
-def _some_of(lanes: Sequence[Sequence[int]], plan: TilePlan, threads: int) -> Iterator[list[int]]:
+def tasks_of(lanes: Sequence[Sequence[int]], plan: TilePlan, threads: int) -> Iterator[list[int]]:
     """Cut lanes into tasks: few enough that little runs twice, enough for all workers."""
     tiles = sum(map(len, lanes))
     most = max(1, min(tiles // (_TASKS_A_THREAD * threads), _TASK_PIXELS // math.prod(plan.tile)))
