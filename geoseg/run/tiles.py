@@ -212,16 +212,16 @@ class TileJob:
                     if waiting:
                         reading.append(pool.submit(self._rows, waiting.popleft()))
                     have = new if have is None else have.followed_by(new, tile.read.row)
+                    assert have is not None
                     yield self._wanted(lane, tile, have.block, have.sent)
             finally:
                 for future in reading:
                     future.cancel()
 
-    def _rows(self, rows: Window) -> _Rows:
+    def _rows(self, rows: Window) -> _Rows | None:
         assert self.scene is not None
         if not rows.height:
-            empty = np.zeros((3, *rows.shape), np.float32), np.zeros(rows.shape, np.bool_)
-            return _Rows(rows.row, PixelBlock(*empty), None)
+            return None
         with bounded_cache():
             block = self.scene.read(rows)
         return _Rows(rows.row, block, self._segmenter().send(block))
@@ -255,16 +255,17 @@ class _Rows:
     block: PixelBlock
     sent: Tensor | None
 
-    def followed_by(self, below: _Rows, first: int) -> _Rows:
-        """These rows from ``first`` on, and those below them."""
-        kept, old, new = slice(first - self.first, None), self.block, below.block
-        block = PixelBlock(
-            np.concatenate([old.rgb[:, kept], new.rgb], axis=1),
-            np.concatenate([old.valid[kept], new.valid]),
-        )
-        sent = [] if self.sent is None else [self.sent[:, kept]]
-        sent += [] if below.sent is None else [below.sent]
-        return _Rows(first, block, torch.cat(sent, dim=1) if sent else None)
+    def followed_by(self, below: _Rows | None, first: int) -> _Rows:
+        """These rows from ``first`` on, and those below them, if there are any."""
+        kept = slice(first - self.first, None)
+        rgb, valid = self.block.rgb[:, kept], self.block.valid[kept]
+        sent = None if self.sent is None else self.sent[:, kept]
+        if below is not None:
+            rgb = np.concatenate([rgb, below.block.rgb], axis=1)
+            valid = np.concatenate([valid, below.block.valid])
+            if sent is not None and below.sent is not None:
+                sent = torch.cat([sent, below.sent], dim=1)
+        return _Rows(first, PixelBlock(rgb, valid), sent)
 
 
 def _lacks_memory(error: Exception) -> bool:
