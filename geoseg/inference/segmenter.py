@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
 from geoseg.inference.runners import run_windows
 from geoseg.inference.runners.area import Area, Batches
-from geoseg.inference.scorer import Encoder, Scorer
+from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
@@ -142,7 +143,7 @@ class Segmenter:
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
-        self._scorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
+        self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,
             chosen.batch_size,
@@ -168,9 +169,14 @@ class Segmenter:
         return Scorer(encoder, head, self._views, whole=self.options.window == 0)
 
     def __reduce__(self) -> tuple[object, ...]:
+        return type(self.recipe).segmenter, (self.recipe,)
+
+    @property
+    def recipe(self) -> Any:
+        """What another process needs to make the same segmenter."""
         from geoseg.inference.recipe import Recipe
 
-        return Recipe.segmenter, (Recipe.of(self),)
+        return Recipe.of(self)
 
     # -- what it is -------------------------------------------------------------------------
 
@@ -190,8 +196,8 @@ class Segmenter:
         return self._batches.size
 
     @property
-    def encoder(self) -> Encoder:
-        """Pixels to features."""
+    def encoder(self) -> PixelMaker:
+        """What makes windows of pixels; of a model of words, also their features."""
         return self._scorer.encoder
 
     def lattice(self, height: int, width: int) -> Lattice:
@@ -321,11 +327,12 @@ class Segmenter:
 
         Both ``(Q, H, W)`` float32, from one encoding: ``patch - λ · cls`` are the logits for λ.
         """
+        assert isinstance(self.encoder, Encoder)
         both = self._image_logits(self._make_scorer(self.encoder, AlsoCls()), block)
         patch, cls = np.split(both, 2)
         return patch, cls
 
-    def _image_logits(self, scorer: Scorer, block: PixelBlock) -> FloatArray:
+    def _image_logits(self, scorer: WindowScorer, block: PixelBlock) -> FloatArray:
         height, width = block.valid.shape
         whole = Window(0, 0, height, width)
         windows = self.lattice(height, width).touching(whole)
@@ -337,7 +344,7 @@ class Segmenter:
 
     def _strips(
         self,
-        scorer: Scorer,
+        scorer: WindowScorer,
         block: PixelBlock,
         windows: Sequence[Window],
         core: Window,

@@ -14,13 +14,13 @@ from geoseg.inference.merge import Part
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.runners.plain import run_plain
 from geoseg.inference.runners.shared import run_shared, shared_lattices
-from geoseg.inference.scorer import Scorer
+from geoseg.inference.scorer import Scorer, WindowScorer
 
 Steps = Iterator[tuple[int, Sequence[Part]]]
 
 
 def run_windows(
-    scorer: Scorer,
+    scorer: WindowScorer,
     area: Area,
     batches: Batches,
     *,
@@ -47,6 +47,6 @@ def run_windows(
     concurrent.futures.CancelledError
         If ``stop`` was set.
     """
-    if lattices := shared_lattices(scorer, area):
+    if isinstance(scorer, Scorer) and (lattices := shared_lattices(scorer, area)):
         return run_shared(scorer, area, batches, lattices, stop=stop, share_threads=share_threads)
     return run_plain(scorer, area, batches, stop=stop, share_threads=share_threads)
