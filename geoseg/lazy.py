@@ -24,7 +24,7 @@ from geoseg.io.scene import Scene, about_place, open_scene
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading
+from geoseg.options import Options, Reading, is_score_raster
 from geoseg.run.scenes import open_area
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
@@ -74,10 +74,11 @@ def segment(
         With one line that says what is wrong and what to do.
     """
     reading = reading or Reading()
-    source = pixels = _open(scene, reading, colours=scorer is None)
+    source = _open(scene, reading, colours=scorer is None)
     segmenter = segmenter_of(model, classes, windows_of(options, window, stride), device, scorer)
+    pixels: Scene | ArrayScene | ScoredScene = source
     if isinstance(segmenter, NetworkSegmenter):
-        pixels = with_scores(source, scores_of(scorer), reading)
+        pixels = _with_scores(source, scores_of(scorer), reading)
         segmenter.probe(pixels)
     area = open_area(reading, source.grid)
     region = area.window if area is not None else None
@@ -131,6 +132,17 @@ def _open(
             "pixels alone go to Segmenter.predict"
         )
     return open_scene(absolute(scene), reading, colours=colours)
+
+
+def _with_scores(
+    source: Scene | ArrayScene, call: Any, reading: Reading
+) -> Scene | ArrayScene | ScoredScene:
+    """Lay a raster of scores over a scene, if that is what a scorer is."""
+    if isinstance(source, Scene):
+        return with_scores(source, call, reading)
+    if is_score_raster(call):
+        raise OptionError("a raster of scores goes with the path of a scene, not with an array")
+    return source
 
 
 def _tasks(

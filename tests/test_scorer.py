@@ -313,7 +313,7 @@ def test_command_line_takes_a_function_torchscript_and_onnx(
         scorers.append("net.onnx")
     monkeypatch.chdir(tmp_path)
     for scorer in scorers:
-        out = tmp_path / scorer.replace(":", "_")
+        out = tmp_path / "maps" / scorer.replace(":", "_")
         done = command(runner, scene, out, scorer, "--mean", "0.4", "--std", "0.2")
         assert done.exit_code == 0, done.output
         differs = labels(out) != expected

@@ -84,7 +84,7 @@ def scores_of(scorer: Any) -> Any:
 
 def windows_of(options: Options | None, window: int | None, stride: int | None) -> Options:
     """Options with a window and a stride that were given by themselves."""
-    given = {"window": window, "stride": stride}
+    given: dict[str, Any] = {"window": window, "stride": stride}
     return replace(
         options or Options(), **{name: value for name, value in given.items() if value is not None}
     )
@@ -261,7 +261,7 @@ class NetworkSegmenter(Segmenter):
         self._scorer = Network(
             self.scorer, classes, self.device, chosen.window, chosen.method("views").views()
         )
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "scorer": name_of(self.scorer.call),
             "sha256": identity(self.scorer.call),
             "activation": self.scorer.activation,
@@ -329,13 +329,15 @@ class NetworkSegmenter(Segmenter):
                 "function of a module, a TorchScript or ONNX file, or run without workers"
             ) from error
         options = Options(**{f.name: getattr(self.options, f.name) for f in fields(Options)})
-        words_only = {f.name: f.default for f in fields(Options) if f.name in WORDS_ONLY}
+        words_only: dict[str, Any] = {
+            f.name: f.default for f in fields(Options) if f.name in WORDS_ONLY
+        }
         return NetworkRecipe(
             packed,
             self.device.type,
             self.vocabulary,
             replace(options, **words_only),
-            self.facts["sha256"] if isinstance(scorer.call, str) else None,
+            str(self.facts["sha256"]) if isinstance(scorer.call, str) else None,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -419,7 +421,7 @@ def name_of(call: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _loaded(call: Any, device: torch.device) -> Callable[[Tensor], Any]:
+def _loaded(call: Any, device: torch.device) -> Any:
     """Return what is called, ready on a device; a module of the user's stays as it is."""
     if isinstance(call, str | Path):
         call = _found(str(call), device)
@@ -472,7 +474,7 @@ def _as_they_are(scores: Tensor) -> Tensor:
 
 def _script(path: str, device: torch.device) -> Any:
     try:
-        return torch.jit.load(path, map_location=device)
+        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise OptionError(
             f"scorer {path} is no TorchScript file; save the network with "
@@ -499,7 +501,8 @@ def _onnx(path: str, device: torch.device) -> Callable[[Tensor], Any]:
     def run(windows: Tensor) -> Tensor:
         step = 1 if entry.shape and entry.shape[0] == 1 else len(windows)
         parts = [
-            session.run(None, {entry.name: part.cpu().numpy()})[0] for part in windows.split(step)
+            session.run(None, {entry.name: part.cpu().numpy()})[0]
+            for part in torch.split(windows, step)
         ]
         return torch.from_numpy(np.concatenate(parts))
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from geoseg.errors import OptionError
-from geoseg.io.array import ArrayScene
 from geoseg.io.scene import Scene
 from geoseg.io.source import RasterSource
 from geoseg.io.stretch import Stretch
@@ -42,9 +41,7 @@ class ScoredScene:
         return self.scene.known_empty(window) or self.scores.known_empty(window)
 
 
-def with_scores(
-    scene: Scene | ArrayScene, call: Any, reading: Reading
-) -> Scene | ArrayScene | ScoredScene:
+def with_scores(scene: Scene, call: Any, reading: Reading) -> Scene | ScoredScene:
     """Lay a raster of scores over a scene, if that is what a scorer is; else return the scene.
 
     Raises
@@ -54,8 +51,6 @@ def with_scores(
     """
     if not is_score_raster(call):
         return scene
-    if isinstance(scene, ArrayScene):
-        raise OptionError("a raster of scores goes with the path of a scene, not with an array")
     first = RasterSource.open(str(call), (1,), crs=reading.crs)
     every = tuple(range(1, first.band_count + 1))
     source = RasterSource.open(str(call), every, crs=reading.crs, colours=False)
