@@ -184,6 +184,8 @@ def _typed(hint: Any, default: Any) -> Any:
         return list[str]
     if get_origin(hint) is Literal:
         return hint | None if default is None else hint
+    if hint is Any:  # what Python takes more ways of, a command line takes as text
+        return str | None
     plain = next((kind for kind in get_args(hint) if kind in (int, float, str)), hint)
     plain = plain if plain in (int, float, str, bool) else str
     return plain | None if default is None else plain

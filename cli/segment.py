@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, SCENE, Options, Products, Reading
+from geoseg.options import OUTPUT, SCENE, Options, Products, Reading, Scorer
 from geoseg_cli import _run, options
 from geoseg_cli.options import RUN, takes
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @takes(Options)
+@takes(Scorer)
 @takes(Reading)
 @takes(Products)
 def segment(
@@ -36,6 +37,7 @@ def segment(
     ],
     reading: Reading,
     chosen: Options,
+    scorer: Scorer,
     products: Products,
     mosaic: Annotated[
         bool,
@@ -119,6 +121,7 @@ def segment(
                 classes,
                 out,
                 model=model,
+                scorer=None if scorer.call is None else scorer,
                 options=chosen,
                 reading=reading,
                 products=products,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from geoseg.inference.segmenter import Segmenter
     from geoseg.lazy import segment
     from geoseg.model.loading import Model, load_model
-    from geoseg.options import Options, Products, Reading
+    from geoseg.options import Options, Products, Reading, Scorer
     from geoseg.pipeline import segment_to_files
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
@@ -30,6 +30,7 @@ __all__ = [
     "Options",
     "Products",
     "Reading",
+    "Scorer",
     "Segmenter",
     "Vocabulary",
     "__version__",
@@ -45,6 +46,7 @@ _HOMES = {
     "Options": "geoseg.options",
     "Products": "geoseg.options",
     "Reading": "geoseg.options",
+    "Scorer": "geoseg.options",
     "Segmenter": "geoseg.inference.segmenter",
     "Vocabulary": "geoseg.text.vocabulary",
     "evaluate": "geoseg.evaluation",

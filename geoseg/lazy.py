@@ -15,14 +15,16 @@ from dask.delayed import Delayed, delayed
 
 from geoseg._files import absolute
 from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene, about_place, open_scene
-from geoseg.model.loading import Model, load_model
+from geoseg.io.scores import ScoredScene, with_scores
+from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading
+from geoseg.options import Options, Reading, is_score_raster
 from geoseg.run.scenes import open_area
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
@@ -35,7 +37,10 @@ def segment(
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
+    scorer: Any = None,
     options: Options | None = None,
+    window: int | None = None,
+    stride: int | None = None,
     reading: Reading | None = None,
     tile: int = 2048,
     device: str = "auto",
@@ -48,7 +53,7 @@ def segment(
     scene
         Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
         ``(y, x, band)``, numpy or dask backed; never changed.
-    classes, model, options, reading, tile, device
+    classes, model, scorer, options, window, stride, reading, tile, device
         As for `segment_to_files`. Labels come on the grid that is worked on: the one of
         ``reading.gsd``, or the scene's own, which for an array is the only one.
     probabilities
@@ -69,14 +74,17 @@ def segment(
         With one line that says what is wrong and what to do.
     """
     reading = reading or Reading()
-    source = _open(scene, reading)
-    loaded = model if isinstance(model, Model) else load_model(model, device=device)
-    segmenter = Segmenter(loaded, classes, options)
+    source = _open(scene, reading, colours=scorer is None)
+    segmenter = segmenter_of(model, classes, windows_of(options, window, stride), device, scorer)
+    pixels: Scene | ArrayScene | ScoredScene = source
+    if isinstance(segmenter, NetworkSegmenter):
+        pixels = _with_scores(source, scores_of(scorer), reading)
+        segmenter.probe(pixels)
     area = open_area(reading, source.grid)
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
     rasters = ["labels", "confidence", *(["probabilities"] if probabilities else [])]
-    tasks = _tasks(source, segmenter, plan, area, rasters)
+    tasks = _tasks(pixels, segmenter, plan, area, rasters)
 
     names = segmenter.vocabulary.names
     dtype = label_dtype(len(names))
@@ -98,7 +106,9 @@ def _class_tags(names: Sequence[str]) -> dict[str, str]:
     return {f"CLASS_{index}": name for index, name in enumerate(names)}
 
 
-def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArrayScene:
+def _open(
+    scene: str | Path | xr.DataArray, reading: Reading, *, colours: bool
+) -> Scene | ArrayScene:
     if isinstance(scene, xr.DataArray):
         if reading.gsd is not None:
             raise OptionError(
@@ -111,7 +121,7 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
                 "array.rio.write_nodata(0)"
             )
         array = ArrayScene.open(
-            scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
+            scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs, colours=colours
         )
         remark = about_place(array.grid)
         if remark is not None:
@@ -122,18 +132,29 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
             f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "
             "pixels alone go to Segmenter.predict"
         )
-    return open_scene(absolute(scene), reading)
+    return open_scene(absolute(scene), reading, colours=colours)
+
+
+def _with_scores(
+    source: Scene | ArrayScene, call: Any, reading: Reading
+) -> Scene | ArrayScene | ScoredScene:
+    """Lay a raster of scores over a scene, if that is what a scorer is."""
+    if isinstance(source, Scene):
+        return with_scores(source, call, reading)
+    if is_score_raster(call):
+        raise OptionError("a raster of scores goes with the path of a scene, not with an array")
+    return source
 
 
 def _tasks(
-    source: Scene | ArrayScene,
+    source: Scene | ArrayScene | ScoredScene,
     segmenter: Segmenter,
     plan: TilePlan,
     area: Aoi | None,
     rasters: Sequence[str],
 ) -> list[Delayed]:
     """Tasks of all tiles: those of a file read it where they run, those of an array get a slice."""
-    if isinstance(source, Scene):
+    if not isinstance(source, ArrayScene):
         job = TileJob(source, segmenter, plan, area, rasters)
         return [tile_task(job.run_whole, index) for index in range(len(plan))]
     job = TileJob(None, segmenter, plan, area, rasters)
@@ -142,7 +163,7 @@ def _tasks(
         tile_task(
             job.run_block,
             tile.index,
-            as_pixels(source.pixels(tile.read), source.stretch, source.nodata),
+            as_pixels(source.pixels(tile.read), *source.how),
         )
         for tile in plan
     ]

@@ -36,6 +36,7 @@ Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
+Activation = Literal["softmax", "sigmoid", "none"]
 OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
 """``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
@@ -98,20 +99,21 @@ def choices(kind: type[Any]) -> Mapping[str, Choice]:
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``"3,2,1"`` or ``"1"``.
+    """Read ``"3,2,1"`` or ``"1"``; how many there may be is settled where the scene is opened.
 
     Raises
     ------
     OptionError
-        If it is not one or three band numbers.
+        If it is not a list of band numbers.
     """
     try:
         bands = tuple(int(part) for part in text.split(","))
     except ValueError:
         bands = ()
-    if len(bands) not in (1, 3) or min(bands) < 1:
+    if not bands or min(bands) < 1:
         raise OptionError(
-            f"--bands '{shown(text)}' is not one band or three; write for example --bands 3,2,1"
+            f"--bands '{shown(text)}' is not a list of band numbers; write for example "
+            "--bands 3,2,1"
         )
     return bands
 
@@ -341,6 +343,115 @@ class Resolved(Options):
         return found
 
 
+SCORE_RASTERS = (".tif", ".tiff", ".vrt")
+"""Ends of files that are rasters of scores."""
+
+
+def is_score_raster(call: Any) -> bool:
+    """Whether a scorer is the path of a raster that holds scores."""
+    return isinstance(call, str | Path) and Path(call).suffix.lower() in SCORE_RASTERS
+
+
+WORDS_ONLY = frozenset(
+    {
+        "preset",
+        "attention",
+        "residual",
+        "upsampler",
+        "upsampler_weights",
+        "cls_bias",
+        "window_steps",
+        "vocabulary_steps",
+        "exact",
+        "logit_scale",
+        "templates",
+        "precision",
+    }
+)
+"""Fields of `Options` that mean nothing where a `Scorer` takes the place of a model of words."""
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Read ``"0.5"`` or ``"0.48,0.46,0.41"``.
+
+    Raises
+    ------
+    OptionError
+        If it is not a list of numbers.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"'{shown(text)}' is not a list of numbers; write for example 0.48,0.46,0.41"
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A network of one's own in place of the model of words.
+
+    Windows go in as float32 ``(B, C, h, w)`` with the bands that the reading names, normalised by
+    ``mean`` and ``std`` and 0 where there is no data; ``(B, Q, h', w')`` scores come out, one for
+    each class in its order, and are resized bilinearly if they are smaller. Scores of windows that
+    overlap are averaged before the activation. The function may be called from several threads.
+
+    Raises
+    ------
+    OptionError
+        If the activation is not known, or a deviation is not above 0.
+
+    Examples
+    --------
+    >>> scorer = geoseg.Scorer(network, mean=(0.5,), std=(0.25,))    # doctest: +SKIP
+    >>> geoseg.segment_to_files("town.tif", "ground;roof", "map", scorer=scorer)  # doctest: +SKIP
+    """
+
+    call: Any = option(
+        None,
+        "A network of your own in place of the model of words: module:function, a TorchScript "
+        "file (.pt, .ts), an ONNX file, or a raster of scores on the scene's grid. "
+        "--classes are then its classes in their order. Such "
+        "code runs as you.",
+        MODEL,
+        metavar="NAME|FILE",
+        flag="--scorer",
+    )
+    """A function, a ``torch.nn.Module``, ``"module:function"`` or the path of a file."""
+    activation: Activation = option(
+        "softmax", "What makes probabilities of the scorer's scores.", MODEL
+    )
+    mean: tuple[float, ...] | None = option(
+        None,
+        "Subtracted from the bands for the scorer: one number, or one for each.",
+        MODEL,
+        metavar="M,…",
+        parse=parse_numbers,
+    )
+    std: tuple[float, ...] | None = option(
+        None,
+        "By which the scorer's bands are then divided.",
+        MODEL,
+        metavar="S,…",
+        parse=parse_numbers,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, int | float):
+                object.__setattr__(self, name, (float(value),))
+            elif value is not None:
+                object.__setattr__(self, name, tuple(map(float, value)))
+        check_words(self)
+        if self.call is None and (self.mean, self.std, self.activation) != (None, None, "softmax"):
+            raise OptionError("--activation, --mean and --std are for a --scorer; give one")
+        if not all(map(math.isfinite, self.mean or ())):
+            raise OptionError("--mean has to be finite numbers")
+        if not all(0 < value < math.inf for value in self.std or ()):
+            raise OptionError("--std has to be numbers above 0")
+
+
 _DEFAULTS = {f.name: f.default for f in fields(Options)}
 
 
@@ -375,7 +486,8 @@ class Reading:
 
     bands: tuple[int, ...] | None = option(
         None,
-        "Bands to use as red, green and blue, counted from 1; one band alone is grey. "
+        "Bands to use as red, green and blue, counted from 1; one band alone is grey; any number "
+        "for a --scorer. "
         "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
@@ -384,7 +496,8 @@ class Reading:
     stretch: str = option(
         "auto",
         "How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 percentiles of "
-        "the whole scene, or min:max values (in the units of the file's scale and offset).",
+        "the whole scene, min:max values (in the units of the file's scale and offset), or, for "
+        "a --scorer, raw (as they are stored).",
         INPUT,
         metavar="RULE",
     )

@@ -16,13 +16,21 @@ from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
 from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.inference.lane import TileResult
+from geoseg.inference.network import (
+    NetworkSegmenter,
+    names_only,
+    scores_of,
+    segmenter_of,
+    windows_of,
+)
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
+from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
-from geoseg.model.loading import Model, load_model
+from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import CLASS_RASTERS, Options, Products, Reading
 from geoseg.preview import preview_files
@@ -64,7 +72,10 @@ def segment_to_files(
     out: str | Path,
     *,
     model: str | Model = DEFAULT_MODEL,
+    scorer: Any = None,
     options: Options | None = None,
+    window: int | None = None,
+    stride: int | None = None,
     reading: Reading | None = None,
     products: Products | None = None,
     tile: int | None = None,
@@ -89,8 +100,13 @@ def segment_to_files(
         Folder for the products; made if it is not there.
     model
         Specification, see `load_model`, or a loaded model.
+    scorer
+        A `Scorer`, or what one calls, in the model's place; ``classes`` are then the names of its
+        classes, in their order.
     options
         How pixels become labels.
+    window, stride
+        As in ``options``, where nothing else of them is wanted.
     reading
         Bands, stretch, working GSD, area of interest.
     products
@@ -129,17 +145,22 @@ def segment_to_files(
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite, resume=resume)
     with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
-        source = open_input(scene, reading, folder.path, travels=client is not None)
+        source = open_input(
+            scene, reading, folder.path, travels=client is not None, colours=scorer is None
+        )
         sources = [str(file) for file, *_ in source.source.files]
         folder.check(overwrite=overwrite, resume=resume, sources=sources)
         _check_products(source, products)
+        pixels = with_scores(source, scores_of(scorer), reading)
         # The model has no name here, so that the run can let go of it when no tile needs it.
         run = _SceneRun(
             source,
-            Segmenter(
-                model if isinstance(model, Model) else load_model(model, device=device),
-                vocabulary,
-                options,
+            _ready(
+                segmenter_of(
+                    model, vocabulary, windows_of(options, window, stride), device, scorer
+                ),
+                pixels,
+                client,
             ),
             reading,
             products,
@@ -148,8 +169,18 @@ def segment_to_files(
             client,
             progress or (lambda state: None),
             keep_going=keep_going,
+            pixels=pixels,
         )
         return run.execute(resume=resume)
+
+
+def _ready(segmenter: Segmenter, scene: Scene | ScoredScene, client: Any) -> Segmenter:
+    """Refuse, before any work, a scorer that cannot do it."""
+    if isinstance(segmenter, NetworkSegmenter):
+        segmenter.probe(scene)
+        if client is not None:
+            _ = segmenter.recipe
+    return segmenter
 
 
 def segment_many(
@@ -158,6 +189,7 @@ def segment_many(
     out: str | Path,
     *,
     model: str | Model = DEFAULT_MODEL,
+    scorer: Any = None,
     device: str = "auto",
     options: Options | None = None,
     on_scene: Callable[[str, Path, Exception | None], None] | None = None,
@@ -169,7 +201,7 @@ def segment_many(
     ----------
     scenes
         Their paths.
-    classes, model, device, options
+    classes, model, scorer, device, options
         As for `segment_to_files`.
     out
         Folder for the folders, which are named like the scenes.
@@ -188,25 +220,27 @@ def segment_many(
     GeosegError
         For what is wrong with all of them: options, classes, model, or a folder that is taken.
     """
-    vocabulary = Vocabulary.parse(classes)
+    vocabulary = Vocabulary.parse(classes) if scorer is None else names_only(classes)
     paths = [str(scene) for scene in scenes]
     folders = [Path(out) / name for name in folder_names(paths)]
     rules = {name: settings.get(name, False) for name in ("overwrite", "resume")}
     for folder in folders:
         OutputFolder(folder).check(**rules)
-    loaded = model if isinstance(model, Model) else load_model(model, device=device)
-    Segmenter(loaded, vocabulary, options)  # impossible options show before the first scene
+    # Impossible options show before the first scene.
+    first = segmenter_of(model, vocabulary, options, device, scorer)
+    if scorer is None:
+        settings["model"] = first.model
+    else:
+        settings |= {"scorer": scorer, "model": model}
+    settings["device"] = device
+    del first
     say = on_scene or (lambda scene, folder, error: None)
     runs: list[Run | None] = []
     errors: dict[str, Exception] = {}
     for path, folder in zip(paths, folders, strict=True):
         say(path, folder, None)
         try:
-            runs.append(
-                segment_to_files(
-                    path, vocabulary, folder, model=loaded, options=options, **settings
-                )
-            )
+            runs.append(segment_to_files(path, vocabulary, folder, options=options, **settings))
         except Exception as error:  # whatever it is, the other scenes are not to blame
             runs.append(None)
             errors[path] = error
@@ -261,6 +295,8 @@ class _SceneRun:
     client: Any
     progress: ProgressCallback
     keep_going: bool = False
+    pixels: Scene | ScoredScene | None = None
+    """What the windows see, where that is not the scene."""
 
     def __post_init__(self) -> None:
         assert self.segmenter is not None
@@ -303,7 +339,9 @@ class _SceneRun:
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
-        job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.rasters)
+        job = TileJob(
+            self.pixels or self.scene, self.segmenter, self.plan, self.area, self.products.rasters
+        )
         self._verify(journal)
         with ExitStack() as stack:
             stack.enter_context(self._timed("segment"))
@@ -407,8 +445,9 @@ class _SceneRun:
                 polygons = {"polygons": summary.count}
         if products.preview:
             with self._stage("preview.png"):
+                picture = self.scene.picture()
                 preview_files(
-                    self.scene if rasters.grid == self.rasters.grid else self.scene.native(),
+                    picture if rasters.grid == self.rasters.grid else picture.native(),
                     labels,
                     ready / "preview.png",
                     title=scene_name(self.scene.path),

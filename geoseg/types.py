@@ -105,7 +105,7 @@ class PixelBlock:
     """Pixels of one window of a scene, as the encoder wants them."""
 
     rgb: FloatArray
-    """``(3, H, W)`` float32 in [0, 1]; 0 where not valid."""
+    """``(3, H, W)`` float32 in [0, 1], or bands for a `geoseg.Scorer`; 0 where not valid."""
     valid: BoolArray
     """``(H, W)``; True where the scene has data."""
 

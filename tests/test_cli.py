@@ -335,7 +335,7 @@ def test_more_than_255_objects_are_all_there(tmp_path: Path, model: str) -> None
     [
         (("--cls-bias", "-0.3"), 2, "0 or more"),
         (("--stride", "100", "--window", "64"), 2, "stride 100 with window 64"),
-        (("--bands", "1,2"), 2, "one band or three"),
+        (("--bands", "1,2"), 2, "three (red, green, blue) or one"),
         (("--bands", "1,2,9"), 1, "9"),
         (("--stretch", "wide"), 2, "wide"),
         (("--aoi", "0,0,1,1"), 2, "does not cover"),

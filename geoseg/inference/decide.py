@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.options import Resolved
+from geoseg.options import Activation, Resolved
 from geoseg.text.queries import Pool, Queries
 from geoseg.text.vocabulary import Vocabulary
 
@@ -35,6 +35,8 @@ class Decision:
     """Whether there are queries of a hidden background."""
     pool: Pool = "max"
     """How the probabilities of a class's queries make its score."""
+    activation: Activation = "softmax"
+    """What makes probabilities of the scaled logits."""
 
     @classmethod
     def of(
@@ -73,7 +75,7 @@ class Decision:
         )
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Softmax over queries, then what a class's queries make of it together.
+        """Activation (a softmax) over queries, then what a class's queries make of it together.
 
         Returns
         -------
@@ -82,6 +84,9 @@ class Decision:
         """
         if self.offsets is not None:
             logits = logits + self.offsets
+        if self.activation != "softmax":  # of a scorer, which has one query a class
+            scaled = self.logit_scale * logits
+            return scaled.sigmoid() if self.activation == "sigmoid" else scaled.clamp(0, 1)
         # Over the first dimension a softmax is several times as fast as over a short last one.
         probabilities = (self.logit_scale * logits).movedim(-1, 0).softmax(0).movedim(0, -1)
         if self._one_query_each:

@@ -6,6 +6,7 @@ What follows (averaging windows, refining, deciding) needs nothing else of a mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,27 @@ from geoseg.runtime.transfer import to_device
 from geoseg.types import PixelBlock
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class PixelMaker(Protocol):
+    """Makes of pixels what a scorer wants."""
+
+    device: torch.device
+    precision: Precision
+
+    def normalise(self, block: PixelBlock) -> Tensor:
+        """``(C, H, W)`` on the device; 0 where not valid."""
+
+
+class WindowScorer(Protocol):
+    """Windows in, scores of their pixels out: all that averaging and deciding need."""
+
+    @property
+    def encoder(self) -> PixelMaker:
+        """What makes its windows of pixels."""
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Scores ``(B, H, W, Q)`` float32 of windows ``(B, C, H, W)``."""
 
 
 class Encoder:

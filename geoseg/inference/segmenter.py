@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from geoseg.inference.refine import refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
-from geoseg.inference.scorer import Encoder, Scorer
+from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
@@ -114,7 +115,7 @@ class Segmenter:
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
-        self._scorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
+        self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,
             chosen.batch_size,
@@ -140,9 +141,14 @@ class Segmenter:
         return Scorer(encoder, head, self._views, whole=self.options.window == 0)
 
     def __reduce__(self) -> tuple[object, ...]:
+        return type(self.recipe).segmenter, (self.recipe,)
+
+    @property
+    def recipe(self) -> Any:
+        """What another process needs to make the same segmenter."""
         from geoseg.inference.recipe import Recipe
 
-        return Recipe.segmenter, (Recipe.of(self),)
+        return Recipe.of(self)
 
     # -- what it is -------------------------------------------------------------------------
 
@@ -162,8 +168,8 @@ class Segmenter:
         return self._batches.size
 
     @property
-    def encoder(self) -> Encoder:
-        """Pixels to features."""
+    def encoder(self) -> PixelMaker:
+        """What makes windows of pixels; of a model of words, also their features."""
         return self._scorer.encoder
 
     def lattice(self, height: int, width: int) -> Lattice:
@@ -188,7 +194,7 @@ class Segmenter:
         lattice = self.lattice(*shape)
         alone = not goes_on(self._scorer, lattice.window, lattice.stride)
         if tile is None and not alone:
-            wide = wide_tile(lattice, len(self._text), region, margin=margin)
+            wide = wide_tile(lattice, self._batches.queries, region, margin=margin)
             return TilePlan(lattice, wide, region, margin=margin)
         tile = tile or _TILE
         if margin > max(tile, *shape):
@@ -343,11 +349,12 @@ class Segmenter:
 
         Both ``(Q, H, W)`` float32, from one encoding: ``patch - λ · cls`` are the logits for λ.
         """
+        assert isinstance(self.encoder, Encoder)
         both = self._image_logits(self._make_scorer(self.encoder, AlsoCls()), block)
         patch, cls = np.split(both, 2)
         return patch, cls
 
-    def _image_logits(self, scorer: Scorer, block: PixelBlock) -> FloatArray:
+    def _image_logits(self, scorer: WindowScorer, block: PixelBlock) -> FloatArray:
         height, width = block.valid.shape
         whole = Window(0, 0, height, width)
         windows = self.lattice(height, width).touching(whole)

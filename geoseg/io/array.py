@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io.bands import Band, band_of, by_words
 from geoseg.io.described import settle_crs
 from geoseg.io.grid import Grid
-from geoseg.io.stretch import Limits, apply_limits, measure_limits, parse_stretch
+from geoseg.io.stretch import Limits, apply_limits, as_stored, measure_limits, parse_stretch
 from geoseg.types import BoolArray, PixelBlock, Window
 
 _STATISTICS_SIZE = 2048
@@ -43,6 +43,10 @@ class ArrayScene:
     grid: Grid
     stretch: Limits | None
     nodata: float | None
+    colours: bool = True
+    """Whether pixels are red, green and blue; otherwise one plane for every band."""
+    raw: bool = False
+    """Whether values stay as they are."""
 
     @classmethod
     def open(
@@ -52,6 +56,7 @@ class ArrayScene:
         bands: Sequence[int] | None = None,
         stretch: str = "auto",
         crs: str | None = None,
+        colours: bool = True,
     ) -> ArrayScene:
         """Settle dimensions, bands, placement and stretch of an array.
 
@@ -61,7 +66,7 @@ class ArrayScene:
             Dimensions ``(y, x)``, ``(band, y, x)`` or ``(y, x, band)``; latitude and longitude
             are taken for y and x, and whatever ``rio.set_spatial_dims`` names. CRS, transform and
             nodata as rioxarray finds them.
-        bands, stretch, crs
+        bands, stretch, crs, colours
             As for :meth:`geoseg.io.scene.Scene.open`.
 
         Raises
@@ -72,7 +77,7 @@ class ArrayScene:
             If ``bands`` or ``stretch`` make no sense.
         """
         ordered = _order_dims(array)
-        chosen = _choose_bands(ordered, bands)
+        chosen = _choose_bands(ordered, bands, colours=colours)
         used = ordered.isel(band=[band - 1 for band in chosen])
         if used.dtype == np.bool_ or not (
             np.issubdtype(used.dtype, np.integer) or np.issubdtype(used.dtype, np.floating)
@@ -85,8 +90,15 @@ class ArrayScene:
         if {"x", "y"} <= set(used.coords):
             transform = _corrected(used, transform)
         grid = Grid(place, transform, used.sizes["y"], used.sizes["x"])
-        scene = cls(used, grid, None, None if nodata is None else float(nodata))
         wanted, integers = parse_stretch(stretch), np.issubdtype(used.dtype, np.integer)
+        raw = wanted.kind == "raw"
+        if raw and colours:
+            raise OptionError(
+                "stretch raw is for a scorer of your own; models of words see colours"
+            )
+        scene = cls(used, grid, None, None if nodata is None else float(nodata), colours, raw)
+        if raw:
+            return scene
         if integers and wanted.for_dtype(used.dtype).kind == "none":
             return scene
         sample, valid = scene._decimated(_STATISTICS_SIZE)
@@ -94,9 +106,9 @@ class ArrayScene:
         rule = wanted.for_dtype(whole or used.dtype)
         if rule.kind == "none" and whole is not None:
             full = ((0.0, float(np.iinfo(whole).max)),) * len(chosen)
-            return cls(used, grid, full, scene.nodata)
+            return replace(scene, stretch=full)
         limits = measure_limits(rule, sample, valid, path=_NAME)
-        return cls(used, grid, limits, scene.nodata)
+        return replace(scene, stretch=limits)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,15 +125,24 @@ class ArrayScene:
         """
         if window.intersection(self.grid.window) != window:
             raise ValueError(f"{window} is not inside the array of {self.shape} pixels")
-        return as_block(np.asarray(self.pixels(window)), self.stretch, self.nodata)
+        return self.block(np.asarray(self.pixels(window)))
 
     def pixels(self, window: Window) -> Any:
         """Values of a window as they are stored, ``(band, h, w)``: a dask array stays lazy.
 
-        Computed, they go to :func:`as_block`.
+        Computed, they go to :func:`as_block` with `how`.
         """
         rows, cols = window.slices()
         return self.array[:, rows, cols].data
+
+    @property
+    def how(self) -> tuple[Limits | None, float | None, bool, bool]:
+        """What :func:`as_block` needs to know besides the values."""
+        return self.stretch, self.nodata, self.colours, self.raw
+
+    def block(self, data: npt.NDArray[Any]) -> PixelBlock:
+        """Turn stored values of this array into pixels."""
+        return as_block(data, *self.how)
 
     def is_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window is valid."""
@@ -135,7 +156,7 @@ class ArrayScene:
     def thumbnail(self, max_size: int) -> PixelBlock:
         """Read every n-th pixel, so that the longer side has ``max_size`` pixels or fewer."""
         data, _ = self._decimated(max_size)
-        return as_block(data, self.stretch, self.nodata)
+        return self.block(data)
 
     def _decimated(self, max_size: int) -> tuple[npt.NDArray[Any], BoolArray]:
         step = max(1, math.ceil(max(self.shape) / max_size))
@@ -154,11 +175,18 @@ def _whole_numbers(
     return stored if as_they_were else None
 
 
-def as_block(data: npt.NDArray[Any], stretch: Limits | None, nodata: float | None) -> PixelBlock:
-    """Turn stored values ``(1 or 3, h, w)`` into float RGB with its valid mask."""
+def as_block(
+    data: npt.NDArray[Any],
+    stretch: Limits | None,
+    nodata: float | None,
+    colours: bool = True,
+    raw: bool = False,
+) -> PixelBlock:
+    """Turn stored values ``(C, h, w)`` into float RGB, or planes, with their valid mask."""
     valid = _valid(data, nodata)
-    rgb = apply_limits(data, valid, stretch)
-    return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+    rgb = as_stored(data, valid) if raw else apply_limits(data, valid, stretch)
+    grey = colours and len(rgb) == 1
+    return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
 
 
 def _valid(data: npt.NDArray[Any], nodata: float | None) -> BoolArray:
@@ -210,7 +238,9 @@ def _names(array: xarray.DataArray) -> list[Band]:
     return [band_of(name, tags) for name, tags in zip(names, told, strict=True)]
 
 
-def _choose_bands(array: xarray.DataArray, bands: Sequence[int] | None) -> tuple[int, ...]:
+def _choose_bands(
+    array: xarray.DataArray, bands: Sequence[int] | None, *, colours: bool
+) -> tuple[int, ...]:
     count = array.sizes["band"]
     if bands is None:
         if (told := by_words(_names(array))) is not None:
@@ -222,11 +252,13 @@ def _choose_bands(array: xarray.DataArray, bands: Sequence[int] | None) -> tuple
                 GeosegWarning,
                 stacklevel=2,
             )
+        if count == 2 and not colours:
+            return (1, 2)
         if count == 2 or count == 0:
             raise SceneError(f"{_NAME} has {count} bands, neither one (grey) nor three (RGB)")
         return (1,) if count == 1 else (1, 2, 3)
     chosen = tuple(bands)
-    if len(chosen) not in (1, 3):
+    if not chosen or (colours and len(chosen) not in (1, 3)):
         raise OptionError(f"bands {chosen}: give three (red, green, blue) or one (grey)")
     if not all(1 <= band <= count for band in chosen):
         raise SceneError(f"{_NAME} has bands 1 to {count}, not all of {chosen}")

@@ -97,11 +97,11 @@ def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
 
 
 def choose_bands(
-    dataset: Any, bands: Sequence[int] | None, path: str
+    dataset: Any, bands: Sequence[int] | None, path: str, *, colours: bool = True
 ) -> tuple[tuple[int, ...], str]:
-    """Bands to read, and what told which they are."""
+    """Bands to read, and what told which they are; any number of them unless ``colours``."""
     if bands is not None:
-        return _check_bands(dataset, tuple(bands), path), "given"
+        return _check_bands(dataset, tuple(bands), path, colours=colours), "given"
     kinds = dataset.colorinterp
     named = bands_of(dataset)
     about = " ".join([Path(path).name, *map(str, dataset.tags().values())])
@@ -124,6 +124,8 @@ def choose_bands(
                 "red, green and blue together with --rgb"
             )
         return (usable[0],), "one band"
+    if len(usable) < 3 and not colours:
+        return tuple(usable), "order"
     if len(usable) < 3:
         raise SceneError(
             f"{path}: has {len(usable)} bands, neither one (grey) nor three (RGB); "
@@ -173,9 +175,11 @@ def as_held(values: Sequence[float], dtype: str) -> tuple[float, ...]:
     return tuple(value for value in held if value is not None)
 
 
-def _check_bands(dataset: Any, bands: tuple[int, ...], path: str) -> tuple[int, ...]:
+def _check_bands(
+    dataset: Any, bands: tuple[int, ...], path: str, *, colours: bool
+) -> tuple[int, ...]:
     text = ",".join(str(band) for band in bands)
-    if len(bands) not in (1, 3):
+    if not bands or (colours and len(bands) not in (1, 3)):
         raise OptionError(f"bands {text}: give three (red, green, blue) or one (grey)")
     missing = [band for band in bands if not 1 <= band <= dataset.count]
     if missing:

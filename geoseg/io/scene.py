@@ -11,13 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from geoseg._address import lasting_address
-from geoseg.errors import GeosegWarning
+from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
 from geoseg.io.source import Pixels, RasterSource
-from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
+from geoseg.io.stretch import (
+    Limits,
+    Stretch,
+    apply_limits,
+    as_stored,
+    measure_limits,
+    parse_stretch,
+)
 from geoseg.options import Reading
 from geoseg.types import BoolArray, PixelBlock, Window
 
@@ -75,6 +82,8 @@ class Scene:
     """Values that become 0 and 1, for every band; None if a value is divided by its type's max."""
     stretch_rule: Stretch
     """How ``stretch`` was found, with ``auto`` resolved."""
+    colours: bool = True
+    """Whether pixels are red, green and blue; otherwise one plane for every band."""
 
     @classmethod
     def open(
@@ -87,6 +96,7 @@ class Scene:
         crs: str | None = None,
         nodata: Sequence[float] | None = None,
         ignore_alpha: bool = False,
+        colours: bool = True,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -111,6 +121,9 @@ class Scene:
             Values that are no data, in place of what the file says; empty if every value is data.
         ignore_alpha
             Do not take a band that is tagged alpha for opacity.
+        colours
+            False takes any number of bands, each a plane of its own, for a `geoseg.Scorer`; then
+            ``stretch`` may also be ``raw``: values as they are stored.
 
         Raises
         ------
@@ -120,8 +133,17 @@ class Scene:
             If an option cannot be, or not for this scene.
         """
         rule = parse_stretch(stretch)
+        if rule.kind == "raw" and colours:
+            raise OptionError(
+                "stretch raw is for a scorer of your own; models of words see colours"
+            )
         source = RasterSource.open(
-            str(path), bands, crs=crs, nodata=nodata, ignore_alpha=ignore_alpha
+            str(path),
+            bands,
+            crs=crs,
+            nodata=nodata,
+            ignore_alpha=ignore_alpha,
+            colours=colours,
         )
         if gsd is not None:
             source = source.at_gsd(gsd)
@@ -129,7 +151,9 @@ class Scene:
         limits = None
         dtype = np.dtype(np.uint8 if source.palette is not None else source.dtype)
         rule = rule.for_dtype(dtype)
-        if rule.kind != "none" or not np.issubdtype(dtype, np.integer):
+        if rule.kind == "raw":
+            pass
+        elif rule.kind != "none" or not np.issubdtype(dtype, np.integer):
             sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
             limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
             if nodata is None:
@@ -138,7 +162,7 @@ class Scene:
             look_at_bytes(source, fill=nodata is None)
         warn_about_alpha(source)
         _warn_about_placement(source)
-        return cls(source, limits, rule)
+        return cls(source, limits, rule, colours)
 
     @property
     def path(self) -> str:
@@ -189,10 +213,25 @@ class Scene:
         """Return the same scene, with the same stretch, on the file's own grid."""
         return replace(self, source=self.source.native())
 
+    def picture(self) -> Scene:
+        """Return the same scene as colours a person can look at: of its first bands, if need be."""
+        if self.colours:
+            return self
+        count = 3 if len(self.bands) >= 3 else 1
+        source = replace(self.source, bands=self.bands[:count], units=self.source.units[:count])
+        if self.stretch_rule.kind != "raw":
+            stretch = None if self.stretch is None else self.stretch[:count]
+            return replace(self, source=source, stretch=stretch, colours=True)
+        rule = Stretch("auto").for_dtype(np.dtype(source.dtype))
+        sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
+        limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
+        return Scene(source, limits, rule)
+
     def read(self, window: Window) -> PixelBlock:
         """Read a window as float RGB with its valid mask; safe from several threads.
 
-        A single band is repeated three times. An 8-bit value without stretch is exactly
+        A single band is repeated three times where pixels are colours. An 8-bit value without
+        stretch is exactly
         value / 255.
 
         Raises
@@ -247,12 +286,15 @@ class Scene:
         self.source.close()
 
     def _block(self, data: Pixels, valid: BoolArray) -> PixelBlock:
+        if self.stretch_rule.kind == "raw":
+            return PixelBlock(as_stored(data, valid), valid)
         rgb = apply_limits(data, valid, self.stretch)
-        return PixelBlock(rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0), valid)
+        grey = self.colours and len(rgb) == 1
+        return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
 
 
-def open_scene(path: str | Path, reading: Reading) -> Scene:
-    """Open a scene as ``reading`` says."""
+def open_scene(path: str | Path, reading: Reading, *, colours: bool = True) -> Scene:
+    """Open a scene as ``reading`` says; see `Scene.open` for ``colours``."""
     return Scene.open(
         path,
         bands=reading.bands,
@@ -261,6 +303,7 @@ def open_scene(path: str | Path, reading: Reading) -> Scene:
         crs=reading.crs,
         nodata=reading.fill,
         ignore_alpha=reading.ignore_alpha,
+        colours=colours,
     )
 
 

@@ -50,14 +50,14 @@ _LARGE = 64_000_000
 
 @dataclass(frozen=True)
 class RasterSource:
-    """A file that can be read as one or three bands: facts only, no open handle.
+    """A file that can be read as bands of one type: facts only, no open handle.
 
     Picklable; :meth:`read` opens the file once in every thread and process that uses it.
     """
 
     path: str = field(repr=False)  # an address may hold a secret, and tasks are logged
     bands: tuple[int, ...]
-    """Bands to read, counted from 1: one or three."""
+    """Bands to read, counted from 1: one or three where they are colours."""
     band_count: int
     dtype: str
     """Numpy name of the pixel type."""
@@ -97,6 +97,7 @@ class RasterSource:
         crs: str | None = None,
         nodata: Sequence[float] | None = None,
         ignore_alpha: bool = False,
+        colours: bool = True,
     ) -> RasterSource:
         """Look at a file: which bands to read, where it lies and which values are no data.
 
@@ -108,18 +109,20 @@ class RasterSource:
             Values in place of the file's own nodata; none of them: every value is data.
         ignore_alpha
             Take a band that is tagged alpha for an ordinary one.
+        colours
+            See `Scene.open`.
 
         Raises
         ------
         SceneError
             If it cannot be opened or is not an image geoseg can use.
         OptionError
-            If ``bands`` is neither one nor three bands.
+            If ``bands`` are to be colours and neither one nor three.
         """
         with env_ctx_if_needed(), open_readable(path) as dataset:
             refuse_unusable(dataset, path)
             refuse_unrectified(dataset, path)
-            chosen, told_by = choose_bands(dataset, bands, path)
+            chosen, told_by = choose_bands(dataset, bands, path, colours=colours)
             dtype = common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
             palette = colour_table(dataset, chosen, path)
@@ -233,7 +236,7 @@ class RasterSource:
         Returns
         -------
         data, valid
-            ``(C, h, w)`` in the file's type, with C = 1 or 3, and ``(h, w)``.
+            ``(C, h, w)`` in the file's type, one plane a band, and ``(h, w)``.
 
         Raises
         ------

@@ -24,7 +24,7 @@ Limits = tuple[tuple[float, float], ...]
 class Stretch:
     """How to stretch, before a scene has been seen: what ``--stretch`` says."""
 
-    kind: Literal["auto", "none", "percent", "range"]
+    kind: Literal["auto", "none", "raw", "percent", "range"]
     low: float = 0.0
     """Percentile (``percent``) or pixel value (``range``) that becomes 0."""
     high: float = 0.0
@@ -45,7 +45,7 @@ class Stretch:
 
 
 def parse_stretch(text: str) -> Stretch:
-    """Read ``auto``, ``none``, ``P1,P2`` (percentiles) or ``min:max`` (pixel values).
+    """Read ``auto``, ``none``, ``raw``, ``P1,P2`` (percentiles) or ``min:max`` (pixel values).
 
     Raises
     ------
@@ -57,6 +57,8 @@ def parse_stretch(text: str) -> Stretch:
         return Stretch("auto")
     if word == "none":
         return Stretch("none")
+    if word == "raw":
+        return Stretch("raw")
     if ":" in word:
         low, high = _two_numbers(word, ":", text)
         return Stretch("range", low, high)
@@ -223,3 +225,8 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     if not whole:
         out[:, ~valid] = 0
     return out
+
+
+def as_stored(data: npt.NDArray[Any], valid: BoolArray) -> FloatArray:
+    """Pixel values as they are, ``(C, H, W)`` float32, and 0 where they are not valid."""
+    return np.where(valid, data, 0).astype(np.float32)

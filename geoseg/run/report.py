@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import repeat
 from typing import Any
 
+from geoseg.inference.network import NetworkSegmenter
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.crs import crs_name
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
-from geoseg.options import Products, Reading, Resolved
+from geoseg.options import WORDS_ONLY, Products, Reading, Resolved
 from geoseg.run.journal import digest
 from geoseg.run.tally import Tally
 from geoseg.text.templates import load_templates
@@ -28,7 +30,7 @@ class Method:
 
     options: Resolved
     vocabulary: Vocabulary
-    model: dict[str, str | None]
+    model: dict[str, Any]
     """Specification, name and digest of its weights, digests of what else it reads."""
     fingerprint: str
     """Of the weights and the architecture."""
@@ -39,6 +41,16 @@ class Method:
     @classmethod
     def of(cls, segmenter: Segmenter) -> Method:
         """Describe a segmenter as it is now."""
+        if isinstance(segmenter, NetworkSegmenter):
+            return cls(
+                segmenter.options,
+                segmenter.vocabulary,
+                segmenter.facts | {"spec": segmenter.facts["scorer"]},
+                digest(segmenter.facts),
+                str(segmenter.device),
+                segmenter.batch_size,
+                segmenter.precision,
+            )
         model = segmenter.model
         return cls(
             segmenter.options,
@@ -56,15 +68,25 @@ class Method:
             segmenter.precision,
         )
 
+    @property
+    def scored(self) -> bool:
+        """Whether a scorer of the user's takes the place of a model of words."""
+        return "scorer" in self.model
+
+    def without_words(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by the names of options, without those that a scorer has no use for."""
+        return {k: v for k, v in values.items() if not (self.scored and k in WORDS_ONLY)}
+
     def facts(self) -> dict[str, Any]:
         """Everything that labels depend on, by the name the user knows it by."""
-        options = asdict(self.options)
+        options = self.without_words(asdict(self.options))
         del options["sources"]
-        options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
-        options["templates"] = self.model["templates_sha256"]
+        if not self.scored:
+            options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
+            options["templates"] = self.model["templates_sha256"]
         return {
             "--classes": digest(asdict(self.vocabulary)),
-            "--model": self.fingerprint,
+            "--scorer" if self.scored else "--model": self.fingerprint,
             **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
             "the kind of device": self.device.partition(":")[0],
         }
@@ -138,13 +160,13 @@ def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, 
 
 def method_report(method: Method) -> dict[str, Any]:
     """Model, options and the parameters of all methods."""
-    options = asdict(method.options)
+    options = method.without_words(asdict(method.options))
     sources = options.pop("sources")
     return {
         "model": method.model,
         "options": options | {"batch_size": method.batch_size, "precision": method.precision},
-        "option_sources": sources,
-        "methods": method.options.described_methods(),
+        "option_sources": method.without_words(sources),
+        "methods": method.without_words(method.options.described_methods()),
         "device": method.device,
     }
 

@@ -21,7 +21,14 @@ SceneSource = str | Path | Scene | Sequence[str | Path]
 """A path, an opened scene, or several paths that are mapped as one."""
 
 
-def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool = False) -> Scene:
+def open_input(
+    scene: SceneSource,
+    reading: Reading,
+    out: Path,
+    *,
+    travels: bool = False,
+    colours: bool = True,
+) -> Scene:
     """Open what `geoseg.segment_to_files` was given.
 
     Parameters
@@ -30,6 +37,8 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
         As there; the VRT of a mosaic is written to ``out``.
     travels
         Other processes will open the scene, wherever they work.
+    colours
+        Whether its pixels are to be red, green and blue, see `Scene.open`.
     """
     if isinstance(scene, Scene):
         return scene
@@ -44,7 +53,7 @@ def open_input(scene: SceneSource, reading: Reading, out: Path, *, travels: bool
             scene = build_mosaic(scene, out / MOSAIC, reading.crs)
     elif reading.rgb:
         raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
-    return open_scene(absolute(scene) if travels else scene, reading)
+    return open_scene(absolute(scene) if travels else scene, reading, colours=colours)
 
 
 @contextmanager

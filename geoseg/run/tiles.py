@@ -78,7 +78,7 @@ class TileJob:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         if isinstance(self.segmenter, Segmenter):
-            state["segmenter"] = Recipe.of(self.segmenter)
+            state["segmenter"] = self.segmenter.recipe
         return state
 
     @property

@@ -14,21 +14,21 @@ from geoseg.inference.merge import Part
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.runners.plain import run_plain
 from geoseg.inference.runners.shared import can_share, run_shared, shared_lattices
-from geoseg.inference.scorer import Scorer
+from geoseg.inference.scorer import Scorer, WindowScorer
 
 Steps = Iterator[tuple[int, Sequence[Part]]]
 
 
-def goes_on(scorer: Scorer, window: int, stride: int) -> bool:
+def goes_on(scorer: WindowScorer, window: int, stride: int) -> bool:
     """Whether a tile may go on with what the tile above has left open, bit for bit.
 
     A cell of shared kernels takes all of its windows at once, so that a tile has to run them all.
     """
-    return not can_share(scorer, window, stride)
+    return not (isinstance(scorer, Scorer) and can_share(scorer, window, stride))
 
 
 def run_windows(
-    scorer: Scorer,
+    scorer: WindowScorer,
     area: Area,
     batches: Batches,
     *,
@@ -55,6 +55,6 @@ def run_windows(
     concurrent.futures.CancelledError
         If ``stop`` was set.
     """
-    if lattices := shared_lattices(scorer, area):
+    if isinstance(scorer, Scorer) and (lattices := shared_lattices(scorer, area)):
         return run_shared(scorer, area, batches, lattices, stop=stop, share_threads=share_threads)
     return run_plain(scorer, area, batches, stop=stop, share_threads=share_threads)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from geoseg.inference.scorer import Encoder
+from geoseg.inference.scorer import PixelMaker
 from geoseg.runtime.threads import in_order, threads_of_process
 from geoseg.types import PixelBlock, Window
 
@@ -37,7 +37,7 @@ _LOGIT_COPIES = 4
 class Area:
     """Windows of one part of a scene, row by row, and the pixels they see."""
 
-    encoder: Encoder
+    encoder: PixelMaker
     block: PixelBlock
     """Pixels that hold all windows."""
     windows: Sequence[Window]

@@ -8,12 +8,12 @@ from contextlib import closing
 
 from geoseg.inference.merge import Part
 from geoseg.inference.runners.area import Area, Batches
-from geoseg.inference.scorer import Scorer
+from geoseg.inference.scorer import WindowScorer
 from geoseg.types import Window
 
 
 def run_plain(
-    scorer: Scorer,
+    scorer: WindowScorer,
     area: Area,
     batches: Batches,
     *,
