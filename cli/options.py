@@ -50,6 +50,17 @@ ClassesOption = Annotated[
         'JSON or CSV file, or inline "building,roof;road;water".',
     ),
 ]
+LegendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        "-c",
+        metavar="FILE|LIST",
+        help="Names and colours of the values of LABELS, in place of its own: a CSV file with "
+        "columns value, name and color, a QGIS style (.qml), an attribute table (.aux.xml, "
+        ".vat.dbf), or classes as segment takes them, which count from 0.",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

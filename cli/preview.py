@@ -18,6 +18,7 @@ def preview(
     labels: Annotated[str, typer.Argument(metavar="LABELS", help="Its label raster.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PNG", help="Picture to write.")],
     reading: Reading,
+    classes: options.LegendOption = None,
     title: Annotated[
         str | None, typer.Option(help="Title of the picture. \\[default: the scene's file name]")
     ] = None,
@@ -39,6 +40,7 @@ def preview(
         scene,
         labels,
         out,
+        classes=classes,
         bands=reading.bands,
         stretch=reading.stretch,
         nodata=reading.fill,

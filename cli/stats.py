@@ -19,6 +19,7 @@ def stats(
         Path,
         typer.Option(metavar="FILE", help="Vector file with the zones as polygons, in any CRS."),
     ],
+    classes: options.LegendOption = None,
     zone_column: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +61,14 @@ def stats(
     if out is not None:
         check_stats_target(out, overwrite=overwrite)
     with _run.share_bar("zones", quiet=quiet) as progress:
-        table = zone_stats(labels, zones, column=zone_column, layer=zone_layer, progress=progress)
+        table = zone_stats(
+            labels,
+            zones,
+            column=zone_column,
+            layer=zone_layer,
+            classes=classes,
+            progress=progress,
+        )
     if out is not None:
         write_stats(table, out, overwrite=overwrite)
     if as_json:

@@ -30,12 +30,22 @@ def vectorize(
         ),
     ],
     *,
+    classes: options.LegendOption = None,
     confidence: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Raster of per cents on the grid of the labels: gives every polygon its mean and "
             "its minimum.",
+            rich_help_panel=SHAPE,
+        ),
+    ] = None,
+    runner_up: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Raster of the second best class on the grid of the labels: gives every polygon "
+            "the one that comes second in most of its pixels.",
             rich_help_panel=SHAPE,
         ),
     ] = None,
@@ -58,12 +68,18 @@ def vectorize(
     from geoseg.vector import vectorize as run
     from geoseg.vector.style import raster_style as style_beside
 
-    style = style_beside(labels, overwrite=overwrite) if raster_style else nullcontext()
+    style = (
+        style_beside(labels, classes=classes, overwrite=overwrite)
+        if raster_style
+        else nullcontext()
+    )
     with style, _run.share_bar("polygons", quiet=quiet) as show:
         summary = run(
             labels,
             out,
             confidence=confidence,
+            runner_up=runner_up,
+            classes=classes,
             options=shape,
             overwrite=overwrite,
             progress=show and (lambda done, total: show(done / total)),

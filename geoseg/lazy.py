@@ -75,7 +75,8 @@ def segment(
     area = open_area(reading, source.grid)
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
-    tasks = _tasks(source, segmenter, plan, area, probabilities)
+    rasters = ["labels", "confidence", *(["probabilities"] if probabilities else [])]
+    tasks = _tasks(source, segmenter, plan, area, rasters)
 
     names = segmenter.vocabulary.names
     dtype = label_dtype(len(names))
@@ -129,13 +130,13 @@ def _tasks(
     segmenter: Segmenter,
     plan: TilePlan,
     area: Aoi | None,
-    probabilities: bool,
+    rasters: Sequence[str],
 ) -> list[Delayed]:
     """Tasks of all tiles: those of a file read it where they run, those of an array get a slice."""
     if isinstance(source, Scene):
-        job = TileJob(source, segmenter, plan, area, probabilities)
+        job = TileJob(source, segmenter, plan, area, rasters)
         return [tile_task(job.run_whole, index) for index in range(len(plan))]
-    job = TileJob(None, segmenter, plan, area, probabilities)
+    job = TileJob(None, segmenter, plan, area, rasters)
     as_pixels = delayed(as_block, pure=False, traverse=False)
     return [
         tile_task(

@@ -54,8 +54,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Values that stand together, by name: the SegEarth-OV paper's."""
 
-OPTIONAL_RASTERS = ("confidence", "probabilities", "margin")
+OPTIONAL_RASTERS = ("confidence", "probabilities", "margin", "runner_up")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
+CLASS_RASTERS = ("labels", "runner_up")
+"""Rasters that hold classes; the others hold per cents."""
+ATTRIBUTES = ("scene", "date")
+"""Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
 INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
 WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
@@ -464,8 +468,8 @@ class VectorOptions:
 
     min_area_m2: float = option(
         0.0,
-        "Polygons below this area go to the neighbour with the longest shared boundary; the "
-        "pixels' area counts, before boundaries are simplified or smoothed.",
+        "Polygons below this area go to the neighbour with the longest shared boundary; a boundary "
+        "whose simplifying or smoothing would bring one below it stays as the pixels have it.",
         SHAPE,
         metavar="M2",
         flag="--min-area",
@@ -495,9 +499,30 @@ class VectorOptions:
         SHAPE,
         metavar="4|8",
     )
+    split: int = option(
+        0,
+        "Cut polygons that reach over more pixels than this along a grid of so many, so that maps "
+        "of them stay fast to draw; parts share their edges exactly, and may be small.",
+        SHAPE,
+        metavar="PX",
+    )
     layer: str = option("segments", "Name of the polygons' layer.", SHAPE, metavar="NAME")
+    attributes: tuple[str, ...] = option(
+        (),
+        "Further attributes of the polygons, from the tags of the labels: scene (its name), date "
+        "(when it was taken); separated by commas.",
+        SHAPE,
+        metavar="scene,date",
+    )
 
     def __post_init__(self) -> None:
+        given = (word.strip() for word in ",".join(_listed(self.attributes)).split(","))
+        object.__setattr__(self, "attributes", tuple(dict.fromkeys(filter(None, given))))
+        for word in self.attributes:
+            if word not in ATTRIBUTES:
+                raise OptionError(
+                    f"attribute '{shown(word)}' is not known; choose {' or '.join(ATTRIBUTES)}"
+                )
         for name in ("min_area_m2", "simplify_m"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -512,10 +537,22 @@ class VectorOptions:
                 f"layer '{shown(self.layer)}' cannot be a layer's name; give letters, up to "
                 f"{_LONGEST_LAYER}, that do not begin with gpkg_, rtree_ or sqlite_"
             )
+        if self.split and self.split < _LEAST_SPLIT:
+            raise OptionError(
+                f"split {self.split}: give {_LEAST_SPLIT} pixels or more, 1024 for example, or 0 "
+                "to leave polygons whole"
+            )
+        if self.split and self.drop_small:
+            raise OptionError("drop small would take parts that split has cut for small; give one")
         if self.drop_small and not self.min_area_m2:
             raise OptionError("drop small needs a min area, below which polygons are small")
 
 
+def _listed(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
+
+
+_LEAST_SPLIT = 16
 _LONGEST_LAYER = 60
 """Letters: names of tables beside the layer's are longer, and some programs cut them."""
 
@@ -541,6 +578,12 @@ class Products(VectorOptions):
     confidence: bool = option(True, "Write confidence.tif, per cent of the winning class.", OUTPUT)
     probabilities: bool = option(False, "Write probabilities.tif, a per-cent band a class.", OUTPUT)
     margin: bool = option(False, "Write margin.tif, per cent between the two best classes.", OUTPUT)
+    runner_up: bool = option(
+        False,
+        "Write runner_up.tif, the second best class of every pixel; polygons get the one that "
+        "most of their pixels have.",
+        OUTPUT,
+    )
     preview: bool = option(True, "Write preview.png, the scene beside its map.", OUTPUT)
     output_grid: OutputGrid = option(
         "native",
@@ -570,7 +613,11 @@ class Products(VectorOptions):
     @property
     def side_files(self) -> tuple[str, ...]:
         """Names of the files that lie beside the rasters, for other programs."""
-        return ("labels.tif.aux.xml", *(f"{name}.qml" for name in self.rasters))
+        named = (name for name in self.rasters if name in CLASS_RASTERS)
+        return (
+            *(f"{name}.tif.aux.xml" for name in named),
+            *(f"{name}.qml" for name in self.rasters),
+        )
 
 
 _ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)

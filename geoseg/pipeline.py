@@ -24,7 +24,7 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Products, Reading
+from geoseg.options import CLASS_RASTERS, Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
@@ -267,6 +267,7 @@ class _SceneRun:
         grid, reading = self.scene.grid, self.reading
         self.area = open_area(reading, grid)
         region = self.area.window if self.area is not None else None
+        cut = self.area is not None and region != grid.window
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
         self.facts = run_facts(
@@ -275,7 +276,7 @@ class _SceneRun:
         self.rasters = WorkRasters(
             self.folder.work,
             self.products.rasters,
-            grid.crop(self.plan.region),
+            (grid.drawn if cut else grid).crop(self.plan.region),
             self.method.vocabulary.label_classes,
             provenance(
                 self.scene.path,
@@ -302,7 +303,7 @@ class _SceneRun:
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
-        job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.probabilities)
+        job = TileJob(self.scene, self.segmenter, self.plan, self.area, self.products.rasters)
         self._verify(journal)
         with ExitStack() as stack:
             stack.enter_context(self._timed("segment"))
@@ -332,8 +333,8 @@ class _SceneRun:
                 self.progress(state)
 
     def _nodata(self, index: int) -> TileResult:
-        classes, shares = len(self.rasters.classes), self.products.probabilities
-        return TileResult.empty(self.plan.core(index), classes, probabilities=shares)
+        classes = len(self.rasters.classes)
+        return TileResult.empty(self.plan.core(index), classes, self.products.rasters)
 
     def _verify(self, journal: Journal) -> None:
         """Forget recorded tiles whose pixels are not in the work files as they were."""
@@ -400,6 +401,7 @@ class _SceneRun:
                     labels,
                     ready / f"polygons.{products.polygons}",
                     confidence=confidence if products.confidence else None,
+                    runner_up=ready / "runner_up.tif" if products.runner_up else None,
                     options=products,
                 )
                 polygons = {"polygons": summary.count}
@@ -423,12 +425,15 @@ class _SceneRun:
 
     def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:
         """Write what other programs need beside the rasters: names, colours, styles."""
-        counts = dict(enumerate(map(int, tally.counts)))
-        contents = style.side_files(ready / "labels.tif", rasters.classes, counts) | {
-            ready / f"{name}.qml": style.per_cent_qml()
-            for name in rasters.names
-            if name != "labels"
-        }
+        contents: dict[Path, str] = {}
+        for name in rasters.names:
+            raster = ready / f"{name}.tif"
+            if name in CLASS_RASTERS:
+                own = tally if name == "labels" else Tally.of_raster(raster, len(rasters.classes))
+                counts = dict(enumerate(map(int, own.counts)))
+                contents |= style.side_files(raster, rasters.classes, counts)
+            else:
+                contents[raster.with_suffix(".qml")] = style.per_cent_qml()
         for path, text in contents.items():
             with writing_to(self.folder.path / path.name):
                 path.write_text(text, encoding="utf-8")

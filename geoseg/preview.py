@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from geoseg._files import whole_file, writing_to
+from geoseg._fonts import Font, font_for, warn_of_boxes
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
+from geoseg.legend import open_labels
 from geoseg.runtime.gdal import bounded_cache
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
@@ -34,8 +36,6 @@ _SIDE_BY_SIDE = 1.7
 _COMPRESSION = 4
 """Of the PNG: five times as fast as the best one, and seven per cent larger."""
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 
 @bounded_cache()
 def preview_files(
@@ -43,6 +43,7 @@ def preview_files(
     labels_path: str | Path,
     out: Path,
     *,
+    classes: VocabularySource | None = None,
     bands: Sequence[int] | None = None,
     stretch: str = "auto",
     nodata: Sequence[float] | None = None,
@@ -61,6 +62,9 @@ def preview_files(
         that is open already keeps its bands and stretch.
     out
         PNG to write.
+    classes
+        Names and colours of the values, in place of the raster's own, see
+        `geoseg.legend.open_labels`.
     bands, stretch, nodata, ignore_alpha
         As for :meth:`geoseg.io.scene.Scene.open`.
     title, opacity, max_width, overwrite
@@ -77,7 +81,7 @@ def preview_files(
     """
     if out.suffix.lower() != ".png":
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
-    labels = LabelRaster.open(labels_path)
+    labels = open_labels(labels_path, classes)
     if not isinstance(scene, Scene):
         scene = Scene.open(
             scene, bands=bands, stretch=stretch, nodata=nodata, ignore_alpha=ignore_alpha
@@ -162,6 +166,7 @@ def render_preview(
         _draw_north(right, grid)
     shares = shares if shares is not None else _shares(labels, nodata)
     entries = _legend_entries(classes, shares)
+    warn_of_boxes([title or "", *(entry.name for entry, _ in entries)], out.name)
     legend = _draw_legend(entries, len(classes), layout.width - 2 * _MARGIN)
     _save(_compose(layout, title, (left, right), legend), out)
 
@@ -208,7 +213,7 @@ def _compose(
     page = Image.new("RGB", (layout.width, layout.legend_top + legend.height + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(page)
     if title is not None:
-        font = _font(_TITLE, title)
+        font = font_for(title, _TITLE)
         text = _shorten(title, font, layout.width - 2 * _MARGIN)
         draw.text((_MARGIN, _MARGIN), text, _INK, font)
     for panel, (x, y) in zip(panels, layout.positions, strict=True):
@@ -282,7 +287,7 @@ def _draw_scale_bar(panel: Image.Image, metres_per_pixel: float) -> None:
     length = _round_length(room)
     pixels = round(length / metres_per_pixel)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    font = _font(_SMALL)
+    font = font_for("", _SMALL)
     wide, high = _text_size(text, font)
     box_width, box_height = max(pixels, wide) + 20, high + 30
     if box_width > panel.width or box_height > panel.height:
@@ -315,7 +320,7 @@ def _draw_north(panel: Image.Image, grid: Grid) -> None:
     tip, tail = (cx + 20 * dx, cy + 20 * dy), (cx - 6 * dx, cy - 6 * dy)
     wings = [(cx - 12 * dx + s * 8 * dy, cy - 12 * dy - s * 8 * dx) for s in (1, -1)]
     draw.polygon([tip, wings[0], tail, wings[1]], fill=_INK)
-    font = _font(13)
+    font = font_for("", 13)
     draw.text((cx - 18 * dx, cy - 18 * dy), "N", _INK, font, anchor="mm")
 
 
@@ -351,7 +356,6 @@ def _legend_entries(
 def _draw_legend(
     entries: Sequence[tuple[LabelClass, float]], total: int, width: int
 ) -> Image.Image:
-    font, small = _font(_TEXT, *(entry.name for entry, _ in entries)), _font(_SMALL)
     columns = max(1, min(len(entries), width // _LEGEND_COLUMN))
     rows = math.ceil(len(entries) / columns) if entries else 0
     pitch = min(width // columns, _LEGEND_COLUMN + 60)
@@ -360,9 +364,14 @@ def _draw_legend(
     draw = ImageDraw.Draw(legend)
     for i, (entry, share) in enumerate(entries):
         x, y = i // rows * pitch, i % rows * _LEGEND_ROW
-        _draw_entry(draw, (x, y), pitch - 28, entry, _per_cent(share), font)
+        _draw_entry(draw, (x, y), pitch - 28, entry, _per_cent(share))
     if hidden > 0:
-        draw.text((0, rows * _LEGEND_ROW + 6), f"and {hidden} more classes", _SOFT_INK, small)
+        draw.text(
+            (0, rows * _LEGEND_ROW + 6),
+            f"and {hidden} more classes",
+            _SOFT_INK,
+            font_for("", _SMALL),
+        )
     return legend
 
 
@@ -372,15 +381,15 @@ def _draw_entry(
     width: int,
     entry: LabelClass,
     share: str,
-    font: _Font,
 ) -> None:
     x, y = corner
+    font, plain = font_for(entry.name, _TEXT), font_for(share, _TEXT)
     ink = _SOFT_INK if share == "0 %" else _INK
     draw.rounded_rectangle((x, y + 4, x + 26, y + 26), 5, fill=entry.rgb, outline=_HATCH)
-    number, _ = _text_size(share, font)
+    number, _ = _text_size(share, plain)
     name = _shorten(entry.name, font, width - 36 - number - 16)
     draw.text((x + 36, y + 15), name, ink, font, anchor="lm")
-    draw.text((x + width, y + 15), share, _SOFT_INK, font, anchor="rm")
+    draw.text((x + width, y + 15), share, _SOFT_INK, plain, anchor="rm")
 
 
 def _per_cent(share: float) -> str:
@@ -394,32 +403,12 @@ def _per_cent(share: float) -> str:
 # -- text and file --------------------------------------------------------------------------------
 
 
-def _font(size: int, *texts: str) -> _Font:
-    """Pillow's own font, or one of the system's for letters that it does not have."""
-    if not all(text.isascii() for text in texts):
-        for name in _WIDER_FONTS:
-            with suppress(OSError):
-                return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
-
-
-_WIDER_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-    "LiberationSans-Regular.ttf",
-    "Arial Unicode.ttf",
-    "arial.ttf",
-    "Arial.ttf",
-)
-
-
-def _text_size(text: str, font: _Font) -> tuple[int, int]:
+def _text_size(text: str, font: Font) -> tuple[int, int]:
     left, top, right, bottom = font.getbbox(text)
     return math.ceil(right - left), math.ceil(bottom - top)
 
 
-def _shorten(text: str, font: _Font, width: int) -> str:
+def _shorten(text: str, font: Font, width: int) -> str:
     if _text_size(text, font)[0] <= width:
         return text
     while text and _text_size(text + "…", font)[0] > width:
@@ -438,8 +427,10 @@ def _save(page: Image.Image, out: Path) -> None:
 def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     """Window of the scene that the labels cover."""
     grid = labels.grid
-    left, top = scene.grid.to_pixels(*grid.to_ground(0, 0))
-    right, bottom = scene.grid.to_pixels(*grid.to_ground(grid.width, grid.height))
+    # A part of an image without a place lies where GIS software draws it.
+    place = scene.grid.drawn.to_pixels
+    left, top = place(*grid.drawn.to_ground(0, 0))
+    right, bottom = place(*grid.drawn.to_ground(grid.width, grid.height))
     # A working pixel at the edge may reach beyond the scene.
     reach_x, reach_y = abs(right - left) / grid.width + 1, abs(bottom - top) / grid.height + 1
     height, width = scene.shape

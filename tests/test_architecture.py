@@ -18,8 +18,8 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "_address", "errors", "types", "_optional", "_files", "_claim", "_inputs", "methods", "options",
-    "runtime",
+    "_address", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs", "methods",
+    "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "_address": set(),
     "errors": {"_address"},
     "_files": {"errors"},
+    "_fonts": {"errors"},
     "_claim": {"errors"},
     "_inputs": {"errors"},
     "types": {"errors"},
@@ -38,8 +39,8 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"_address", "errors", "types"},
     **dict.fromkeys(INPUTS, FOUNDATION),
     "inference": FOUNDATION | INPUTS,
-    **dict.fromkeys(PRODUCTS, FOUNDATION | {"io"}),
-    "evaluation": FOUNDATION | {"io", "text"},
+    "legend": FOUNDATION | {"io", "text"},
+    **dict.fromkeys(PRODUCTS, FOUNDATION | {"io", "text", "legend"}),
     "run": FOUNDATION | INPUTS | {"inference"},
     "pipeline": FOUNDATION | INPUTS | PRODUCTS | {"inference", "run"},
     "lazy": FOUNDATION | INPUTS | {"inference", "run"},

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -219,6 +220,35 @@ def test_margin_is_the_gap_between_the_two_best(scene: Path, tmp_path: Path, mod
         ordered = np.sort(shares.read().astype(int), 0)
         assert np.abs(gap.read(1) - (ordered[-1] - ordered[-2])).max() <= 1  # both are rounded
         assert gap.nodata == 255
+
+
+@pytest.mark.parametrize("more", [[], ["--threshold", "0.6", "--background", "tree"]])
+def test_the_runner_up_comes_next_to_the_label(
+    scene: Path, tmp_path: Path, model: str, more: list[str]
+) -> None:
+    given = ["--runner-up", "--probabilities", "--attributes", "scene,date", *more]
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.update_tags(EXIF_DateTimeOriginal="2019:09:04 10:11:12")
+    assert segment(scene, tmp_path / "out", model, *given).exit_code == 0
+    blocks = {}
+    for name in ("labels", "runner_up", "probabilities"):
+        with rasterio.open(tmp_path / "out" / f"{name}.tif") as dataset:
+            blocks[name] = dataset.read().astype(int)
+    labels, second = blocks["labels"][0], blocks["runner_up"][0]
+    data = labels != 255
+    assert data.any()
+    assert ((second == 255) == ~data).all()
+    assert (second != labels)[data].all()
+    shares = blocks["probabilities"]
+    taken = np.take_along_axis(shares, np.where(data, second, 0)[None], 0)[0]
+    np.put_along_axis(shares, np.where(data, labels, 0)[None], -1, 0)
+    assert (taken == shares.max(0))[data].all()
+    assert (tmp_path / "out" / "runner_up.tif.aux.xml").exists()
+    frame = gpd.read_file(tmp_path / "out" / "polygons.gpkg", layer="segments")
+    assert set(frame.runner_up) <= {"building", "open water", "tree"}
+    assert (frame.runner_up != frame.class_name).all()
+    assert set(frame.scene) == {scene.name}
+    assert {str(date)[:19] for date in frame.date} == {"2019-09-04 10:11:12"}
 
 
 def test_nothing_is_overwritten_unasked(scene: Path, tmp_path: Path, model: str) -> None:

@@ -24,7 +24,8 @@ usual_run, usual_job = geoseg.pipeline.segment_to_files, TileJob.run
 def segment_to_files(*args, **given):
     if given.get("resume") or given.get("overwrite"):
         TileJob.run = lambda job, indices, *more: (
-            (index, None if index > 10 else found) for index, found in usual_job(job, indices, *more)
+            (index, None if index > 10 else found)
+            for index, found in usual_job(job, indices, *more)
         )
     return usual_run(*args, **given)
 geoseg.pipeline.segment_to_files = segment_to_files

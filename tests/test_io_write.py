@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy
+from rio_cogeo.cogeo import cog_validate
 
 from geoseg.errors import OutputError
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
-from geoseg.io.write import confidence_writer, label_writer, probability_writer
+from geoseg.io.write import (
+    confidence_writer,
+    label_writer,
+    margin_writer,
+    probability_writer,
+)
 from geoseg.types import Window, as_label_classes
 
 UTM = CRS.from_epsg(32631)
@@ -348,3 +356,34 @@ def test_a_scene_without_crs_gives_labels_without_crs(tmp_path: Path) -> None:
     with rasterio.open(final) as dataset:
         assert dataset.crs is None
         assert dataset.transform == Affine.identity()
+
+
+@pytest.mark.parametrize(
+    "product", ["labels", "many labels", "runner_up", "confidence", "margin", "probabilities"]
+)
+@pytest.mark.parametrize("shape", [(1, 1), (513, 700), (1, 3000), (1100, 600)])
+@pytest.mark.parametrize(
+    ("filled", "placed"), [("all", True), ("one window", True), ("none", False)]
+)
+def test_every_raster_is_a_sound_cog(
+    tmp_path: Path, product: str, shape: tuple[int, int], filled: str, placed: bool
+) -> None:
+    place = Grid(*((UTM, UPRIGHT) if placed else (None, Affine.identity())), *shape)
+    classes = as_label_classes([f"c{i}" for i in range(300 if product == "many labels" else 5)])
+    work = tmp_path / "w.tif"
+    writer = {
+        "confidence": lambda: confidence_writer(work, place),
+        "margin": lambda: margin_writer(work, place),
+        "probabilities": lambda: probability_writer(work, place, classes),
+        "runner_up": lambda: label_writer(work, place, classes, product="runner_up"),
+    }.get(product, lambda: label_writer(work, place, classes))()
+    window = place.window if filled == "all" else Window(0, 0, min(9, shape[0]), min(9, shape[1]))
+    bands = len(writer.layout.descriptions)
+    if filled != "none":
+        values = np.random.default_rng(1).integers(0, 5, (bands, *window.shape))
+        writer.write(window, values.astype(writer.layout.dtype))
+    writer.finish(tmp_path / "out.tif")
+    writer.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        assert cog_validate(tmp_path / "out.tif", strict=True, quiet=True) == (True, [], [])

@@ -64,6 +64,18 @@ def as_array(scene: Path, chunks: Any) -> xr.DataArray:
     return array
 
 
+def tiles_that_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    ran: list[int] = []
+    usual = TileJob.run_whole
+
+    def run_whole(job: TileJob, index: int) -> Any:
+        ran.append(index)
+        return usual(job, index)
+
+    monkeypatch.setattr(TileJob, "run_whole", run_whole)
+    return ran
+
+
 def test_nothing_is_inferred_before_it_is_asked_for(
     scene: Path, loaded: geoseg.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +104,9 @@ def test_a_slice_computes_only_its_tiles(
 ) -> None:
     ran: list[int] = []
     run = TileJob.run_whole
-    monkeypatch.setattr(TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index))
+    monkeypatch.setattr(
+        TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index)
+    )
     corner = lazy(scene, loaded).labels[:90, 200:280].compute()
     np.testing.assert_array_equal(corner, files["labels"][:90, 200:280])
     assert sorted(ran) == [2]
@@ -103,7 +117,9 @@ def test_one_tile_serves_all_products(
 ) -> None:
     ran: list[int] = []
     run = TileJob.run_whole
-    monkeypatch.setattr(TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index))
+    monkeypatch.setattr(
+        TileJob, "run_whole", lambda job, index: ran.append(index) or run(job, index)
+    )
     lazy(scene, loaded, probabilities=True).compute()
     assert sorted(ran) == list(range(12))
 

@@ -19,6 +19,7 @@ import rasterio.warp
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from rasters import make, rgb
 from vectors import label_file
@@ -260,7 +261,11 @@ def test_an_unplaced_photo_and_its_polygons_lie_on_each_other(
         run(path, tmp_path / "out", loaded)
     polygons = gpd.read_file(tmp_path / "out" / "polygons.gpkg")
     assert tuple(polygons.total_bounds) == (0, -40, 50, 0)
-    with rasterio.open(tmp_path / "out" / "labels.tif") as dataset:
+    # Rows would go up if an identity stood in the file: software obeys what is there.
+    with (
+        pytest.warns(NotGeoreferencedWarning),
+        rasterio.open(tmp_path / "out" / "labels.tif") as dataset,
+    ):
         labels = dataset.read(1)
     burnt = rasterio.features.rasterize(
         zip(polygons.geometry, polygons.class_id, strict=True),
@@ -270,6 +275,17 @@ def test_an_unplaced_photo_and_its_polygons_lie_on_each_other(
     )
     np.testing.assert_array_equal(burnt, labels)
     assert polygons.geometry.map(lambda shape: shapely.is_ccw(shape.exterior)).all()
+
+
+def test_a_part_of_an_unplaced_photo_lies_on_it(tmp_path: Path, loaded: geoseg.Model) -> None:
+    path = make(tmp_path / "s.png", rgb(), driver="PNG", crs=None, transform=Affine.identity())
+    reading = geoseg.Reading(aoi="10,5,30,25")
+    with pytest.warns(GeosegWarning, match="no CRS and no transform"):
+        run(path, tmp_path / "out", loaded, reading=reading, products=geoseg.Products())
+    with rasterio.open(tmp_path / "out" / "labels.tif") as dataset:
+        assert tuple(dataset.bounds) == (10, -25, 30, -5)
+    polygons = gpd.read_file(tmp_path / "out" / "polygons.gpkg")
+    assert tuple(polygons.total_bounds) == (10, -25, 30, -5)
 
 
 def test_a_transform_that_is_none_is_named() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from affine import Affine
-from PIL import Image, ImageFont
+from PIL import Image
 from rasterio.crs import CRS
 from rasters import make, rgb
 
-from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg import _fonts
+from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.io.write import label_writer
@@ -140,22 +142,51 @@ def test_other_formats_than_png_are_refused(tmp_path: Path) -> None:
         preview_files(tmp_path / "s.tif", tmp_path / "s.tif", tmp_path / "p.jpg")
 
 
-@pytest.mark.parametrize("name", ["Gebäude", "вода"])
-def test_letters_beyond_ascii_are_drawn_where_the_system_has_them(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+def ink_of(name: str, folder: Path) -> bytes:
+    """Pixels of a preview with that title."""
+    out = folder / f"{len(list(folder.iterdir()))}.png"
+    return draw(out, np.zeros((9, 9), np.uint8), title=name).tobytes()
+
+
+@pytest.fixture
+def without_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has no font of its own."""
+    monkeypatch.setattr(_fonts, "_paths", lambda: iter(["nothing.ttf"]))
+    _fonts._choice.cache_clear()
+    yield
+    _fonts._choice.cache_clear()
+
+
+@pytest.mark.usefixtures("without_fonts")
+def test_letters_that_no_font_has_are_named(tmp_path: Path) -> None:
+    draw(tmp_path / "plain.png", np.zeros((9, 9), np.uint8), title="Buildings (roofs), 100 % …")
+    with pytest.warns(GeosegWarning, match=r"p\.png: no font .* the letters ä 屋, which are drawn"):
+        draw(tmp_path / "p.png", np.zeros((9, 9), np.uint8), title="Wäldchen 屋\u0301")
+    with pytest.warns(GeosegWarning, match="…, which are drawn as boxes"):
+        draw(
+            tmp_path / "q.png",
+            np.zeros((9, 9), np.uint8),
+            title="".join(map(chr, range(0x4E00, 0x4E20))),
+        )
+
+
+def test_a_font_that_has_the_letters_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, own = [], ImageFont.truetype
-
-    def truetype(font: object, *size: float, **settings: object) -> object:
-        if not isinstance(font, str):  # Pillow's own
-            return own(font, *size, **settings)
-        asked.append(font)
-        raise OSError
-
-    monkeypatch.setattr("geoseg.preview.ImageFont.truetype", truetype)
-    labels = np.zeros((9, 9), np.uint8)
-    draw(tmp_path / "plain.png", labels)
-    assert not asked  # Pillow's own font has these letters
-    draw(tmp_path / "p.png", labels, title=name)
-    assert "DejaVuSans.ttf" in asked
-    assert (tmp_path / "p.png").is_file()  # without any such font, with Pillow's
+    found = [path for folder in _fonts._folders() for path in folder.rglob("DejaVuSans.ttf")]
+    if not found:
+        pytest.skip("this machine has no such font")
+    monkeypatch.setattr(_fonts, "_FIRST", ())
+    monkeypatch.setattr(_fonts, "_folders", lambda: [tmp_path / "fonts", tmp_path / "none"])
+    (tmp_path / "fonts" / "deep").mkdir(parents=True)
+    (tmp_path / "fonts" / "broken.ttf").write_text("no font")
+    (tmp_path / "fonts" / "deep" / "Some Font.TTF").write_bytes(found[0].read_bytes())
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    _fonts._choice.cache_clear()
+    try:
+        words = ["вода", "лес 1", "غابة", "Wäldchen"]
+        assert len({ink_of(word, pictures) for word in words}) == len(words)
+        assert not _fonts._choice(frozenset("".join(words)))[1] - {" "}
+    finally:
+        _fonts._choice.cache_clear()

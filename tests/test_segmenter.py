@@ -33,6 +33,7 @@ from geoseg.text.vocabulary import Vocabulary
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock
 
+EVERY = ("labels", "confidence", "margin", "probabilities")
 WORDS = "building, roof; road; water, river; tree"
 
 
@@ -454,8 +455,8 @@ def test_pixels_sent_ahead_change_nothing(model: Model) -> None:
     one = segmenter(model, batch_size=3)
     assert one.send(block) is None  # a CPU has nothing to wait for
     tile = TilePlan(one.lattice(150, 170), 512)[0]
-    alone = one.segment_tile(block, tile, probabilities=True)
-    ahead = one.segment_tile(block, tile, probabilities=True, sent=one.encoder.normalise(block))
+    alone = one.segment_tile(block, tile, rasters=EVERY)
+    ahead = one.segment_tile(block, tile, rasters=EVERY, sent=one.encoder.normalise(block))
     for name in ("labels", "confidence", "margin", "probabilities"):
         assert np.array_equal(getattr(alone, name), getattr(ahead, name)), name
 
@@ -516,7 +517,7 @@ def test_nodata_gives_nodata_and_costs_nothing(model: Model) -> None:
     block = noise(96, 256)
     block.valid[:, 100:] = False
     tile = TilePlan(one.lattice(96, 256), 512)[0]
-    result = one.segment_tile(block, tile, probabilities=True)
+    result = one.segment_tile(block, tile, rasters=EVERY)
     assert (result.labels[:, 100:] == 255).all()
     assert (result.confidence[:, 100:] == 255).all()
     assert (result.labels[:, :100] < 4).all()

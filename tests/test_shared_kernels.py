@@ -23,6 +23,7 @@ from geoseg.testing import drawn_rgb, tiny_random_model
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PixelBlock, Window
 
+EVERY = ("labels", "confidence", "margin", "probabilities")
 TAPS, CHANNELS = 11, 6
 
 
@@ -199,7 +200,7 @@ def test_windows_without_data_are_left_out_of_the_sharing(bundled: Model, batch:
     block.valid[:, :100] = False
     block.valid[40:50, 20] = True
     tile = segmenter.plan((171, 205), 512)[0]
-    found = segmenter.segment_tile(block, tile, probabilities=True)
+    found = segmenter.segment_tile(block, tile, rasters=EVERY)
     assert found.windows < len(tile.windows)
     expected = segmenter.decide(alone(segmenter, block))
     valid = block.valid

@@ -17,6 +17,7 @@ from vectors import blobs, label_file
 
 import geoseg
 from geoseg.errors import GeosegWarning, OutputError
+from geoseg.io.write import provenance
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.vector import vectorize
 from geoseg_cli.main import app
@@ -93,6 +94,29 @@ def test_rasters_say_what_they_are_and_where_they_come_from(
     with rasterio.open(out / "probabilities.tif") as dataset:
         assert dataset.descriptions == ("water", "field", "tree")
         assert set(dataset.colorinterp) <= {ColorInterp.gray, ColorInterp.undefined}
+
+
+@pytest.mark.parametrize(
+    ("domain", "tags", "time"),
+    [
+        (None, {"TIFFTAG_DATETIME": TIME}, TIME),
+        (None, {"TIFFTAG_DATETIME": "2019-09-04T10:11:12"}, TIME),
+        (None, {"EXIF_DateTimeOriginal": TIME}, TIME),
+        (None, {"PRODUCT_START_TIME": "2019-09-04T10:11:12.024Z"}, TIME),
+        (None, {"PRODUCT_START_TIME": "2019-09-04T12:11:12+02:00"}, TIME),
+        ("IMAGERY", {"ACQUISITIONDATETIME": "2019-09-04 10:11:12"}, TIME),
+        (None, {"TIFFTAG_DATETIME": "2024:01:01 00:00:00", "EXIF_DateTimeOriginal": TIME}, TIME),
+        (None, {"TIFFTAG_DATETIME": "yesterday"}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_time_of_a_scene_is_found_where_products_keep_it(
+    tmp_path: Path, domain: str | None, tags: dict[str, str], time: str | None
+) -> None:
+    scene = write_scene(tmp_path / "s.tif", 9, 9)
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.update_tags(ns=domain, **tags)
+    assert provenance(str(scene), "m", [["a"]]).get("TIFFTAG_DATETIME") == time
 
 
 def test_side_files_of_an_earlier_map_go_with_it(scene: Path, spec: str, tmp_path: Path) -> None:

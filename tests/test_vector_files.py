@@ -6,10 +6,12 @@ import json
 import sqlite3
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyogrio
 import pyproj
 import pytest
@@ -19,8 +21,9 @@ from affine import Affine
 from rasterio import features
 from vectors import blobs, label_file
 
-from geoseg.errors import OptionError, OutputError, SceneError
+from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.io.grid import Grid
+from geoseg.io.labels import LabelRaster
 from geoseg.vector import VectorOptions, polygons, vectorize
 from geoseg.vector.style import write_raster_style
 
@@ -119,6 +122,48 @@ def test_confidence_is_averaged_under_each_polygon(tmp_path: Path) -> None:
     assert np.isnan(frame.confidence_min.loc[2])
 
 
+def test_runner_up_scene_and_date_are_attributes_on_request(tmp_path: Path) -> None:
+    values = np.zeros((8, 8), np.uint8)
+    values[:4, :4] = 1
+    path = label_file(tmp_path / "labels.tif", values, ["water", "crop", "tree"])
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(GEOSEG_SCENE="m_1.tif", TIFFTAG_DATETIME="2019:09:04 10:11:12")
+    second = np.full((8, 8), 2, np.uint8)
+    second[:4, :4] = 1  # nothing but the polygon's own class
+    other = label_file(tmp_path / "second.tif", second, ["water", "crop", "tree"])
+    options = VectorOptions(attributes="date, scene")
+    for suffix in SUFFIXES:
+        out = tmp_path / f"p{suffix}"
+        vectorize(path, out, runner_up=other, options=options)
+        frame = read(out).set_index("class_name")
+        assert frame.runner_up.water == "tree"
+        assert pd.isna(frame.runner_up.crop)
+        assert set(frame.scene) == {"m_1.tif"}
+        assert set(pd.to_datetime(frame.date, utc=True)) == {pd.Timestamp("2019-09-04T10:11:12Z")}
+    vectorize(path, tmp_path / "plain.gpkg")
+    assert not {"runner_up", "scene", "date"} & set(read(tmp_path / "plain.gpkg"))
+
+
+def test_what_the_tags_do_not_say_is_warned_about(labels: Path, tmp_path: Path) -> None:
+    options = VectorOptions(attributes=("scene", "date"))
+    for suffix in SUFFIXES:
+        with (
+            pytest.warns(GeosegWarning, match=r"labels\.tif: no tag GEOSEG_SCENE says its scene"),
+            pytest.warns(GeosegWarning, match=r"no tag TIFFTAG_DATETIME says its date"),
+        ):
+            vectorize(labels, tmp_path / f"p{suffix}", options=options)
+        frame = read(tmp_path / f"p{suffix}")
+        assert frame.scene.isna().all()
+        assert frame.date.isna().all()
+
+
+def test_a_runner_up_on_another_grid_is_refused(labels: Path, tmp_path: Path) -> None:
+    other = label_file(tmp_path / "o.tif", np.zeros((3, 4), np.uint8))
+    with pytest.raises(SceneError, match=r"o\.tif: does not lie on the grid of .*labels\.tif"):
+        vectorize(labels, tmp_path / "p.gpkg", runner_up=other)
+    assert not (tmp_path / "p.gpkg").exists()
+
+
 @pytest.mark.parametrize(
     ("profile", "message"),
     [
@@ -164,6 +209,45 @@ def test_geopackage_brings_the_class_colours(labels: Path, tmp_path: Path) -> No
         assert (int(red), int(green), int(blue)) == table[value][:3]
         names[value] = category.get("label")
     assert names == {0: "roof", 1: "road & rail", 2: "Wäldchen"}
+
+
+def test_geopackage_brings_the_style_for_other_programs(labels: Path, tmp_path: Path) -> None:
+    vectorize(labels, tmp_path / "out.gpkg")
+    style = pyogrio.read_dataframe(tmp_path / "out.gpkg", layer="layer_styles").iloc[0]
+    root = ET.fromstring(style.styleSLD)
+    assert root.tag == "{http://www.opengis.net/sld}StyledLayerDescriptor"
+    found = {}
+    for rule in root.iter("{http://www.opengis.net/se}Rule"):
+        fill, *_ = rule.iter("{http://www.opengis.net/se}SvgParameter")
+        found[rule.findtext("{http://www.opengis.net/se}Name")] = (
+            int(next(rule.iter("{http://www.opengis.net/ogc}Literal")).text or ""),
+            fill.text,
+        )
+    classes = LabelRaster.open(labels).classes
+    assert found == {c.name: (c.index, c.color) for c in classes}
+
+
+def test_geopackage_says_where_it_comes_from(labels: Path, tmp_path: Path) -> None:
+    tags = {
+        "GEOSEG_SCENE": "m_1.tif",
+        "GEOSEG_MODEL": "geoseg-tiny",
+        "GEOSEG_CLASSES": "roof, house; road & <rail>; Wäldchen",
+        "GEOSEG_VERSION": "0.1",
+        "TIFFTAG_DATETIME": "2019:09:04 10:11:12",
+    }
+    with rasterio.open(labels, "r+") as dataset:
+        dataset.update_tags(**tags, NOTE="mine")
+    out = tmp_path / "out.gpkg"
+    vectorize(labels, out)
+    found = pyogrio.read_info(out, layer="segments")["layer_metadata"]
+    words = "Map of m_1.tif, made by geoseg 0.1: roof, road & rail, Wäldchen"
+    assert tags.items() <= found.items()
+    assert "NOTE" not in found
+    with sqlite3.connect(out) as package:
+        (description,) = package.execute(
+            "SELECT description FROM gpkg_contents WHERE table_name = 'segments'"
+        ).fetchone()
+    assert description == words
 
 
 def test_raster_style_gives_names_and_colours(labels: Path) -> None:
@@ -254,6 +338,105 @@ def test_geoparquet_says_what_it_is(labels: Path, tmp_path: Path) -> None:
     assert 0 < len(part) < len(gpd.read_parquet(out))
 
 
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("shape", [{}, {"simplify_m": 12.0, "smooth": 1}, {"min_area_m2": 900.0}])
+@pytest.mark.parametrize("rows", [3, 200])
+def test_large_polygons_are_cut_on_a_grid(
+    tmp_path: Path,
+    connectivity: int,
+    shape: dict[str, Any],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parts make up the polygon exactly, and nothing else is changed."""
+    side, pixel = 32, 10
+    values = blobs(90, 110, 4, seed=5)
+    values[blobs(90, 110, 5, seed=6, sigma=3) > 1] = 3  # reaches over all of it, with holes
+    values[40:44, 50:60] = 255
+    path = label_file(tmp_path / "l.tif", values)
+    more = {"connectivity": connectivity, **shape}
+    vectorize(path, tmp_path / "whole.gpkg", options=VectorOptions(**more))
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", rows * 110)
+    summary = vectorize(path, tmp_path / "cut.gpkg", options=VectorOptions(split=side, **more))
+    whole, cut = (read(tmp_path / f"{name}.gpkg") for name in ("whole", "cut"))
+    assert len(cut) == summary.count > len(whole)
+    assert cut.is_valid.all()
+    assert shapely.coverage_is_valid(cut.explode().geometry.values)
+    extent = whole.bounds @ [[-1, 0], [0, -1], [1, 0], [0, 1]] / pixel
+    large = (extent > side).any(axis=1)
+    assert large.any()
+    assert not large.all()
+    tree = shapely.STRtree(cut.geometry.values)
+    for polygon, is_large, name in zip(whole.geometry, large, whole.class_name, strict=True):
+        parts = cut.iloc[tree.query(polygon, "intersects")]
+        inside = shapely.intersects(polygon, parts.representative_point().values)
+        parts = parts[inside & (parts.class_name == name).values]
+        if "smooth" in shape:  # a vertex stays where a cut begins
+            continue
+        assert shapely.equals(shapely.union_all(parts.geometry.values), polygon)
+        if not is_large:
+            assert len(parts) == 1
+    reach = (cut.bounds @ [[-1, 0], [0, -1], [1, 0], [0, 1]]) / pixel
+    assert (reach <= side).all(axis=None)
+    assert cut.area_m2.sum() == pytest.approx(whole.area_m2.sum(), rel=1e-9)
+    if not shape:
+        pairs = [(g, int(v)) for g, v in zip(cut.geometry, cut.class_id, strict=True)]
+        with rasterio.open(path) as dataset:
+            back = features.rasterize(
+                pairs, values.shape, fill=255, transform=dataset.transform, dtype="uint8"
+            )
+        np.testing.assert_array_equal(back, values)
+
+
+def test_parts_of_a_cut_polygon_have_their_own_runner_up_and_confidence(tmp_path: Path) -> None:
+    values = np.zeros((20, 60), np.uint8)
+    second = np.ones((20, 60), np.uint8)
+    second[:, 16:32] = 2
+    path = label_file(tmp_path / "l.tif", values, ["a", "b", "c"])
+    other = label_file(tmp_path / "s.tif", second, ["a", "b", "c"])
+    vectorize(path, tmp_path / "p.gpkg", runner_up=other, options=VectorOptions(split=16))
+    frame = read(tmp_path / "p.gpkg")
+    assert len(frame) == 8
+    assert set(frame.class_name) == {"a"}
+    assert sorted(frame.runner_up) == ["b"] * 6 + ["c"] * 2
+    assert frame.touches_edge.all()
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("more", [{}, {"smooth": 3}, {"split": 40}])
+@pytest.mark.parametrize("rows", [7, 300])
+def test_shaping_does_not_undercut_the_least_area(
+    tmp_path: Path,
+    connectivity: int,
+    more: dict[str, int],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = label_file(tmp_path / "l.tif", blobs(120, 150, 4, seed=8))
+    least = 2000.0
+    given = {"min_area_m2": least, "connectivity": connectivity}
+    pixels = vectorize(path, tmp_path / "pixels.gpkg", options=VectorOptions(**given))
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", rows * 150)
+    options = VectorOptions(simplify_m=25.0, **given, **more)
+    vectorize(path, tmp_path / "p.gpkg", options=options)
+    frame, exact = read(tmp_path / "p.gpkg"), read(tmp_path / "pixels.gpkg")
+    points = [shapely.get_num_coordinates(f.geometry.values).sum() for f in (frame, exact)]
+    if "smooth" not in more:
+        assert points[0] < 0.7 * points[1]
+    assert frame.is_valid.all()
+    assert shapely.coverage_is_valid(frame.explode().geometry.values)
+    if "split" not in more:
+        assert len(frame) == pixels.count
+        assert frame.area_m2.min() >= least * (1 - 1e-6)
+    assert frame.area_m2.sum() == pytest.approx(exact.area_m2.sum(), rel=1e-9)
+    if rows == 300:
+        return
+    monkeypatch.setattr(polygons, "STRIP_PIXELS", 300 * 150)
+    vectorize(path, tmp_path / "again.gpkg", options=options)
+    again = read(tmp_path / "again.gpkg")
+    assert (frame.geometry.to_wkb() == again.geometry.to_wkb()).all()
+
+
 def test_geojson_follows_rfc_7946(tmp_path: Path) -> None:
     # Two pixels on either side of the antimeridian, in a projected system.
     values = np.array([[0, 0, 1], [0, 0, 1]], np.uint8)
@@ -301,11 +484,14 @@ def test_without_a_coordinate_system_there_are_no_metres(tmp_path: Path) -> None
         vectorize(labels, tmp_path / "out.geojson")
 
 
+@pytest.mark.parametrize("more", [{}, {"split": 16, "min_area_m2": 5.0}])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_only_nodata_gives_an_empty_layer(tmp_path: Path, suffix: str) -> None:
+def test_only_nodata_gives_an_empty_layer(
+    tmp_path: Path, suffix: str, more: dict[str, Any]
+) -> None:
     labels = label_file(tmp_path / "labels.tif", np.full((5, 6), 255, np.uint8), ["a"])
     out = tmp_path / f"out{suffix}"
-    assert vectorize(labels, out).count == 0
+    assert vectorize(labels, out, options=VectorOptions(**more)).count == 0
     frame = read(out)
     assert len(frame) == 0
     if suffix != ".geojson":  # which has fields in its features only
@@ -382,6 +568,9 @@ def test_impossible_targets_are_refused(
         {"simplify_m": float("nan")},
         {"smooth": 9},
         {"drop_small": True},
+        {"split": 3},
+        {"split": 64, "drop_small": True, "min_area_m2": 9},
+        {"attributes": "place"},
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:

@@ -141,12 +141,13 @@ def merged(values: np.ndarray, min_area: float, rows: int = 1000, connectivity: 
         void=VOID,
         pixel_area=lambda row, col: np.ones(len(row)),
         pixel_size=(1.0, 1.0),
+        min_area=min_area,
         connectivity=connectivity,
     )
     parts = range(0, len(values), rows)
     for row in parts:
         merger.count(values[row : row + rows])
-    merger.decide(min_area)
+    merger.decide()
     return np.concatenate([merger.relabel(values[row : row + rows]) for row in parts])
 
 

@@ -23,6 +23,7 @@ from vectors import (
 )
 
 from geoseg.vector import trace as trace_module
+from geoseg.vector.scores import Scores
 from geoseg.vector.trace import Polygoniser
 
 small_labels = hnp.arrays(
@@ -59,6 +60,25 @@ def test_drawn_rasters_are_partitioned(values: np.ndarray, connectivity: int) ->
     assert_partition(values, whole, void)
     for rows in (1, 7, 64):
         assert same(whole, trace(values, rows, void=void, connectivity=connectivity))
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_each_polygon_has_the_most_frequent_value_of_a_second_raster(connectivity: int) -> None:
+    values = blobs(70, 90, 4, seed=1)
+    values[20:30, 40:60] = VOID
+    second = blobs(70, 90, 5, seed=2, sigma=1)
+    known = np.random.default_rng(3).random(values.shape) < 0.9
+    whole = trace(values, connectivity=connectivity, second=Scores(second, known))
+    shapes = [(polygon, i + 1) for i, polygon in enumerate(whole.geometry)]
+    number = features.rasterize(shapes, out=np.zeros(values.shape, np.int32))
+    assert len(whole) > 20
+    for i, (value, found) in enumerate(zip(whole.tallies.value, whole.second, strict=True)):
+        votes = np.bincount(second[(number == i + 1) & known & (second != value)], minlength=5)
+        assert found == (votes.argmax() if votes.any() else -1)
+    for rows in (1, 7, 64):
+        again = trace(values, rows, connectivity=connectivity, second=Scores(second, known))
+        assert same(whole, again)
+        assert again.second.tolist() == whole.second.tolist()
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])

@@ -12,6 +12,7 @@ from rasterio import features
 from rasterio.transform import from_origin
 
 from geoseg.types import as_label_classes
+from geoseg.vector.scores import Scores
 from geoseg.vector.trace import Measures, Polygoniser, Polygons
 
 VOID = 255
@@ -59,18 +60,28 @@ def pixel_measures(points: np.ndarray, offsets: np.ndarray) -> Measures:
     return Measures(*sums)
 
 
-def trace(values: np.ndarray, rows: int = 1000, void: int = VOID, **options: Any) -> Polygons:
+def trace(
+    values: np.ndarray,
+    rows: int = 1000,
+    void: int = VOID,
+    second: Scores | None = None,
+    **options: Any,
+) -> Polygons:
     """Polygons of an array, fed some rows at a time."""
     tracer = Polygoniser(
         values.shape, void=void, place=in_pixels, measure=pixel_measures, **options
     )
-    parts = [tracer.feed(values[row : row + rows]) for row in range(0, len(values), rows)]
+    parts = []
+    for part in (slice(row, row + rows) for row in range(0, len(values), rows)):
+        below = None if second is None else Scores(second.values[part], second.known[part])
+        parts.append(tracer.feed(values[part], second=below))
     parts.append(tracer.finish())
     return Polygons(
         np.concatenate([part.wkb for part in parts]),
         type(parts[0].tallies).concatenated([part.tallies for part in parts]),
         np.concatenate([part.area for part in parts]),
         np.concatenate([part.perimeter for part in parts]),
+        np.concatenate([part.second for part in parts]),
     )
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from geoseg._files import csv_cell, whole_files, writing_to
+from geoseg._fonts import font_for, warn_of_boxes
 from geoseg.errors import OutputError
 from geoseg.evaluation.compare import Evaluation
 from geoseg.evaluation.metrics import CONFIDENCE_FRACTIONS, CountArray, ReliabilityBin, Scores
@@ -178,8 +179,9 @@ def draw_confusion(confusion: CountArray, names: Sequence[str]) -> Image.Image:
     """
     cell = min(max(_WIDEST // len(names), _LEAST_CELL), _CELL)
     font_size = min(_FONT_SIZE, cell)
-    font = ImageFont.load_default(font_size)
-    widest = max(int(font.getlength(name)) for name in names)
+    font = font_for("", font_size)
+    fonts = [font_for(name, font_size) for name in names]
+    widest = max(int(own.getlength(name)) for name, own in zip(names, fonts, strict=True))
     left = top = widest + 2 * _FONT_SIZE + 3 * _MARGIN
     size = cell * len(names)
     image = Image.new("RGB", (left + size + _MARGIN, top + size + _MARGIN), "white")
@@ -196,11 +198,11 @@ def draw_confusion(confusion: CountArray, names: Sequence[str]) -> Image.Image:
             text = f"{100 * share:.1f}" if support[row, 0] else "-"
             ink = "white" if share > 0.5 else "black"
             draw.text((x + cell / 2, y + cell / 2), text, ink, font, anchor="mm")
-    for place, name in enumerate(names):
+    for place, (name, own) in enumerate(zip(names, fonts, strict=True)):
         centre = (place + 0.5) * cell
-        draw.text((left - _MARGIN, top + centre), name, "black", font, anchor="rm")
-        _draw_upright(image, name, left + centre, top - _MARGIN, font)
-    title = ImageFont.load_default(_FONT_SIZE)
+        draw.text((left - _MARGIN, top + centre), name, "black", own, anchor="rm")
+        _draw_upright(image, name, left + centre, top - _MARGIN, own)
+    title = font_for("", _FONT_SIZE)
     draw.text((left + size / 2, _MARGIN), "labelled as", "black", title, anchor="mt")
     below = top + (size + title.getlength(_SIDE)) / 2
     _draw_upright(image, _SIDE, _MARGIN + _FONT_SIZE / 2, below, title)
@@ -222,6 +224,7 @@ def _draw_upright(image: Image.Image, text: str, x: float, bottom: float, font: 
 def _writers(evaluation: Evaluation) -> dict[str, Callable[[Path], None]]:
     names = [entry.name for entry in evaluation.scores.classes]
     confusion = evaluation.scores.confusion
+    warn_of_boxes(names, "confusion.png")
     content = json.dumps(as_dict(evaluation), indent=2, ensure_ascii=False) + "\n"
 
     def table(rows: Iterable[Sequence[object]]) -> Callable[[Path], None]:

@@ -114,6 +114,11 @@ def lead(scores: Tensor) -> Tensor:
     return best - scores.scatter(-1, index[..., None], -torch.inf).amax(-1)
 
 
+def runner_up(scores: Tensor, labels: Tensor) -> Tensor:
+    """Class of ``(..., K)`` scores that is best but for the label itself."""
+    return scores.scatter(-1, labels[..., None], -torch.inf).max(-1)[1]
+
+
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize ``(H, W, Q)`` logits bilinearly (half-pixel centres) to another size."""
     planes = logits.permute(2, 0, 1)[None]

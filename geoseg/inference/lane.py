@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,39 +24,46 @@ from geoseg.types import (
     label_nodata,
 )
 
+USUAL = ("labels", "confidence", "margin")
+"""Rasters that a tile gives if nobody says which."""
+
 
 @dataclass(frozen=True)
 class TileResult:
-    """What a tile sends back: small blocks of its core."""
+    """What a tile sends back: small blocks of its core, those that were asked for."""
 
     core: Window
     labels: LabelArray
     """``(H, W)`` class index; the dtype's largest value where there is no data."""
-    confidence: UInt8Array
+    confidence: UInt8Array | None = None
     """``(H, W)`` per cent of the winning class's probability, 255 for nodata."""
-    margin: UInt8Array
+    margin: UInt8Array | None = None
     """``(H, W)`` per cent by which the winner is ahead of the second class, 255 for nodata."""
-    probabilities: UInt8Array | None
-    """``(K, H, W)`` per cent, 255 for nodata; only on request."""
-    windows: int
+    probabilities: UInt8Array | None = None
+    """``(K, H, W)`` per cent of every class, 255 for nodata."""
+    runner_up: LabelArray | None = None
+    """``(H, W)`` class that comes next to the label's."""
+    windows: int = 0
     """How many windows were encoded."""
     retried: str = ""
     """Why it was tried again; empty if it was not."""
 
     @classmethod
-    def empty(
-        cls, core: Window, classes: int, *, probabilities: bool, windows: int = 0
-    ) -> TileResult:
-        """Nodata everywhere."""
+    def empty(cls, core: Window, classes: int, rasters: Sequence[str] = USUAL) -> TileResult:
+        """Nodata everywhere, in these rasters."""
         dtype = label_dtype(classes)
-        return cls(
-            core,
-            np.full(core.shape, label_nodata(dtype), dtype=dtype),
-            np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
-            np.full(core.shape, PER_CENT_NODATA, dtype=np.uint8),
-            np.full((classes, *core.shape), PER_CENT_NODATA, np.uint8) if probabilities else None,
-            windows,
-        )
+        labels = np.full(core.shape, label_nodata(dtype), dtype=dtype)
+        per_cents: dict[str, Any] = {
+            name: np.full(
+                (classes, *core.shape) if name == "probabilities" else core.shape,
+                PER_CENT_NODATA,
+                np.uint8,
+            )
+            for name in rasters
+            if name not in ("labels", "runner_up")
+        }
+        second = labels.copy() if "runner_up" in rasters else None
+        return cls(core, labels, **per_cents, runner_up=second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +87,20 @@ class Unfinished:
     ----------
     top
         First row of the lane's core.
-    classes, probabilities
-        How many classes, and whether all of them get their per cents.
+    classes
+        How many there are.
+    rasters
+        Names of what is wanted.
     """
 
-    def __init__(self, top: int, classes: int, *, probabilities: bool) -> None:
-        self._top, self._classes, self._probabilities = top, classes, probabilities
+    def __init__(self, top: int, classes: int, rasters: Sequence[str]) -> None:
+        self._top, self._classes, self._rasters = top, classes, rasters
         self._waiting: deque[tuple[TileResult, BoolArray]] = deque()
 
     def expect(self, pixels: TilePixels, windows: int) -> None:
         """Take in the next tile, for which so many windows are run."""
-        core, classes = pixels.tile.core, self._classes
-        empty = TileResult.empty(core, classes, probabilities=self._probabilities, windows=windows)
-        self._waiting.append((empty, pixels.keep))
+        empty = TileResult.empty(pixels.tile.core, self._classes, self._rasters)
+        self._waiting.append((replace(empty, windows=windows), pixels.keep))
 
     def put(self, first: int, arrays: Sequence[npt.NDArray[Any]]) -> Iterator[TileResult]:
         """Put decided rows where they belong, and yield the tiles that are finished with them.
@@ -102,29 +110,30 @@ class Unfinished:
         first
             Their first row in the lane's core.
         arrays
-            ``(rows, W)`` class index, whether all logits are finite, ``(rows, W)`` per cent and
-            margin, and on request ``(rows, W, K)`` per cents.
+            Whether all logits are finite, and rows of every raster: ``(rows, W)``, or
+            ``(rows, W, K)`` for probabilities.
 
         Raises
         ------
         TileError
             If logits are not finite.
         """
-        index, finite, *per_cents = arrays
+        finite, *rasters = arrays
         if not finite.all():
             raise TileError(
                 "a window's logits are not finite, so the model's weights, its precision or the "
                 "scene's pixels are out of bounds; try --precision fp32"
             )
         row = self._top + first
-        stop = row + len(index)
+        stop = row + len(rasters[0])
         while self._waiting:
             into, keep = self._waiting[0]
             start, end = max(row, into.core.row), min(stop, into.core.row_stop)
             if start < end:
                 given = slice(start - row, end - row)
-                taken = slice(start - into.core.row, end - into.core.row)
-                _keep(into, keep, taken, index[given], [share[given] for share in per_cents])
+                rows = slice(start - into.core.row, end - into.core.row)
+                for name, values in zip(self._rasters, rasters, strict=True):
+                    _keep(getattr(into, name), keep, rows, values[given])
             if stop < into.core.row_stop:
                 return
             yield self._waiting.popleft()[0]
@@ -135,16 +144,7 @@ class Unfinished:
             yield self._waiting.popleft()[0]
 
 
-def _keep(
-    into: TileResult,
-    keep: BoolArray,
-    rows: slice,
-    index: npt.NDArray[Any],
-    per_cents: Sequence[npt.NDArray[Any]],
-) -> None:
-    where = keep[rows]
-    np.copyto(into.labels[rows], index, where=where, casting="unsafe")
-    np.copyto(into.confidence[rows], per_cents[0], where=where)
-    np.copyto(into.margin[rows], per_cents[1], where=where)
-    if into.probabilities is not None:
-        np.copyto(into.probabilities[:, rows], per_cents[2].transpose(2, 0, 1), where=where)
+def _keep(into: npt.NDArray[Any], keep: BoolArray, rows: slice, values: npt.NDArray[Any]) -> None:
+    """Put values where they are kept; those of several classes into a plane each."""
+    planes = np.moveaxis(values, 2, 0) if values.ndim == 3 else values
+    np.copyto(into[..., rows, :], planes, where=keep[rows], casting="unsafe")

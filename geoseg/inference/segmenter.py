@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import SceneError, TilingError
-from geoseg.inference.decide import Decision, lead, resize_logits
+from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
-from geoseg.inference.lane import TilePixels, TileResult, Unfinished
+from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import Part, Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
 from geoseg.inference.rows import PixelRows
@@ -226,7 +226,7 @@ class Segmenter:
         block: PixelBlock,
         tile: Tile,
         *,
-        probabilities: bool = False,
+        rasters: Sequence[str] = USUAL,
         stop: threading.Event | None = None,
         sent: Tensor | None = None,
     ) -> TileResult:
@@ -238,7 +238,7 @@ class Segmenter:
             Pixels of ``tile.read``; not changed.
         tile
             Which windows to run and which pixels to keep.
-        probabilities, stop
+        rasters, stop
             As for `segment_lane`.
         sent
             What `send` made of the block, if it was called.
@@ -251,7 +251,7 @@ class Segmenter:
         keep = block.valid[tile.core.relative_to(tile.read).slices()]
         lane = Lane((tile,), tile.core, tile.grown)
         pixels = TilePixels(tile, block, keep, sent)
-        (found,) = self.segment_lane(lane, [pixels], probabilities=probabilities, stop=stop)
+        (found,) = self.segment_lane(lane, [pixels], rasters=rasters, stop=stop)
         return found
 
     def segment_lane(
@@ -259,7 +259,7 @@ class Segmenter:
         lane: Lane,
         tiles: Iterable[TilePixels],
         *,
-        probabilities: bool = False,
+        rasters: Sequence[str] = USUAL,
         stop: threading.Event | None = None,
     ) -> Generator[TileResult, None, None]:
         """Label tiles below one another; what windows see of the next tile stays open for it.
@@ -270,8 +270,9 @@ class Segmenter:
             Where they lie.
         tiles
             Their pixels, from top to bottom, taken one by one.
-        probabilities
-            Also return per-cent probabilities of every class.
+        rasters
+            Names of what is wanted: ``labels``, ``confidence``, ``margin``, ``probabilities`` and
+            ``runner_up``; what is not costs nothing.
         stop
             Set it from another thread to give the lane up between two batches.
 
@@ -288,9 +289,7 @@ class Segmenter:
             If ``stop`` was set.
         """
         top, core = lane.grown.row, lane.grown
-        unfinished = Unfinished(
-            lane.core.row, len(self.vocabulary.names), probabilities=probabilities
-        )
+        unfinished = Unfinished(lane.core.row, len(self.vocabulary.names), rasters)
         pixels = PixelRows(core.height)
         reach = sum(refiner.reach for refiner in self._refiners)
 
@@ -311,7 +310,7 @@ class Segmenter:
 
         strips = refined(merged(steps(), core), self._refiners, pixels)
         decided = (
-            (first, self._decide(logits, probabilities))
+            (first, self._decide(logits, rasters))
             for first, logits in _in_pieces(cropped(strips, core, lane.core))
         )
         with closing(decided):
@@ -320,19 +319,20 @@ class Segmenter:
                 pixels.forget_above(lane.core.row - top + first - reach)
         yield from unfinished.rest()
 
-    def _decide(self, logits: Tensor, probabilities: bool) -> Arriving:
-        """Index, per cent and lead of the winning class, and if wanted per cent of every class."""
+    def _decide(self, logits: Tensor, rasters: Sequence[str]) -> Arriving:
+        """Whether all is finite, and what is wanted of rows."""
         scores = self._decision.scores(logits)
         index, best = self._decision.labels(scores)
         scores = scores[..., : self._decision.classes]
-        per_cents = [best, lead(scores)]
-        if probabilities:
-            per_cents.append(scores)
-        finite = best.isfinite().all()[None]
-        index = index.to(torch.uint8 if self._decision.classes <= 256 else torch.int32)
-        return Arriving(
-            [index, finite, *((100 * share).round().to(torch.uint8) for share in per_cents)]
-        )
+        small = torch.uint8 if self._decision.classes <= 256 else torch.int32
+        make: dict[str, Callable[[], Tensor]] = {
+            "labels": lambda: index.to(small),
+            "confidence": lambda: _per_cent(best),
+            "margin": lambda: _per_cent(lead(scores)),
+            "probabilities": lambda: _per_cent(scores),
+            "runner_up": lambda: runner_up(scores, index).to(small),
+        }
+        return Arriving([best.isfinite().all()[None], *(make[name]() for name in rasters)])
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
@@ -407,6 +407,10 @@ class Segmenter:
         else:
             decide_rows(slice(None))
         return Prediction(labels, scores)
+
+
+def _per_cent(share: Tensor) -> Tensor:
+    return (100 * share).round().to(torch.uint8)
 
 
 def _cropped(block: PixelBlock, window: Window) -> PixelBlock:

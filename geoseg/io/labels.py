@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class LabelRaster:
     """Whether a mask or an alpha band says which pixels have a label."""
     stored: StoredBlocks | None = field(default=None, compare=False)
     """Blocks outside of which no pixel has a label, if any is known to be empty."""
+    colours: Mapping[int, str] = field(default_factory=dict)
+    """``#rrggbb`` of values that have one in the file or beside it."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the file."""
 
     @classmethod
     def open(cls, path: str | Path) -> LabelRaster:
@@ -83,8 +87,9 @@ class LabelRaster:
                 source_nodata=file_nodata,
                 masked=masked,
                 stored=None if masked or file_nodata is None else StoredBlocks.of(dataset),
+                tags=dataset.tags(),
             )
-            names = _tagged_names(dataset.tags() | dataset.tags(1))
+            names = _tagged_names(raster.tags | dataset.tags(1))
             colours = _colours(dataset)
         if not names:
             legend = legend_beside(path)
@@ -95,7 +100,7 @@ class LabelRaster:
             LabelClass(i, name, colours.get(i, default_color(i)))
             for i, name in sorted(names.items())
         )
-        return cls(**{**raster.__dict__, "classes": classes})
+        return replace(raster, classes=classes, colours=colours)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from geoseg.errors import SceneError
+
 Legend: TypeAlias = dict[int, tuple[str, str | None]]
 """Name of a value, and its colour ``#rrggbb`` if it has one."""
 
@@ -24,17 +26,36 @@ def legend_beside(path: str | Path) -> Legend:
     """
     raster = Path(path)
     found: Legend = {}
-    for file, read in (
-        (raster.with_suffix(".qml"), _of_style),
-        (raster.with_name(f"{raster.name}.aux.xml"), _of_metadata),
-        (raster.with_name(f"{raster.name}.vat.dbf"), _of_dbf),
-        (raster.with_suffix(".vat.dbf"), _of_dbf),
+    for file in (
+        raster.with_suffix(".qml"),
+        raster.with_name(f"{raster.name}.aux.xml"),
+        raster.with_name(f"{raster.name}.vat.dbf"),
+        raster.with_suffix(".vat.dbf"),
     ):
-        found = _read(file, read) | found
+        found = _read(file) | found
     return found
 
 
-def _read(file: Path, read: Callable[[Path], Iterator[tuple[int, str, str | None]]]) -> Legend:
+def legend_file(path: str | Path) -> Legend | None:
+    """Names and colours in one such file that somebody gives; None for files of other kinds.
+
+    Raises
+    ------
+    SceneError
+        If it is there but names no value.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in _READERS:
+        return None
+    found = _read(file)
+    if not found:
+        reason = "names no pixel value" if file.is_file() else "no such file"
+        raise SceneError(f"{file}: {reason}")
+    return found
+
+
+def _read(file: Path) -> Legend:
+    read = _READERS[file.suffix.lower()]
     try:
         if not file.is_file():
             return {}
@@ -72,6 +93,13 @@ def _of_dbf(file: Path) -> Iterator[tuple[int, str, str | None]]:
     table = pyogrio.read_dataframe(file, read_geometry=False)
     rows = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
     yield from _of_table(list(map(str, table.columns)), rows, [0] * len(table.columns))
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, str, str | None]]]] = {
+    ".qml": _of_style,
+    ".xml": _of_metadata,
+    ".dbf": _of_dbf,
+}
 
 
 def _of_table(

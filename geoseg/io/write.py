@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from geoseg.io.crs import storable
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.overviews import sparse_overviews
 from geoseg.io.sparse import StoredBlocks
+from geoseg.io.times import TIFF_TIME, as_tiff_time, time_taken
 from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
@@ -47,13 +47,14 @@ _STARTED_IN = os.getpid()
 PRODUCT_TAG = "GEOSEG_PRODUCT"
 
 Rgba = tuple[int, int, int, int]
+Product = Literal["labels", "runner_up", "confidence", "margin", "probabilities"]
 
 
 @dataclass(frozen=True)
 class RasterLayout:
     """What an output raster is, apart from its pixels. Nothing of it comes from the source file."""
 
-    product: Literal["labels", "confidence", "margin", "probabilities"]
+    product: Product
     dtype: str
     nodata: int
     descriptions: tuple[str, ...]
@@ -263,7 +264,8 @@ class RasterWriter:
                 dtype=layout.dtype,
                 nodata=layout.nodata,
                 crs=storable(self.grid.crs),
-                transform=self.grid.transform,
+                # GIS software obeys an identity, and draws an image without one otherwise.
+                transform=self.grid.transform if self.grid.with_transform else None,
                 tiled=True,
                 blockxsize=BLOCK,
                 blockysize=BLOCK,
@@ -314,16 +316,13 @@ def _plain_bands(count: int) -> dict[str, str]:
     return {"photometric": "MINISBLACK", "ALPHA": "UNSPECIFIED"} if count > 1 else {}
 
 
-_TIFF_TIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
-
-
 def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict[str, str]:
     """Tags that say what a map was made of, without the secrets of an address.
 
     Parameters
     ----------
     scene
-        Its path; the time that its file names is the map's too.
+        Its path; the time that its file names is the map's too, see `geoseg.io.times`.
     model
         Specification.
     classes
@@ -337,8 +336,8 @@ def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict
     }
     tags = {name: xml_text(text) for name, text in tags.items()}
     with open_dataset(scene) as dataset:
-        time = dataset.tags().get("TIFFTAG_DATETIME", "")
-    return tags | ({"TIFFTAG_DATETIME": time} if _TIFF_TIME.fullmatch(time) else {})
+        time = time_taken(dataset)
+    return tags | ({} if time is None else {TIFF_TIME: as_tiff_time(time)})
 
 
 def label_writer(
@@ -348,8 +347,9 @@ def label_writer(
     *,
     tags: Mapping[str, str] | None = None,
     resume: bool = False,
+    product: Literal["labels", "runner_up"] = "labels",
 ) -> RasterWriter:
-    """Make the writer of a label raster.
+    """Make the writer of a label raster, or of the second best classes.
 
     One band of class indices: uint8 with nodata 255, or uint16 with nodata 65535 for more than
     254 classes. It carries the classes' colours as its colour table and their names as tags
@@ -359,10 +359,10 @@ def label_writer(
     nodata = label_nodata(dtype)
     colours: dict[int, Rgba] = {c.index: (*c.rgb, 255) for c in classes}
     layout = RasterLayout(
-        product="labels",
+        product=product,
         dtype=dtype.name,
         nodata=nodata,
-        descriptions=("class",),
+        descriptions=("class" if product == "labels" else "second best class",),
         overviews="MODE",
         predictor=False,
         band_tags={f"CLASS_{c.index}": c.name for c in classes},

@@ -44,6 +44,7 @@ class WorkRasters:
         file, grid = self.folder / f"{name}.work.tif", self.grid
         makers: dict[str, Callable[..., RasterWriter]] = {
             "labels": partial(label_writer, classes=self.classes),
+            "runner_up": partial(label_writer, classes=self.classes, product="runner_up"),
             "confidence": confidence_writer,
             "margin": margin_writer,
             "probabilities": partial(probability_writer, classes=self.classes),

@@ -23,7 +23,7 @@ from dask.delayed import Delayed, delayed
 from torch import Tensor
 
 from geoseg.errors import GeosegError, SceneError, TileError
-from geoseg.inference.lane import TilePixels, TileResult
+from geoseg.inference.lane import USUAL, TilePixels, TileResult
 from geoseg.inference.recipe import Recipe
 from geoseg.inference.segmenter import Segmenter
 from geoseg.runtime.allocator import keep_freed_memory
@@ -72,7 +72,8 @@ class TileJob:
     segmenter: Segmenter | Recipe
     plan: TilePlan
     area: Area | None = None
-    probabilities: bool = False
+    rasters: Sequence[str] = USUAL
+    """Names of what is wanted of each tile."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -114,19 +115,20 @@ class TileJob:
 
     def _once_more(
         self, index: int, error: Exception, stop: threading.Event | None
-    ) -> TileResult | GeosegError | None:
+    ) -> TileResult | GeosegError:
         """Run a tile by itself; what hindered it may be over.
 
         A result says that it was tried again, so that there is one also where nothing is kept.
         """
-        failed = str(error)
-        if not isinstance(error, GeosegError):
-            failed = "too little memory for several windows at a time"
+        why = "too little memory for several windows at a time"
+        if isinstance(error, GeosegError):
+            why = str(error)
+        else:
             self._segmenter().need_less_memory()
+        core = self.plan.core(index)
         try:
             with closing(self._lane(self.plan.lane([index]), stop)) as found:
-                result = next(found)
-            return replace(result or self._nodata(self.plan.core(index)), retried=failed)
+                return replace(next(found) or self._nodata(core), retried=why)
         except (SceneError, TileError) as again:
             again.__cause__ = again.__context__ = None
             return again.with_traceback(None)  # which would hold the tile's pixels
@@ -134,7 +136,7 @@ class TileJob:
             if not _lacks_memory(again):
                 raise
             return TileError(
-                f"{words_of(self.plan.core(index))} do not fit into memory, one window at a time; "
+                f"{words_of(core)} do not fit into memory, one window at a time; "
                 "give a smaller --tile or --window, or fewer --workers, and go on with --resume"
             )
 
@@ -178,7 +180,7 @@ class TileJob:
                 kept.append(bool(each.keep.any()))
                 yield each
 
-        found = segmenter.segment_lane(lane, noted(), probabilities=self.probabilities, stop=stop)
+        found = segmenter.segment_lane(lane, noted(), rasters=self.rasters, stop=stop)
         with closing(found):
             while True:
                 with _device_locks[segmenter.device]:
@@ -242,7 +244,7 @@ class TileJob:
 
     def _nodata(self, core: Window) -> TileResult:
         classes = len(self.segmenter.vocabulary.names)
-        return TileResult.empty(core, classes, probabilities=self.probabilities)
+        return TileResult.empty(core, classes, self.rasters)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,9 @@ _COLUMNS = {
     "offset": "offset",
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
-_NUMBERS = ("id", "class_id", "value", "code", "index")
+_NUMBERS = ("value", "class_id", "code", "index", "id")
+"""Heads of columns that may hold pixel values, the likeliest first."""
+_LEVELS = ("red", "green", "blue")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -44,6 +46,8 @@ class RawClass:
     color: str | None = None
     threshold: float | None = None
     offset: float = 0.0
+    number: str | None = None
+    """As it stands in a table: the pixel value in a legend, no matter elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,26 @@ def _from_csv(path: Path) -> tuple[RawClass, ...]:
             f"{', '.join(shown(cell) for cell in lines[0][1])}; write a header like name,prompts,"
             "color"
         )
-    return tuple(
-        _from_table(_row(header, cells, f"{origin}, line {number}"), origin, f"line {number}")
-        for number, cells in lines[1:]
-    )
+    plain = [_plain(cell) for cell in lines[0][1]]
+    numbered = next((plain.index(head) for head in _NUMBERS if head in plain), len(plain))
+    levels = [plain.index(head) for head in _LEVELS if head in plain]
+
+    def read(line: int, cells: list[str]) -> RawClass:
+        row = _row(header, cells, f"{origin}, line {line}")
+        if len(levels) == len(_LEVELS) and "color" not in row and len(cells) > max(levels):
+            row["color"] = _hex([cells[at] for at in levels])
+        number = collapse("".join(cells[numbered : numbered + 1])) or None
+        return replace(_from_table(row, origin, f"line {line}"), number=number)
+
+    return tuple(read(line, cells) for line, cells in lines[1:])
+
+
+def _hex(levels: Sequence[str]) -> str | None:
+    """``#rrggbb`` of red, green and blue from 0 to 255; None for other words."""
+    words = [collapse(level) for level in levels]
+    if not all(word.isdecimal() and len(word) < 4 and int(word) <= 255 for word in words):
+        return None
+    return "#" + "".join(f"{int(word):02x}" for word in words)
 
 
 def _row(header: Sequence[str | None], cells: Sequence[str], where: str) -> dict[str, Any]:
@@ -220,11 +240,20 @@ def _from_json(path: Path) -> tuple[RawClass, ...]:
     if not isinstance(found, list):
         raise VocabularyError(f"{origin}: write an object of names and prompts, or a list of names")
     return tuple(
-        _from_table(_unaliased(item, f"{origin}, class {n}"), origin, f"class {n}")
+        replace(
+            _from_table(_unaliased(item, f"{origin}, class {n}"), origin, f"class {n}"),
+            number=_number_in(item),
+        )
         if isinstance(item, Mapping)
         else _from_items(item, origin, n)
         for n, item in enumerate(found, start=1)
     )
+
+
+def _number_in(item: Mapping[str, Any]) -> str | None:
+    """Number of a class in a JSON object."""
+    numbers = {_plain(key): value for key, value in item.items() if _plain(key) in _NUMBERS}
+    return next((str(numbers[key]) for key in _NUMBERS if key in numbers), None)
 
 
 def _from_items(item: object, origin: str, number: int) -> RawClass:

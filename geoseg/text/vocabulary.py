@@ -165,7 +165,9 @@ VocabularySource: TypeAlias = (
 def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     """Check every class and colour those that have no colour of their own."""
     _refuse_too_many(len(raw.classes), MOST_CLASSES, "classes", raw.origin)
-    colors = _colors([entry.name for entry in raw.classes], [entry.color for entry in raw.classes])
+    colors = fill_colors(
+        [entry.name for entry in raw.classes], [entry.color for entry in raw.classes]
+    )
     classes = []
     for entry, color in zip(raw.classes, colors, strict=True):
         try:
@@ -177,7 +179,7 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     return tuple(classes)
 
 
-def _colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
+def fill_colors(names: Sequence[str], given: Sequence[str | None]) -> list[str]:
     """Fill gaps with the colour a reader expects for the name, else a default.
 
     None comes twice while there are any left.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from geoseg.vector.corners import IntArray, Strip
+from geoseg.vector.corners import IntArray, Strip, Values
 from geoseg.vector.scores import Scores
 
 BoolArray = npt.NDArray[np.bool_]
@@ -67,6 +67,64 @@ class Labelling:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """A strip whose components have numbers that go on through all strips."""
+
+    row: int
+    """Scene row of its first pixel row."""
+    strip: Strip
+    labels: Labelling
+    first: int
+    """Number of its component 0."""
+    carried: tuple[IntArray, IntArray]
+    """Numbers that components of the strip above had there and have here."""
+
+
+class Numbering:
+    """Numbers the components of a raster strip by strip; one that goes on gets a number in each.
+
+    Parameters
+    ----------
+    width
+        Columns of the raster.
+    void
+        Value of pixels that belong to no component.
+    """
+
+    def __init__(self, width: int, void: int) -> None:
+        self._width = width
+        self._void = void
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin again with the first row; the numbers will be the same."""
+        self._row = 0
+        self._numbered = 0
+        self._above: Values | None = None
+        self._above_open = np.zeros(0, np.int64)
+        self._open_number = np.zeros(0, np.int64)
+
+    def advance(self, rows: Values) -> Numbered:
+        """Label the next rows; components get the next numbers."""
+        if self._above is None:
+            self._above = np.full(self._width, self._void, rows.dtype)
+        strip = Strip.from_rows(self._above, rows, self._void)
+        labels = Labelling.of(strip, self._above_open, len(self._open_number))
+        first = self._numbered
+        carried = self._open_number, first + labels.of_open
+        last_row = labels.of_run[strip.run_start >= strip.stride * strip.height]
+        still_open = np.unique(last_row[last_row >= 0])
+        place = np.full(labels.count + 1, -1)
+        place[still_open] = np.arange(len(still_open))
+        self._above_open = place[last_row]
+        self._open_number = first + still_open
+        self._numbered += labels.count
+        self._above = rows[-1].copy()
+        self._row += len(rows)
+        return Numbered(self._row - len(rows), strip, labels, first, carried)
+
+
+@dataclass(frozen=True, slots=True)
 class Tallies:
     """What is counted of every component while its pixels go by; one value a component."""
 
@@ -81,6 +139,8 @@ class Tallies:
     score_count: IntArray
     score_min: npt.NDArray[np.float64]
     """Sum, number and minimum of the scores under it (infinity where there is none)."""
+    spare: npt.NDArray[np.float64]
+    """Pixels that a metre of its boundary may take from it; infinity for any number."""
 
     @classmethod
     def none(cls, count: int) -> Tallies:
@@ -94,6 +154,7 @@ class Tallies:
             score_sum=np.zeros(count),
             score_count=zeros.copy(),
             score_min=np.full(count, np.inf),
+            spare=np.full(count, np.inf),
         )
 
     @classmethod
@@ -107,6 +168,7 @@ class Tallies:
     def add(self, part: Tallies, to: IntArray) -> None:
         """Add each entry of ``part`` to the entry of this one that ``to`` names, in place."""
         self.value[to] = part.value
+        self.spare[to] = part.spare
         for name in ("pixels", "score_sum", "score_count"):
             np.add.at(getattr(self, name), to, getattr(part, name))
         np.maximum.at(self.last, to, part.last)
@@ -127,13 +189,11 @@ def tally_runs(strip: Strip, row: int, scores: Scores | None) -> Tallies:
         Scores of the strip's rows.
     """
     width = strip.stride - 1
-    line, col = np.divmod(strip.run_start, strip.stride)
-    stop = np.append(col[1:], width)
-    stop[np.append(line[1:] != line[:-1], True)[: len(line)]] = width
+    line, col, stop = strip.run_places()
     tallies = Tallies.none(len(line))
     tallies.value[:] = strip.padded.ravel()[strip.run_position()]
-    tallies.pixels[:] = np.where(line > 0, stop[: len(line)] - col, 0)
-    tallies.last[:] = (row + line - 1) * width + stop[: len(line)] - 1
+    tallies.pixels[:] = np.where(line > 0, stop - col, 0)
+    tallies.last[:] = (row + line - 1) * width + stop - 1
     if scores is not None:
         _tally_scores(tallies, scores, (line - 1) * width + col)
     return tallies

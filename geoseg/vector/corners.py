@@ -8,6 +8,7 @@ edges there do anything but go straight on, and a *junction* if three or four ed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,23 @@ class Strip:
         """Flat index into ``padded`` of each run's first pixel."""
         # One column more a row than corners, and the void column on the left.
         return self.run_start + self.run_start // self.stride + 1
+
+    def run_places(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Line of each run, 0 being the row above, its first column and the one after its last."""
+        line, col = np.divmod(self.run_start, self.stride)
+        stop = np.append(col[1:], self.stride - 1)[: len(col)]
+        stop[np.append(line[1:] != line[:-1], True)[: len(line)]] = self.stride - 1
+        return line, col, stop
+
+    def painted(self, value: npt.NDArray[Any], void: Any) -> npt.NDArray[Any]:
+        """``(h, W)`` rows in which each run has its value, and void has another."""
+        width = self.stride - 1
+        below = self.run_start >= self.stride
+        line, col = np.divmod(self.run_start[below] - self.stride, self.stride)
+        # A run reaches to the next one; before the first one lies void.
+        lengths = np.diff(np.concatenate([[0], line * width + col, [self.height * width]]))
+        values = np.concatenate([np.full(1, void, value.dtype), value[below]])
+        return np.repeat(values, lengths).reshape(self.height, width)
 
     def run_at(self, row: IntArray, col: IntArray) -> IntArray:
         """Run that pixel ``(row, col)`` of ``padded``'s rows belongs to; -1 if it is void."""

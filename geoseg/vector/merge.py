@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.vector.components import Labelling, Tallies, join, tally_runs
+from geoseg.vector.components import Numbering, Tallies, join, tally_runs
 from geoseg.vector.corners import IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import is_first, summed
 
@@ -52,6 +52,7 @@ class _Part:
     value: IntArray
     last: IntArray
     area: FloatArray
+    pixels: FloatArray
     joined: Pairs
     shared: _Shared
 
@@ -72,6 +73,8 @@ class SmallMerger:
         Area in m² of the pixels around some rows and columns, which need not be whole.
     pixel_size
         Width and height of a pixel in m, to weigh boundaries with.
+    min_area
+        In m²; components below it are small.
     connectivity
         4 or 8, as for the polygons.
     """
@@ -83,28 +86,25 @@ class SmallMerger:
         void: int,
         pixel_area: PixelArea,
         pixel_size: tuple[float, float],
+        min_area: float,
         connectivity: int = 4,
     ) -> None:
-        self._width = width
+        self._numbering = Numbering(width, void)
         self._void = void
         self._pixel_area = pixel_area
         self._pixel_size = pixel_size
+        self._min_area = min_area
         self._corners = connectivity == 8
         self._parts: list[_Part] = []
         self._new_value = np.zeros(0, np.int64)
-        self._rewind()
-
-    def _rewind(self) -> None:
-        self._row = 0
-        self._numbered = 0
-        self._above: Values | None = None
-        self._above_open = np.zeros(0, np.int64)
-        self._open_number = np.zeros(0, np.int64)
+        self._spare = np.zeros(0)
+        self.spare = np.zeros((0, 0), np.float32)
+        """``(h, W)`` `Tallies.spare` for the rows that `relabel` gave last."""
 
     def count(self, rows: Values) -> None:
         """Take the next rows into account."""
-        row, first, carried = self._row, self._numbered, self._open_number
-        strip, labels = self._advance(rows)
+        now = self._numbering.advance(rows)
+        row, first, strip, labels = now.row, now.first, now.strip, now.labels
         runs = tally_runs(strip, row, None)
         inside = np.flatnonzero((labels.of_run >= 0) & (runs.pixels > 0))
         of_run = labels.of_run[inside]
@@ -113,7 +113,7 @@ class SmallMerger:
         area = pixels * self._pixel_area(row + line - 0.5, col + pixels / 2)
         total = Tallies.none(labels.count)
         total.add(runs[inside], of_run)
-        joined = carried, first + labels.of_open
+        joined = now.carried
         if self._corners:
             one, other = Vertices.of(strip).diagonal_runs(strip)
             joined = (
@@ -125,59 +125,42 @@ class SmallMerger:
                 total.value,
                 total.last,
                 summed(of_run, area, labels.count),
+                summed(of_run, pixels.astype(np.float64), labels.count),
                 joined,
                 _boundaries(strip, first + labels.of_run, self._pixel_size),
             )
         )
 
-    def decide(self, min_area: float) -> None:
-        """Settle what becomes of every component smaller than ``min_area`` m²."""
+    def decide(self) -> None:
+        """Settle what becomes of every component that is too small."""
         parts, self._parts = self._parts, []
         value = np.concatenate([part.value for part in parts])
         last = np.concatenate([part.last for part in parts])
         area = np.concatenate([part.area for part in parts])
+        pixels = np.concatenate([part.pixels for part in parts])
         count, component = join(len(value), *(part.joined for part in parts))
         shared = _Shared.summed(
             component[np.concatenate([part.shared.one for part in parts])],
             component[np.concatenate([part.shared.other for part in parts])],
             np.concatenate([part.shared.length for part in parts]),
         )
-        graph = _Graph.of(count, component, value, last, area, shared)
-        self._new_value = graph.settle(min_area)[component]
-        self._rewind()
+        graph = _Graph.of(count, component, value, last, (area, pixels), shared)
+        new_value, spare = graph.settle(self._min_area)
+        self._new_value, self._spare = new_value[component], spare[component]
+        self.rewind()
 
     def relabel(self, rows: Values) -> Values:
         """Return the next rows with the values of merged components."""
-        first = self._numbered
-        strip, labels = self._advance(rows)
-        below = strip.run_start >= strip.stride
-        at = strip.run_start[below] - strip.stride
-        of_run = labels.of_run[below]
-        value = np.where(of_run >= 0, self._new_value[first + of_run], self._void)
-        # A run reaches to the next one; before the first one lies void.
-        line, col = np.divmod(at, strip.stride)
-        starts = line * self._width + col
-        flat = np.repeat(
-            np.append(self._void, value), np.diff(np.concatenate([[0], starts, [rows.size]]))
-        )
-        return flat.reshape(rows.shape).astype(rows.dtype)
+        now = self._numbering.advance(rows)
+        of_run = now.labels.of_run
+        value = np.where(of_run >= 0, self._new_value[now.first + of_run], self._void)
+        spare = np.where(of_run >= 0, np.append(self._spare, np.inf)[now.first + of_run], np.inf)
+        self.spare = now.strip.painted(spare.astype(np.float32), np.inf)
+        return now.strip.painted(value, self._void).astype(rows.dtype)
 
-    def _advance(self, rows: Values) -> tuple[Strip, Labelling]:
-        """Label the next rows; components get the next numbers."""
-        if self._above is None:
-            self._above = np.full(self._width, self._void, rows.dtype)
-        strip = Strip.from_rows(self._above, rows, self._void)
-        labels = Labelling.of(strip, self._above_open, len(self._open_number))
-        last_row = labels.of_run[strip.run_start >= strip.stride * strip.height]
-        still_open = np.unique(last_row[last_row >= 0])
-        place = np.full(labels.count + 1, -1)
-        place[still_open] = np.arange(len(still_open))
-        self._above_open = place[last_row]
-        self._open_number = self._numbered + still_open
-        self._numbered += labels.count
-        self._above = rows[-1].copy()
-        self._row += len(rows)
-        return strip, labels
+    def rewind(self) -> None:
+        """Begin again with the first rows to relabel."""
+        self._numbering.rewind()
 
 
 def _boundaries(strip: Strip, number: IntArray, pixel_size: tuple[float, float]) -> _Shared:
@@ -207,6 +190,7 @@ class _Graph:
 
     value: IntArray
     area: FloatArray
+    pixels: FloatArray
     shared: _Shared
     place: IntArray
     """Where in this order each component of the caller is."""
@@ -218,7 +202,7 @@ class _Graph:
         component: IntArray,
         value: IntArray,
         last: IntArray,
-        area: FloatArray,
+        sizes: tuple[FloatArray, FloatArray],
         shared: _Shared,
     ) -> _Graph:
         """Sum up the parts of each component.
@@ -232,12 +216,12 @@ class _Graph:
         values = np.zeros(count, np.int64)
         # Of a component that ended in the row above a strip, that strip has seen no value.
         np.maximum.at(values, place[component], value)
-        areas = summed(place[component], area, count)
+        areas, pixels = (summed(place[component], size, count) for size in sizes)
         moved = _Shared.summed(place[shared.one], place[shared.other], shared.length)
-        return cls(values, areas, moved, place)
+        return cls(values, areas, pixels, moved, place)
 
-    def settle(self, min_area: float) -> IntArray:
-        """Return the new value of each component of the caller.
+    def settle(self, min_area: float) -> tuple[IntArray, FloatArray]:
+        """Return the new value of each component of the caller, and its `Tallies.spare`.
 
         In every round each group that is too small joins the neighbour with which it shares the
         longest boundary (of equal ones the larger, then the earlier). What has come together takes
@@ -249,7 +233,9 @@ class _Graph:
         while True:
             small, target = _longest(_rounded(area) < min_area, area, shared)
             if not len(small):
-                return value[group[self.place]]
+                of_caller = group[self.place]
+                pixels = summed(group, self.pixels, len(value))
+                return value[of_caller], _spare(area, pixels, shared, min_area)[of_caller]
             groups, label = join(len(value), (small, target))
             value = _of_largest(groups, label, area, value)
             same = value[label[shared.one]] == value[label[shared.other]]
@@ -280,6 +266,14 @@ def _of_largest(groups: int, label: IntArray, area: FloatArray, value: IntArray)
     order = np.lexsort((-np.arange(len(area)), _rounded(area)))
     result[label[order]] = value[order]
     return result
+
+
+def _spare(area: FloatArray, pixels: FloatArray, shared: _Shared, min_area: float) -> FloatArray:
+    """Spread what groups have above the least area over their boundaries with others."""
+    above = np.maximum(1 - min_area / np.maximum(area, np.finfo(float).tiny), 0) * pixels
+    ends = np.append(shared.one, shared.other)
+    around = summed(ends, np.append(shared.length, shared.length), len(area))
+    return above / np.maximum(around, np.finfo(float).tiny)
 
 
 def _rounded(values: FloatArray) -> npt.NDArray[np.float32]:

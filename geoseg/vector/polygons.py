@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geoseg.errors import OptionError
+from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.labels import LabelRaster
+from geoseg.io.times import TIFF_TIME, read_time
+from geoseg.legend import open_labels
 from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
+from geoseg.text.vocabulary import VocabularySource
+from geoseg.types import Window
 from geoseg.vector.components import Tallies
+from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
 from geoseg.vector.merge import SmallMerger
-from geoseg.vector.scores import ScoreRaster
+from geoseg.vector.scores import ScoreRaster, Scores, refuse_other_grid
 from geoseg.vector.shape import Shaper
+from geoseg.vector.split import CODES, Splitter
 from geoseg.vector.strips import Strips
 from geoseg.vector.trace import Polygoniser, Polygons
 from geoseg.vector.write import Layer, VectorFile, check_target
@@ -33,6 +40,9 @@ FloatArray = npt.NDArray[np.float64]
 STRIP_PIXELS = 2_000_000
 """Pixels that are in memory at a time."""
 _BATCH = 10_000
+_ORIGIN = (*(f"GEOSEG_{name}" for name in ("SCENE", "MODEL", "CLASSES", "VERSION")), TIFF_TIME)
+"""Tags that tell where a map comes from."""
+_KINDS = {"scene": "object", "date": "datetime64[ms]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,8 @@ def vectorize(
     out: str | Path,
     *,
     confidence: str | Path | None = None,
+    runner_up: str | Path | None = None,
+    classes: VocabularySource | None = None,
     options: VectorOptions | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -66,8 +78,10 @@ def vectorize(
     Every feature has ``id`` (from 1, in the order in which objects end, row by row), ``class_id``,
     ``class_name``, ``area_m2`` and ``perimeter_m`` (geodesic, of the polygon as written, with the
     boundaries of its holes; null without a coordinate system), ``touches_edge`` (a side lies at
-    the edge of the raster or at nodata, so the object may go on) and, with a confidence raster,
-    ``confidence`` (mean) and ``confidence_min`` in per cent.
+    the edge of the raster or at nodata, so the object may go on), with a confidence raster
+    ``confidence`` (mean) and ``confidence_min`` in per cent, with a raster of second best classes
+    ``runner_up``, the class that comes second in most of its pixels, and on request ``scene`` and
+    ``date``.
 
     Parameters
     ----------
@@ -77,6 +91,11 @@ def vectorize(
         File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
         Raster of per cent on the grid of the labels.
+    runner_up
+        Raster of the second best class on the grid of the labels.
+    classes
+        Names and colours of the values, in place of the raster's own, see
+        `geoseg.legend.open_labels`.
     options
         What becomes of small polygons and of boundaries, and the layer's name.
     overwrite
@@ -98,7 +117,7 @@ def vectorize(
     target = Path(out)
     check_target(target, overwrite=overwrite)
     chosen = options or VectorOptions()
-    job = _Job.prepare(labels, confidence, chosen)
+    job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
@@ -111,6 +130,7 @@ def vectorize(
         job.raster.grid.crs,
         job.raster.classes,
         "MultiPolygon" if multi else "Polygon",
+        {name: job.raster.tags[name] for name in _ORIGIN if name in job.raster.tags},
     )
     totals = _Totals({item.index: item.name for item in job.raster.classes})
     with VectorFile(target, description, overwrite=overwrite) as file:
@@ -123,63 +143,99 @@ def vectorize(
     return totals.summary(target, measured=job.ground.measures)
 
 
+class Stage(Protocol):
+    """Changes values before polygons are traced, after it has seen all rows once."""
+
+    def count(self, rows: Values) -> None:
+        """Take the next rows into account."""
+
+    def decide(self) -> None:
+        """Settle what changes; the first rows come again."""
+
+    def relabel(self, rows: Values) -> Values:
+        """Return the next rows, changed."""
+
+    def rewind(self) -> None:
+        """Let the first rows come again."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """Everything a run needs to know, checked."""
 
     raster: LabelRaster
     confidence: str | Path | None
+    runner_up: LabelRaster | None
     options: VectorOptions
     ground: Ground
     strips: Strips
+    told: Mapping[str, Any]
+    """What the tags of the labels say, by the name of the attribute."""
 
     @classmethod
     def prepare(
-        cls, labels: str | Path, confidence: str | Path | None, options: VectorOptions
+        cls,
+        raster: LabelRaster,
+        confidence: str | Path | None,
+        runner_up: str | Path | None,
+        options: VectorOptions,
     ) -> _Job:
-        raster = LabelRaster.open(labels)
         ground = Ground(raster.grid)
         if (options.min_area_m2 or options.simplify_m) and not ground.measures:
             why = raster.grid.unmeasured or "its CRS has no ellipsoid"
-            raise OptionError(f"{labels}: min area and simplify need metres, but {why}")
-        return cls(raster, confidence, options, ground, Strips(raster, STRIP_PIXELS))
+            raise OptionError(f"{raster.path}: min area and simplify need metres, but {why}")
+        second = None if runner_up is None else LabelRaster.open(runner_up)
+        if second is not None:
+            refuse_other_grid(second.path, second.grid, raster.grid, raster.path)
+        strips = Strips(raster, STRIP_PIXELS)
+        told = _told(raster, options.attributes)
+        return cls(raster, confidence, second, options, ground, strips, told)
 
     def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
         """Go through the raster and yield polygons as they end."""
+        stages, passes = self._stages(progress)
+        codes = CODES if self.options.split else 1
         strips = self.strips
         tracer = Polygoniser(
             strips.shape,
-            void=self.void,
+            void=self.void * codes,
             place=lambda points: self.ground.place(strips.to_raster(points)),
             measure=lambda points, offsets: self.ground.measure(strips.to_raster(points), offsets),
             shape_arcs=self._shaper(),
             connectivity=self.options.connectivity,
+            codes=codes,
         )
-        height, done = (1 + self._merges) * strips.shape[0], self._merges * strips.shape[0]
-        relabel = self._merger(progress, height).relabel if self._merges else None
         with ExitStack() as stack:
             scores = None
             if self.confidence is not None:
                 scores = stack.enter_context(
                     closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
                 )
-            for window, values in strips:
-                rows = values if relabel is None else relabel(values)
-                yield tracer.feed(rows, None if scores is None else scores.read(window))
-                done += window.height
+            for done, (window, values) in strips.with_rows_done():
+                yield tracer.feed(
+                    _relabelled(values, stages),
+                    None if scores is None else scores.read(window),
+                    self._second(window),
+                    next((stage.spare for stage in stages if isinstance(stage, SmallMerger)), None),
+                )
                 if progress is not None:
-                    progress(done, height)
+                    height = strips.shape[0]
+                    progress((passes - 1) * height + done, passes * height)
         self.raster.close()
+        if self.runner_up is not None:
+            self.runner_up.close()
         yield tracer.finish()
+
+    def _second(self, window: Window) -> Scores | None:
+        if self.runner_up is None:
+            return None
+        values = self.runner_up.read(window)
+        return Scores(values, values != (-1 if (none := self.runner_up.nodata) is None else none))
 
     @property
     def void(self) -> int:
         """Value of pixels without a label, as the strips have it."""
         return -1 if self.raster.nodata is None else self.raster.nodata
-
-    @property
-    def _merges(self) -> bool:
-        return self.options.min_area_m2 > 0 and not self.options.drop_small
 
     def _shaper(self) -> Shaper | None:
         if not self.options.simplify_m and not self.options.smooth:
@@ -192,29 +248,44 @@ class _Job:
             )
         return Shaper(self.options.simplify_m, metres, self.options.smooth)
 
-    def _merger(self, progress: Progress | None, height: int) -> SmallMerger:
-        """Look at all components once and settle which of them change their class."""
-        wide, high = np.hypot(*self.ground.metres_per_pixel().T)
-        strips, done = self.strips, 0
+    def _stages(self, progress: Progress | None) -> tuple[list[Stage], int]:
+        """What changes values before the tracing, each settled in a pass; and passes in all."""
+        strips, options = self.strips, self.options
+        height, width = strips.shape
+        stages: list[Stage] = []
+        if options.min_area_m2 > 0 and not options.drop_small:
+            wide, high = np.hypot(*self.ground.metres_per_pixel().T)
 
-        def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
-            col, row = strips.to_raster(np.column_stack([col, row])).T
-            return self.ground.pixel_area(row, col)
+            def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
+                col, row = strips.to_raster(np.column_stack([col, row])).T
+                return self.ground.pixel_area(row, col)
 
-        merger = SmallMerger(
-            strips.shape[1],
-            void=self.void,
-            pixel_area=pixel_area,
-            pixel_size=(float(wide), float(high)),
-            connectivity=self.options.connectivity,
-        )
-        for window, values in strips:
-            merger.count(values)
-            done += window.height
-            if progress is not None:
-                progress(done, height)
-        merger.decide(self.options.min_area_m2)
-        return merger
+            merger = SmallMerger(
+                width,
+                void=self.void,
+                pixel_area=pixel_area,
+                pixel_size=(float(wide), float(high)),
+                min_area=options.min_area_m2,
+                connectivity=options.connectivity,
+            )
+            stages.append(merger)
+        if options.split:
+            splitter = Splitter(
+                width,
+                void=self.void,
+                side=options.split,
+                connectivity=options.connectivity,
+            )
+            stages.append(splitter)
+        for before, stage in enumerate(stages):
+            for done, (_, values) in strips.with_rows_done():
+                stage.count(_relabelled(values, stages[:before]))
+                if progress is not None:
+                    progress(before * height + done, (len(stages) + 1) * height)
+            stage.decide()
+            for earlier in stages[:before]:
+                earlier.rewind()
+        return stages, len(stages) + 1
 
     def features(
         self, batch: list[Polygons], totals: _Totals
@@ -224,12 +295,15 @@ class _Job:
         tallies = Tallies.concatenated([part.tallies for part in batch])
         area = np.concatenate([part.area for part in batch])
         perimeter = np.concatenate([part.perimeter for part in batch])
+        second = np.concatenate([_second_of(part) for part in batch])
+        if self.options.split:
+            tallies.value[:] //= CODES
         # What reads ahead holds the batch until the next one.
         batch.clear()
         if self.options.drop_small:
             large = area >= self.options.min_area_m2
             wkb, tallies = wkb[large], tallies[large]
-            area, perimeter = area[large], perimeter[large]
+            area, perimeter, second = area[large], perimeter[large], second[large]
         if not self.ground.mirrors:
             wkb = shapely.to_wkb(shapely.orient_polygons(shapely.from_wkb(wkb)))
         columns: Columns = {
@@ -245,7 +319,45 @@ class _Job:
             mean = tallies.score_sum / np.maximum(tallies.score_count, 1)
             columns["confidence"] = np.where(scored, mean, np.nan)
             columns["confidence_min"] = np.where(scored, tallies.score_min, np.nan)
+        if self.runner_up is not None:
+            columns["runner_up"] = totals.names_of(second)
+        for name, value in self.told.items():
+            columns[name] = np.full(len(wkb), value, _KINDS[name])
         return wkb, columns
+
+
+def _relabelled(rows: Values, stages: Sequence[Stage]) -> Values:
+    for stage in stages:
+        rows = stage.relabel(rows)
+    return rows
+
+
+def _second_of(part: Polygons) -> npt.NDArray[np.int64]:
+    assert part.second is not None
+    return part.second
+
+
+def _told(raster: LabelRaster, wanted: Sequence[str]) -> dict[str, Any]:
+    """Scene and date of a map, from its tags.
+
+    Warns
+    -----
+    GeosegWarning
+        Where there is no such tag.
+    """
+    tags = {"scene": "GEOSEG_SCENE", "date": TIFF_TIME}
+    known: dict[str, Any] = {name: raster.tags.get(tags[name]) for name in wanted}
+    if "date" in known:
+        known["date"] = read_time(known["date"] or "")
+    for name in wanted:
+        if known[name] is None:
+            warnings.warn(
+                f"{Path(raster.path).name}: no tag {tags[name]} says its {name}, so the polygons' "
+                "stays empty",
+                GeosegWarning,
+                stacklevel=2,
+            )
+    return known
 
 
 class _Totals:
@@ -258,13 +370,13 @@ class _Totals:
         self._area = dict.fromkeys(names, 0.0)
 
     def names_of(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
-        """Class names of pixel values."""
+        """Class names of pixel values; None for -1."""
         present, which = np.unique(values, return_inverse=True)
-        for value in set(present.tolist()) - set(self._names):
+        for value in set(present.tolist()) - set(self._names) - {-1}:
             # A value that nobody named: keep the polygon, say what is known.
             self._names = {**self._names, value: f"class {value}"}
             self._count_by_class[value], self._area[value] = 0, 0.0
-        return np.array([self._names[int(value)] for value in present], object)[which]
+        return np.array([self._names.get(int(value)) for value in present], object)[which]
 
     def add(self, columns: Columns) -> None:
         """Count a batch."""
@@ -277,8 +389,12 @@ class _Totals:
 
     def summary(self, path: Path, *, measured: bool) -> VectorSummary:
         """Return what there is to say in the end."""
-        counts = {self._names[value]: count for value, count in self._count_by_class.items()}
-        area = {self._names[value]: total for value, total in self._area.items()}
+        # Two values may have one name.
+        counts = dict.fromkeys(self._names.values(), 0)
+        area = dict.fromkeys(self._names.values(), 0.0)
+        for value, name in self._names.items():
+            counts[name] += self._count_by_class[value]
+            area[name] += self._area[value]
         return VectorSummary(
             path,
             self.count,

@@ -59,10 +59,11 @@ class ScoreRaster:
             found.close()
             raise SceneError(f"{path}: has {found.count} bands; a confidence raster has one")
         own = Grid(found.crs, found.transform, found.height, found.width)
-        difference = _difference(own, grid)
-        if difference:
+        try:
+            refuse_other_grid(path, own, grid, labels)
+        except SceneError:
             found.close()
-            raise SceneError(f"{path}: does not lie on the grid of {labels}: {difference}")
+            raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -88,6 +89,19 @@ class ScoreRaster:
         if values.dtype.kind == "f":
             known &= np.isfinite(values)
         return Scores(values, known)
+
+
+def refuse_other_grid(path: str | Path, own: Grid, grid: Grid, labels: str | Path) -> None:
+    """Refuse a raster that does not lie on the grid of the labels.
+
+    Raises
+    ------
+    SceneError
+        That says what differs.
+    """
+    difference = _difference(own, grid)
+    if difference:
+        raise SceneError(f"{path}: does not lie on the grid of {labels}: {difference}")
 
 
 def _difference(one: Grid, other: Grid) -> str | None:

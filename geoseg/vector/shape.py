@@ -31,7 +31,23 @@ FloatArray = npt.NDArray[np.float64]
 
 _QUARTER = 0.25
 _SAFE_CUT = 0.5
+_NOTHING = 1e-9
 _AT_ONCE = 4_000_000
+
+
+def turning(xy: IntArray | FloatArray, offsets: IntArray) -> IntArray | FloatArray:
+    """Twice the area in pixels that each line adds to what lies on its left; negative for shells.
+
+    Rows count downwards.
+    """
+    if len(offsets) < 2:
+        return np.zeros(0, np.int64)
+    x, y = xy[:, 0], xy[:, 1]
+    cross = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0)
+    # Not from one line to the next.
+    cross[offsets[1:] - 1] = 0
+    sums: IntArray | FloatArray = np.add.reduceat(cross, offsets[:-1])
+    return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +82,36 @@ class Shaper:
     metres: FloatArray
     smooth: int
 
-    def __call__(self, arcs: Arcs, around: Surroundings) -> tuple[IntArray | FloatArray, IntArray]:
+    def __call__(
+        self, arcs: Arcs, around: Surroundings, spare: tuple[FloatArray, FloatArray]
+    ) -> tuple[IntArray | FloatArray, IntArray]:
         """Return the arcs' new points in pixel coordinates, ``(n, 2)``, and their offsets.
 
-        Points that are still corners of pixels are whole numbers.
+        Points that are still corners of pixels are whole numbers. An arc stays as it is where it
+        would take more pixels from the polygon on its left or right than it has to spare there,
+        ``(m,)`` each, for every metre of the arc.
         """
+        points, offsets = self._shaped(arcs, around)
+        if not np.isfinite(np.append(*spare)).any():
+            return points, offsets
+        steps = np.append(np.abs(np.diff(arcs.xy, axis=0)), [[0, 0]], axis=0)
+        steps[arcs.offsets[1:] - 1] = 0
+        metres = np.add.reduceat(steps @ np.hypot(*self.metres.T), arcs.offsets[:-1])
+        # From the arc's start, where digits count; what is between the two lines is the same there.
+        start = arcs.xy[arcs.offsets[:-1]]
+        before = turning(arcs.xy - np.repeat(start, np.diff(arcs.offsets), axis=0), arcs.offsets)
+        after = turning(points - np.repeat(start, np.diff(offsets), axis=0), offsets)
+        gain = (before - after) / 2
+        takes = (-gain > spare[0] * metres + _NOTHING) | (gain > spare[1] * metres + _NOTHING)
+        if not takes.any():
+            return points, offsets
+        both = np.concatenate([points, arcs.xy])
+        lists = np.concatenate([offsets, len(points) + arcs.offsets[1:]])
+        m = len(arcs)
+        index, new_offsets = take_lists(lists, np.where(takes, m + np.arange(m), np.arange(m)))
+        return both[index], new_offsets
+
+    def _shaped(self, arcs: Arcs, around: Surroundings) -> tuple[IntArray | FloatArray, IntArray]:
         keep = np.ones(len(arcs.xy), np.bool_)
         if self.tolerance > 0 and len(arcs):
             # Not a matrix product: its rounding depends on how many points there are at once.

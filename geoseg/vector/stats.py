@@ -18,7 +18,9 @@ from geoseg.io.crs import horizontal
 from geoseg.io.grid import plane_unit
 from geoseg.io.labels import LabelRaster
 from geoseg.io.vectors import Laid, read_polygons
+from geoseg.legend import open_labels
 from geoseg.runtime.gdal import bounded_cache
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.vector.coverage import areas_by_value
 from geoseg.vector.ground import Ground
 
@@ -35,6 +37,7 @@ def zone_stats(
     *,
     column: str | None = None,
     layer: str | None = None,
+    classes: VocabularySource | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Add up the classes in every zone, pixels on the border by the part that lies inside.
@@ -49,6 +52,8 @@ def zone_stats(
         Field that names the zones; without it they are numbered from 1.
     layer
         Layer of ``zones``; without it the one that has polygons.
+    classes
+        Names of the values, in place of the raster's own, see `geoseg.legend.open_labels`.
     progress
         Called with the share that is done, 0 to 1.
 
@@ -66,7 +71,7 @@ def zone_stats(
     OptionError
         If there is no such column.
     """
-    raster = LabelRaster.open(labels)
+    raster = open_labels(labels, classes)
     ground = Ground(raster.grid)
     if not ground.measures:
         why = raster.grid.unmeasured or "its CRS has no ellipsoid"

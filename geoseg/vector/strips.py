@@ -54,6 +54,10 @@ class Strips:
             # Without nodata every value is a label: make room for one more.
             yield window, values if self._raster.nodata is not None else values.astype(np.int32)
 
+    def with_rows_done(self) -> Iterator[tuple[int, tuple[Window, Values]]]:
+        """Strips, each after how many rows will have been seen with it."""
+        return zip(self._rows[1:].tolist(), self, strict=True)
+
     def to_raster(self, points: FloatArray) -> FloatArray:
         """Pixel coordinates ``(n, 2)``, columns first, of the raster from those of the strips."""
         strip = np.searchsorted(self._rows[1:-1], points[:, 1], side="right")

@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 
 from geoseg._files import whole_files, writing_to, xml_text
 from geoseg.errors import OutputError
-from geoseg.io.labels import LabelRaster
+from geoseg.legend import open_labels
+from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelClass
 
 _VERSION = "3.22.0"
@@ -56,44 +57,59 @@ def polygon_qml(classes: Sequence[LabelClass]) -> str:
     return _document(root)
 
 
+def polygon_sld(classes: Sequence[LabelClass], layer: str) -> str:
+    """Give the same style as a Styled Layer Descriptor (OGC 05-077r4), for other programs."""
+    root = ET.Element("sld:StyledLayerDescriptor", _NAMESPACES | {"version": "1.1.0"})
+    named = _tag(root, "sld:NamedLayer")
+    _tag(named, "se:Name", xml_text(layer))
+    style = _tag(named, "sld:UserStyle")
+    _tag(style, "se:Name", "classes")
+    rules = _tag(style, "se:FeatureTypeStyle")
+    for item in classes:
+        rule = _tag(rules, "se:Rule")
+        _tag(rule, "se:Name", xml_text(item.name))
+        _tag(_tag(rule, "se:Description"), "se:Title", xml_text(item.name))
+        equal = _tag(_tag(rule, "ogc:Filter"), "ogc:PropertyIsEqualTo")
+        _tag(equal, "ogc:PropertyName", "class_id")
+        _tag(equal, "ogc:Literal", str(item.index))
+        symbol = _tag(rule, "se:PolygonSymbolizer")
+        fill, stroke = _tag(symbol, "se:Fill"), _tag(symbol, "se:Stroke")
+        _tag(fill, "se:SvgParameter", item.color, name="fill")
+        _tag(fill, "se:SvgParameter", f"{_OPACITY / 255:.2f}", name="fill-opacity")
+        dark = "#" + "".join(f"{level:02x}" for level in _darker(item.rgb))
+        _tag(stroke, "se:SvgParameter", dark, name="stroke")
+        _tag(stroke, "se:SvgParameter", "0.4", name="stroke-width")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+_NAMESPACES = {
+    "xmlns:sld": "http://www.opengis.net/sld",
+    "xmlns:se": "http://www.opengis.net/se",
+    "xmlns:ogc": "http://www.opengis.net/ogc",
+}
+
+
+def _tag(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    made = ET.SubElement(parent, tag, attributes)
+    made.text = text
+    return made
+
+
 def raster_qml(classes: Sequence[LabelClass]) -> str:
     """Style of a label raster: a palette with the classes' names, to lie beside the GeoTIFF."""
-    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
-    renderer = ET.SubElement(
-        ET.SubElement(root, "pipe"),
-        "rasterrenderer",
-        type="paletted",
-        band="1",
-        opacity="1",
-        alphaBand="-1",
-        nodataColor="",
-    )
+    root, renderer = _raster_renderer("paletted")
     palette = ET.SubElement(renderer, "colorPalette")
     for item in classes:
-        ET.SubElement(
-            palette,
-            "paletteEntry",
-            value=str(item.index),
-            label=xml_text(item.name),
-            color=item.color,
-            alpha="255",
-        )
+        label = xml_text(item.name)
+        _entry(palette, "paletteEntry", item.index, label, item.color)
     return _document(root)
 
 
 def per_cent_qml() -> str:
     """Style of a raster of per cents: a ramp from 0 to 100, whatever values occur."""
-    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
-    renderer = ET.SubElement(
-        ET.SubElement(root, "pipe"),
-        "rasterrenderer",
-        type="singlebandpseudocolor",
-        band="1",
-        opacity="1",
-        alphaBand="-1",
-        classificationMin="0",
-        classificationMax="100",
-        nodataColor="",
+    root, renderer = _raster_renderer(
+        "singlebandpseudocolor", classificationMin="0", classificationMax="100"
     )
     ET.SubElement(ET.SubElement(renderer, "minMaxOrigin"), "limits").text = "None"
     ramp = ET.SubElement(
@@ -106,10 +122,26 @@ def per_cent_qml() -> str:
         maximumValue="100",
     )
     for value, color in _VIRIDIS.items():
-        ET.SubElement(ramp, "item", value=str(value), label=f"{value} %", color=color, alpha="255")
+        _entry(ramp, "item", value, f"{value} %", color)
     return _document(root)
 
 
+def _raster_renderer(kind: str, **more: str) -> tuple[ET.Element, ET.Element]:
+    root = ET.Element("qgis", version=_VERSION, styleCategories="Symbology")
+    renderer = ET.SubElement(
+        ET.SubElement(root, "pipe"),
+        "rasterrenderer",
+        {"type": kind, "band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""} | more,
+    )
+    return root, renderer
+
+
+def _entry(parent: ET.Element, tag: str, value: int, label: str, color: str) -> None:
+    ET.SubElement(parent, tag, value=str(value), label=label, color=color, alpha="255")
+
+
+_OPACITY = 200
+"""Of polygons, of 255: what lies below shows."""
 _VIRIDIS = {0: "#440154", 25: "#3b528b", 50: "#21918c", 75: "#5ec962", 100: "#fde725"}
 _COLUMNS = (
     ("Value", _INTEGER := "0", "5"),
@@ -167,7 +199,9 @@ def _is_ours(path: Path) -> bool:
     return _MADE_BY in path.read_text(encoding="utf-8", errors="replace")
 
 
-def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+def write_raster_style(
+    labels: str | Path, *, classes: VocabularySource | None = None, overwrite: bool = False
+) -> tuple[Path, Path]:
     """Write names and colours beside a label raster, for QGIS (``.qml``) and GDAL (``.aux.xml``).
 
     Characters that XML cannot hold are written as ``\\ufffe``.
@@ -180,17 +214,19 @@ def write_raster_style(labels: str | Path, *, overwrite: bool = False) -> tuple[
         If one of the files exists, is not geoseg's and ``overwrite`` is False, or cannot be
         written.
     """
-    with raster_style(labels, overwrite=overwrite) as paths:
+    with raster_style(labels, classes=classes, overwrite=overwrite) as paths:
         return paths
 
 
 @contextmanager
-def raster_style(labels: str | Path, *, overwrite: bool = False) -> Iterator[tuple[Path, Path]]:
+def raster_style(
+    labels: str | Path, *, classes: VocabularySource | None = None, overwrite: bool = False
+) -> Iterator[tuple[Path, Path]]:
     """Do as `write_raster_style` does, but let the files appear once the block has ended well.
 
     They are written before it, so that what cannot be written shows before other work.
     """
-    raster = LabelRaster.open(labels)
+    raster = open_labels(labels, classes)
     contents = side_files(Path(labels), raster.classes, raster.counts())
     for path in contents:
         if path.exists() and not overwrite and not _is_ours(path):
@@ -231,21 +267,25 @@ def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> 
         connection.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
-            "VALUES ('', '', ?, ?, 'classes', ?, '', 1, 'Class colours', '')",
-            (layer, column, polygon_qml(classes)),
+            "VALUES ('', '', ?, ?, 'classes', ?, ?, 1, 'Class colours', '')",
+            (layer, column, polygon_qml(classes), polygon_sld(classes, layer)),
         )
 
 
-def _fill(name: str, rgb: Iterable[int]) -> ET.Element:
+def _darker(rgb: Iterable[int]) -> list[int]:
+    """Colour of an outline."""
+    return [level * 6 // 10 for level in rgb]
+
+
+def _fill(name: str, rgb: Sequence[int]) -> ET.Element:
     symbol = ET.Element("symbol", name=name, type="fill", alpha="1", clip_to_extent="1")
     layer = ET.SubElement(
         symbol, "layer", attrib={"class": "SimpleFill"}, enabled="1", locked="0"
     ).append
-    red, green, blue = rgb
     properties = {
-        "color": f"{red},{green},{blue},200",
+        "color": ",".join(map(str, (*rgb, _OPACITY))),
         "style": "solid",
-        "outline_color": f"{red * 6 // 10},{green * 6 // 10},{blue * 6 // 10},255",
+        "outline_color": ",".join(map(str, (*_darker(rgb), 255))),
         "outline_style": "solid",
         "outline_width": "0.1",
         "outline_width_unit": "MM",

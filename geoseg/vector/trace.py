@@ -20,12 +20,16 @@ from geoseg.vector.components import Labelling, Tallies, join, tally_runs
 from geoseg.vector.corners import TURN, IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import in_pieces, is_first, offsets_of, summed, take_lists
 from geoseg.vector.scores import Scores
-from geoseg.vector.shape import Surroundings
+from geoseg.vector.shape import Surroundings, turning
+from geoseg.vector.votes import Votes
 from geoseg.vector.wkb import WellKnownBinary
 
 FloatArray = npt.NDArray[np.float64]
 PointArray = npt.NDArray[np.integer] | FloatArray
 
+ShapeArcs = Callable[
+    [Arcs, Surroundings, tuple[FloatArray, FloatArray]], tuple[PointArray, IntArray]
+]
 _AT_ONCE = 50_000
 """Points that are put on the ground at a time."""
 
@@ -50,6 +54,8 @@ class Polygons:
     tallies: Tallies
     area: FloatArray
     perimeter: FloatArray
+    second: IntArray | None = None
+    """Value that most pixels of each have in a second raster, besides its own; -1 for none."""
 
     def __len__(self) -> int:
         return len(self.wkb)
@@ -63,7 +69,8 @@ class Polygons:
     @classmethod
     def none(cls) -> Polygons:
         """No polygon at all."""
-        return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0))
+        empty = np.zeros(0, np.int64)
+        return cls(np.empty(0, object), Tallies.none(0), np.zeros(0), np.zeros(0), empty)
 
 
 class _Points:
@@ -142,7 +149,7 @@ class _Table:
             self.stop.followed_by(arcs.stop),
             np.append(self.left, arcs.left),
             np.append(self.right, arcs.right),
-            np.append(self.turning, _turning(arcs)),
+            np.append(self.turning, turning(arcs.xy, arcs.offsets)),
             np.append(self.length, measures.length),
             np.append(self.area, measures.area),
         )
@@ -164,15 +171,6 @@ class _Table:
         for arc, place in in_pieces(offsets, _AT_ONCE):
             points.append(self.points[kept.first[arc] + place])
         return replace(kept, points=points, first=offsets[:-1], last=offsets[1:] - 1)
-
-
-def _turning(arcs: Arcs) -> IntArray:
-    if not len(arcs):
-        return np.zeros(0, np.int64)
-    x, y = arcs.xy[:, 0], arcs.xy[:, 1]
-    running = offsets_of(x[:-1] * y[1:] - x[1:] * y[:-1])
-    # Differences of the running sum leave out the jump from one arc to the next.
-    return running[arcs.offsets[1:] - 1] - running[arcs.offsets[:-1]]
 
 
 class Polygoniser:
@@ -197,6 +195,8 @@ class Polygoniser:
         are corners of pixels.
     connectivity
         4: pixels hang together by sides. 8: also by corners, which makes multipolygons.
+    codes
+        How many values stand for one class: it is the value divided by that.
     """
 
     def __init__(
@@ -206,8 +206,9 @@ class Polygoniser:
         void: int,
         place: Callable[[FloatArray], FloatArray],
         measure: Callable[[FloatArray, IntArray], Measures],
-        shape_arcs: Callable[[Arcs, Surroundings], tuple[PointArray, IntArray]] | None = None,
+        shape_arcs: ShapeArcs | None = None,
         connectivity: int = 4,
+        codes: int = 1,
     ) -> None:
         self._height, self._width = shape
         self._void = void
@@ -215,17 +216,25 @@ class Polygoniser:
         self._measure = measure
         self._shape_arcs = shape_arcs
         self._corners = connectivity == 8
+        self._codes = codes
         self._row = 0
         self._above: Values | None = None
         self._above_component = np.zeros(0, np.int64)
         self._tallies = Tallies.none(0)
+        self._votes = Votes.none()
         self._group = np.zeros(0, np.int64)
         self._arcs = ArcTracer(self._width)
         self._table = _Table.none()
         self._seen = np.zeros(0, np.int64)
         self._straight = np.zeros((0, 2), np.int64)
 
-    def feed(self, rows: Values, scores: Scores | None = None) -> Polygons:
+    def feed(
+        self,
+        rows: Values,
+        scores: Scores | None = None,
+        second: Scores | None = None,
+        spare: npt.NDArray[np.float32] | None = None,
+    ) -> Polygons:
         """Take the next rows and return the polygons that have ended above the last of them.
 
         Parameters
@@ -234,6 +243,11 @@ class Polygoniser:
             ``(h, W)`` values.
         scores
             Scores of the same pixels, to average under each polygon.
+        second
+            Values of the same pixels, of which each polygon gets the most frequent one.
+        spare
+            ``(h, W)`` pixels that a metre of the boundary may take from the polygon there when it
+            is simplified or smoothed; any number without it.
         """
         if self._above is None:
             self._above = np.full(self._width, self._void, rows.dtype)
@@ -241,11 +255,14 @@ class Polygoniser:
         vertices = Vertices.of(strip)
         labels = Labelling.of(strip, self._above_component, len(self._group))
         group = self._join_groups(strip, vertices, labels)
-        tallies = self._tally(strip, labels, scores)
+        tallies = self._tally(strip, labels, scores, spare)
+        votes = self._votes.renumbered(labels.of_open)
+        if second is not None:
+            votes = votes.followed_by(Votes.of_strip(strip, labels.of_run, second))
         arcs = self._arcs.feed(strip, vertices, self._row, labels.of_run)
         tallies.touches[arcs.left[(arcs.right < 0) & (arcs.left >= 0)]] = True
         tallies.touches[arcs.right[(arcs.left < 0) & (arcs.right >= 0)]] = True
-        points, offsets = self._shaped(arcs, vertices)
+        points, offsets = self._shaped(arcs, vertices, np.append(tallies.spare, np.inf))
         measures = self._measure(points.astype(np.float64), offsets)
         table = self._table.renumbered(labels.of_open).extended(
             arcs, self._compact(points), offsets, measures
@@ -256,11 +273,21 @@ class Polygoniser:
         last_row = labels.of_run[below]
         open_group[group[last_row[last_row >= 0]]] = True
         is_open = open_group[group]
-        polygons = _finish(table, ~is_open, group, tallies, self._place, multi=self._corners)
+        polygons = _finish(
+            table,
+            ~is_open,
+            group,
+            tallies,
+            votes,
+            self._place,
+            multi=self._corners,
+            codes=self._codes,
+        )
 
         number = np.where(is_open, np.cumsum(is_open) - 1, -1)
         self._table = table.renumbered(number).needed()
         self._tallies = tallies[is_open]
+        self._votes = votes.renumbered(number)
         self._group = np.unique(group[is_open], return_inverse=True)[1]
         self._above_component = np.append(number, -1)[last_row]
         self._above = rows[-1].copy()
@@ -278,13 +305,16 @@ class Polygoniser:
             return points
         return points.astype(np.min_scalar_type(max(self._height, self._width)))
 
-    def _shaped(self, arcs: Arcs, vertices: Vertices) -> tuple[PointArray, IntArray]:
+    def _shaped(
+        self, arcs: Arcs, vertices: Vertices, spare: FloatArray
+    ) -> tuple[PointArray, IntArray]:
         """Points of the arcs in pixel coordinates, simplified and smoothed."""
         if self._shape_arcs is None:
             return arcs.xy, arcs.offsets
         stride = self._width + 1
         self._seen = np.append(self._seen, (vertices.row + self._row) * stride + vertices.col)
-        points, offsets = self._shape_arcs(arcs, Surroundings(self._seen, stride, self._straight))
+        around = Surroundings(self._seen, stride, self._straight)
+        points, offsets = self._shape_arcs(arcs, around, (spare[arcs.left], spare[arcs.right]))
         straight = np.diff(offsets) == 2
         ends = np.column_stack([arcs.start.corner[straight], arcs.stop.corner[straight]])
         self._straight = np.concatenate([self._straight, ends])
@@ -313,12 +343,21 @@ class Polygoniser:
         )
         return np.unique(label[: labels.count], return_inverse=True)[1]
 
-    def _tally(self, strip: Strip, labels: Labelling, scores: Scores | None) -> Tallies:
+    def _tally(
+        self,
+        strip: Strip,
+        labels: Labelling,
+        scores: Scores | None,
+        spare: npt.NDArray[np.float32] | None,
+    ) -> Tallies:
         tallies = Tallies.none(labels.count)
         tallies.add(self._tallies, labels.of_open)
         known = np.flatnonzero(labels.of_run >= 0)
         known = known[strip.run_start[known] >= strip.stride]
         runs = tally_runs(strip, self._row, scores)
+        if spare is not None:
+            line, col, _ = strip.run_places()
+            runs.spare[known] = spare[line[known] - 1, col[known]]
         tallies.add(runs[known], labels.of_run[known])
         return tallies
 
@@ -372,9 +411,11 @@ def _finish(
     done: BoolArray,
     group: IntArray,
     tallies: Tallies,
+    votes: Votes,
     place: Callable[[FloatArray], FloatArray],
     *,
     multi: bool,
+    codes: int,
 ) -> Polygons:
     """Make polygons of the components that are done."""
     features, feature = np.unique(group[done], return_inverse=True)
@@ -387,11 +428,13 @@ def _finish(
     feature_of[done] = rank[feature]
     sides = _Sides.of(table, done)
     owner = feature_of[sides.face]
+    total = total[by_end]
     return Polygons(
         _geometry(table, sides, owner, place, multi=multi),
-        total[by_end],
+        total,
         summed(owner, sides.sign * table.area[sides.arc], len(features)),
         summed(owner, table.length[sides.arc], len(features)),
+        votes.renumbered(feature_of).most(total.value // codes),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +19,16 @@ from pyogrio._err import CPLE_BaseError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 
-from geoseg._files import complaint, plain_path, release_database, whole_file, writing_to
+from geoseg._files import complaint, plain_path, release_database, whole_file, writing_to, xml_text
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
+from geoseg.runtime.libraries import without_warnings
 from geoseg.runtime.quiet import hushed
 from geoseg.types import LabelClass
 from geoseg.vector import parquet, style
 
 Column = npt.NDArray[Any]
+_CLASSES_NAMED = 20
 _ERRORS = (DataSourceError, DataLayerError, CPLE_BaseError, sqlite3.Error)
 
 
@@ -39,6 +41,18 @@ class Layer:
     classes: tuple[LabelClass, ...]
     geometry_type: str
     """``Polygon`` or ``MultiPolygon``."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Where its content comes from."""
+
+    @property
+    def description(self) -> str:
+        """What it is, in a line."""
+        scene, version = (self.tags.get(f"GEOSEG_{name}") for name in ("SCENE", "VERSION"))
+        names = ", ".join(item.name for item in self.classes[:_CLASSES_NAMED])
+        more = len(self.classes) - _CLASSES_NAMED
+        made = f", made by geoseg {version}" if version else ""
+        others = f" and {more} more" if more > 0 else ""
+        return xml_text(f"Map{f' of {scene}' if scene else ''}{made}: {names}{others}")
 
 
 class Target(Protocol):
@@ -72,7 +86,8 @@ class GeoPackage:
 
     def write(self, wkb: Column, columns: Mapping[str, Column]) -> None:
         """Append features."""
-        _write_features(self._path, self._layer, wkb, columns, append=self._begun)
+        about = {"DESCRIPTION": self._layer.description}
+        _write_features(self._path, self._layer, wkb, columns, append=self._begun, **about)
         self._begun = True
 
     def close(self) -> None:
@@ -162,7 +177,8 @@ def _write_features(
     append: bool,
     **options: str,
 ) -> None:
-    with plain_path(path) as plain:
+    silent = without_warnings(UserWarning) if layer.crs is None else nullcontext()
+    with plain_path(path) as plain, silent:
         pyogrio.raw.write(
             plain,
             geometry=wkb,
@@ -173,6 +189,7 @@ def _write_features(
             geometry_type=layer.geometry_type,
             crs=None if layer.crs is None else layer.crs.to_wkt(),
             append=append,
+            layer_metadata=None if append else {k: xml_text(v) for k, v in layer.tags.items()},
             # Readers of some years ago warn of the newest version, of which nothing is used here.
             **({} if append else {"VERSION": "1.3", **options}),
         )
