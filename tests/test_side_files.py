@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from vectors import blobs, label_file
 
 import geoseg
-from geoseg.errors import OutputError
+from geoseg.errors import GeosegWarning, OutputError
 from geoseg.io.write import provenance
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.vector import vectorize
@@ -154,7 +154,8 @@ def test_a_finished_run_is_known_though_another_program_has_written_beside_it(
 ) -> None:
     out = segment(scene, tmp_path / "out", spec, "a; b").out
     (out / "labels.tif.aux.xml").write_text("<PAMDataset/>")
-    again = segment(scene, out, spec, "a; b", resume=True)
+    with pytest.warns(GeosegWarning, match=r"labels\.tif\.aux\.xml is missing or has changed"):
+        again = segment(scene, out, spec, "a; b", resume=True)
     assert again.report == json.loads((out / "run.json").read_text())
     assert (out / "labels.tif.aux.xml").read_text() == "<PAMDataset/>"
 

@@ -82,6 +82,11 @@ def test_cores_partition_the_region_and_see_all_their_windows(
         seen, grown = coverage(lattice, tile_.windows), tile_.grown
         assert np.array_equal(seen[grown.slices()], whole[grown.slices()])
         assert tile_.read.intersection(grown) == grown
+        windows = tile_.windows
+        assert (tile_.read.row, tile_.read.col) == (windows[0].row, windows[0].col)
+        stop = max(window.row_stop for window in windows)
+        assert tile_.read.row_stop == min(stop + margin, lattice.height)
+        assert tile_.read.col_stop == max(window.col_stop for window in windows)
         rows, cols = (slice(max(s.start - margin, 0), s.stop + margin) for s in tile_.core.slices())
         assert whole[grown.slices()].shape == whole[rows, cols].shape
         assert grown.intersection(tile_.core) == tile_.core

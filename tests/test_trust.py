@@ -23,7 +23,7 @@ import torch
 
 import geoseg
 from geoseg import _claim
-from geoseg.errors import GeosegWarning, OutputError, SceneError, TileError
+from geoseg.errors import GeosegError, GeosegWarning, OutputError, SceneError, TileError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.fingerprint import sample_digest
 from geoseg.io.scene import Scene
@@ -292,6 +292,32 @@ def test_keep_going_leaves_holes_that_resume_fills(
     assert states[0].pixels == sum(Window(**hole["window"]).area for hole in holes)
     assert whole.report["holes"] == []
     assert_same_raster(out / "labels.tif", straight / "labels.tif")
+
+
+@pytest.mark.parametrize("moment", ["nthreads", "compute"])
+def test_a_scheduler_that_goes_at_any_moment_is_one_line(
+    moment: str, scene: Path, model: Model, tmp_path: Path
+) -> None:
+    from distributed.comm.core import CommClosedError
+
+    class Leaving:
+        """A client whose scheduler has just gone, which it does not know yet."""
+
+        status = "running"
+
+        def nthreads(self) -> dict[str, int]:
+            return self.gone() if moment == "nthreads" else {"tcp://worker": 1}
+
+        def compute(self, task: Any) -> Any:
+            return self.gone() if self.__dict__.setdefault("sent", []) else self.sent.append(task)
+
+        def gone(self, *_: Any) -> Any:
+            raise CommClosedError("ConnectionPool closing.")
+
+        cancel = gone
+
+    with pytest.raises(GeosegError, match="scheduler is gone; finished tiles are kept"):
+        segment(scene, tmp_path / "out", model, client=Leaving())
 
 
 def test_logits_that_are_no_numbers_are_never_a_class(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from geoseg.errors import OptionError
+from geoseg.errors import GeosegError, OptionError
 
 _CONNECT_SECONDS = 15
 _HERE = "127.0.0.1"
@@ -66,6 +66,7 @@ def connect(
 def _running(scheduler: str) -> Iterator[Any]:
     """Client of a cluster that somebody else has started and will end."""
     import distributed
+    from distributed.comm.core import CommClosedError
 
     try:
         # A client that becomes Dask's default and then finds nobody would break later computing.
@@ -85,6 +86,8 @@ def _running(scheduler: str) -> Iterator[Any]:
             ) from error
         try:
             found = set(client.run(_geoseg_version).values())
+        except (CommClosedError, TimeoutError) as error:
+            raise GeosegError(f"the Dask scheduler at {scheduler} is gone") from error
         except ImportError as error:
             raise OptionError(
                 f"the Dask workers at {scheduler} cannot import geoseg ({error}); install the "

@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -386,10 +386,10 @@ def _on_cluster(
     import distributed
     from distributed.comm.core import CommClosedError
 
-    threads = max(sum(client.nthreads().values()), 1)
-    waiting = deque(tasks_of(lanes, job.plan, threads))
     running: dict[Any, list[int]] = {}
     try:
+        threads = max(sum(client.nthreads().values()), 1)
+        waiting = deque(tasks_of(lanes, job.plan, threads))
         while waiting or running:
             limit = max(2 * sum(client.nthreads().values()), 2)
             while waiting and len(running) < limit:
@@ -422,7 +422,8 @@ def _on_cluster(
         ) from error
     finally:
         if running and client.status == "running":
-            client.cancel(list(running))
+            with suppress(CommClosedError, TimeoutError):
+                client.cancel(list(running))
 
 
 def tasks_of(lanes: Sequence[Sequence[int]], plan: TilePlan, threads: int) -> Iterator[list[int]]:
