@@ -64,7 +64,9 @@ def inspect_scene(
     plan = (
         segmenter.plan(scene.shape, tile, region)
         if segmenter
-        else TilePlan(lattice, tile or wide_tile(lattice, _QUERIES, region), region)
+        else TilePlan(
+            lattice, wide_tile(lattice, _QUERIES, region) if tile is None else tile, region
+        )
     )
     run = {
         "model": model,

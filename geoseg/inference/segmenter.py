@@ -196,7 +196,7 @@ class Segmenter:
         if tile is None and not alone:
             wide = wide_tile(lattice, self._batches.queries, region, margin=margin)
             return TilePlan(lattice, wide, region, margin=margin)
-        tile = tile or _TILE
+        tile = _TILE if tile is None else tile
         if margin > max(tile, *shape):
             raise TilingError(
                 f"the refiners reach {margin} pixels, farther than a tile of {tile}; give a larger "

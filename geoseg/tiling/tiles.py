@@ -64,7 +64,7 @@ _OPEN_BYTES = 2**28
 """Of logits that a lane holds open: of one window's height, float32."""
 _WIDE_PIXELS = 10_240
 """Of a lane that is wide enough: few windows run twice, also where workers share its length."""
-_TILE_PIXELS = 2**22
+_TILE_PIXELS = 2**21
 """Of a tile whose size nobody chose."""
 
 
