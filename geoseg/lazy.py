@@ -105,6 +105,11 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
                 "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
                 "rio.reproject), or give the path of a file"
             )
+        if reading.mask is not None:
+            raise OptionError(
+                "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
+                "of what is left out"
+            )
         if reading.nodata or reading.ignore_alpha:
             raise OptionError(
                 "nodata and ignore_alpha are for files; an array says its nodata itself: "

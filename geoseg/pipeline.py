@@ -129,7 +129,7 @@ def segment_to_files(
     folder.check(overwrite=overwrite, resume=resume)
     with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
         source = open_input(scene, reading, folder.path, travels=client is not None)
-        sources = [str(file) for file, *_ in source.source.files]
+        sources = [str(file) for file, *_ in source.source.all_files]
         folder.check(overwrite=overwrite, resume=resume, sources=sources)
         _check_products(source, products)
         # The model has no name here, so that the run can let go of it when no tile needs it.
@@ -388,7 +388,7 @@ class _SceneRun:
         if not tally.counts.any() and not self.holes:
             warnings.warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
-                "scene's nodata value, --bands and --aoi",
+                "scene's nodata value, --bands, --mask and --aoi",
                 GeosegWarning,
                 stacklevel=2,
             )

@@ -16,6 +16,7 @@ from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
+from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import Limits, Stretch, apply_limits, measure_limits, parse_stretch
 from geoseg.options import Reading
@@ -87,6 +88,9 @@ class Scene:
         crs: str | None = None,
         nodata: Sequence[float] | None = None,
         ignore_alpha: bool = False,
+        mask: str | Path | None = None,
+        mask_values: str | None = None,
+        mask_layer: str | None = None,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -111,6 +115,8 @@ class Scene:
             Values that are no data, in place of what the file says; empty if every value is data.
         ignore_alpha
             Do not take a band that is tagged alpha for opacity.
+        mask, mask_values, mask_layer
+            Raster or vector file of what is left out, see `geoseg.io.masks.open_mask`.
 
         Raises
         ------
@@ -123,6 +129,9 @@ class Scene:
         source = RasterSource.open(
             str(path), bands, crs=crs, nodata=nodata, ignore_alpha=ignore_alpha
         )
+        if mask is not None:
+            left_out = open_mask(mask, source.native_grid, values=mask_values, layer=mask_layer)
+            source = replace(source, left_out=left_out)
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
@@ -261,6 +270,9 @@ def open_scene(path: str | Path, reading: Reading) -> Scene:
         crs=reading.crs,
         nodata=reading.fill,
         ignore_alpha=reading.ignore_alpha,
+        mask=reading.mask,
+        mask_values=reading.mask_values,
+        mask_layer=reading.mask_layer,
     )
 
 
