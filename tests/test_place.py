@@ -124,7 +124,12 @@ def test_heights_play_no_part(tmp_path: Path) -> None:
     assert vectorize(labels, tmp_path / "p.gpkg", confidence=confidence).count > 0
     parts = [
         make(tmp_path / "a.tif", rgb(), crs="EPSG:32631"),
-        make(tmp_path / "b.tif", rgb(), crs="EPSG:32631+5773"),
+        make(
+            tmp_path / "b.tif",
+            rgb(),
+            crs="EPSG:32631+5773",
+            transform=from_origin(500050, 5000000, 1, 1),
+        ),
     ]
     assert build_mosaic(parts, tmp_path / "mosaic.vrt").exists()
 

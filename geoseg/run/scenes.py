@@ -11,7 +11,7 @@ from geoseg._files import absolute
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
-from geoseg.io.mosaic import build_mosaic, build_stack
+from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
 from geoseg.options import Reading
 
@@ -55,7 +55,8 @@ def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
     finally:
         parts = () if isinstance(scene, Scene | str | Path) else scene
         if any(holds_secret(str(part)) for part in parts):
-            (out / MOSAIC).unlink(missing_ok=True)
+            for name in (MOSAIC, STACK):
+                remove_made(out / name)
 
 
 def open_area(reading: Reading, grid: Grid) -> Aoi | None:
