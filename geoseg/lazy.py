@@ -13,17 +13,16 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from geoseg._files import absolute
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import Scene, about_place, open_scene
+from geoseg.io.scene import Scene, about_place
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_area
+from geoseg.run.scenes import open_area, open_input, passing_folder
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
@@ -31,7 +30,7 @@ from geoseg.types import PER_CENT_NODATA, label_dtype, label_nodata
 
 
 def segment(
-    scene: str | Path | xr.DataArray,
+    scene: str | Path | xr.DataArray | Sequence[str | Path],
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
@@ -47,7 +46,9 @@ def segment(
     ----------
     scene
         Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
-        ``(y, x, band)``, numpy or dask backed; never changed.
+        ``(y, x, band)``, numpy or dask backed; never changed. Several paths are one scene, as
+        for `segment_to_files`; the VRT that says so lies in a temporary folder until this
+        process ends.
     classes, model, options, reading, tile, device
         As for `segment_to_files`. Labels come on the grid that is worked on: the one of
         ``reading.gsd``, or the scene's own, which for an array is the only one.
@@ -98,7 +99,9 @@ def _class_tags(names: Sequence[str]) -> dict[str, str]:
     return {f"CLASS_{index}": name for index, name in enumerate(names)}
 
 
-def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArrayScene:
+def _open(
+    scene: str | Path | xr.DataArray | Sequence[str | Path], reading: Reading
+) -> Scene | ArrayScene:
     if isinstance(scene, xr.DataArray):
         if reading.gsd is not None:
             raise OptionError(
@@ -122,12 +125,15 @@ def _open(scene: str | Path | xr.DataArray, reading: Reading) -> Scene | ArraySc
         if remark is not None:
             warnings.warn(f"the array: {remark}", GeosegWarning, stacklevel=3)
         return array
-    if not isinstance(scene, (str, Path)):
+    paths = [scene] if isinstance(scene, str | Path) else scene
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
         raise SceneError(
-            f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "
-            "pixels alone go to Segmenter.predict"
+            f"a scene is a path, several, or an xarray.DataArray, not {type(scene).__name__}; "
+            "arrays of pixels alone go to Segmenter.predict"
         )
-    return open_scene(absolute(scene), reading)
+    one = isinstance(scene, str | Path)
+    folder = Path() if one else passing_folder()  # one path needs none
+    return open_input(scene, reading, folder, travels=True)
 
 
 def _tasks(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from geoseg._address import holds_secret, scene_name
 from geoseg._files import absolute
@@ -57,6 +60,13 @@ def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
         if any(holds_secret(str(part)) for part in parts):
             for name in (MOSAIC, STACK):
                 remove_made(out / name)
+
+
+def passing_folder() -> Path:
+    """Make a folder for the VRT of a scene that is read later; it goes when this process ends."""
+    folder = Path(mkdtemp(prefix="geoseg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def open_area(reading: Reading, grid: Grid) -> Aoi | None:
