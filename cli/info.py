@@ -13,13 +13,17 @@ from geoseg_cli.options import takes
 
 
 @takes(Options, "window", "stride")
-@takes(Reading, "bands", "stretch", "gsd", "aoi", "nodata", "ignore_alpha")
+@takes(Reading)
 def info(
-    scene: Annotated[str, typer.Argument(metavar="SCENE", help="The scene.")],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(metavar="SCENE", help="The scene; several files with --rgb or --mosaic."),
+    ],
     *,
     model: options.ModelOption = DEFAULT_MODEL,
     reading: Reading,
     chosen: Options,
+    mosaic: options.MosaicOption = False,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
@@ -31,10 +35,17 @@ def info(
     The time comes from encoding a few windows here and now; without the model's weights on this
     machine it is left out.
     """
+    from geoseg.errors import OptionError
     from geoseg.inspect import inspect_scene
+    from geoseg.io.expand import expand_scenes
 
+    if mosaic and reading.rgb:
+        raise OptionError("--mosaic and --rgb: files side by side, or bands of one scene; give one")
+    as_one = mosaic or reading.rgb
+    if len(scenes) > 1 and not as_one:
+        raise OptionError("info is of one scene; files that are one go with --rgb or --mosaic")
     facts = inspect_scene(
-        scene,
+        expand_scenes(scenes) if as_one else scenes[0],
         model=model,
         options=chosen,
         reading=reading,

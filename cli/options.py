@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from geoseg.methods import help_of
-from geoseg.options import Choice, choices
+from geoseg.options import SCENE, Choice, choices
 
 RUN = "Run"
 METHOD_FOR_LABELS = (
@@ -68,6 +68,16 @@ DeviceOption = Annotated[
         metavar="NAME",
         rich_help_panel=RUN,
         help="auto (a GPU when there is one), cpu, cuda or cuda:N.",
+    ),
+]
+
+
+MosaicOption = Annotated[
+    bool,
+    typer.Option(
+        "--mosaic",
+        rich_help_panel=SCENE,
+        help="Map all scenes as one, on one grid and without seams between the files.",
     ),
 ]
 

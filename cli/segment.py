@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, SCENE, Options, Products, Reading, Scorer
+from geoseg.options import OUTPUT, Options, Products, Reading, Scorer
 from geoseg_cli import _run, options
 from geoseg_cli.options import RUN, takes
 
@@ -39,14 +39,7 @@ def segment(
     chosen: Options,
     scorer: Scorer,
     products: Products,
-    mosaic: Annotated[
-        bool,
-        typer.Option(
-            "--mosaic",
-            rich_help_panel=SCENE,
-            help="Map all scenes as one, on one grid and without seams between the files.",
-        ),
-    ] = False,
+    mosaic: options.MosaicOption = False,
     model: options.ModelOption = DEFAULT_MODEL,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",

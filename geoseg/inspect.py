@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from geoseg._address import shown_address
 from geoseg.errors import WeightsError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name
-from geoseg.io.scene import Scene, open_scene
+from geoseg.io.scene import Scene
 from geoseg.model.loading import load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
-from geoseg.run.scenes import open_area
+from geoseg.run.scenes import SceneSource, open_area, open_input
 from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan, wide_tile
 
@@ -34,7 +35,7 @@ _QUERIES = 20
 
 
 def inspect_scene(
-    path: str | Path,
+    scene: SceneSource,
     *,
     model: str = DEFAULT_MODEL,
     options: Options | None = None,
@@ -43,6 +44,11 @@ def inspect_scene(
     device: str = "auto",
 ) -> dict[str, dict[str, Any]]:
     """Describe a scene and the run that `segment_to_files` would make of it.
+
+    Parameters
+    ----------
+    scene, model, options, reading, tile, device
+        As for `segment_to_files`.
 
     Returns
     -------
@@ -54,15 +60,16 @@ def inspect_scene(
     SceneError, OptionError, ModelError
         As `segment_to_files`; weights that are not on this machine only leave the time out.
     """
-    scene = open_scene(path, reading or Reading())
-    options = options or Options()
+    reading, options = reading or Reading(), options or Options()
+    with TemporaryDirectory(prefix="geoseg-") as folder:
+        opened = open_input(scene, reading, Path(folder))
     segmenter, weights = _segmenter(model, options, device)
     resolved = segmenter.options if segmenter else options.resolve({})
-    lattice = Lattice(*scene.shape, resolved.window, resolved.stride)
-    area = open_area(reading or Reading(), scene.grid)
+    lattice = Lattice(*opened.shape, resolved.window, resolved.stride)
+    area = open_area(reading, opened.grid)
     region = None if area is None else area.window
     plan = (
-        segmenter.plan(scene.shape, tile, region)
+        segmenter.plan(opened.shape, tile, region)
         if segmenter
         else TilePlan(
             lattice, wide_tile(lattice, _QUERIES, region) if tile is None else tile, region
@@ -82,19 +89,23 @@ def inspect_scene(
         "inference_seconds": _seconds(segmenter, plan),
         "option_sources": ", ".join(f"{k}: {v}" for k, v in resolved.sources.items()),
     }
-    return {"scene": _scene_facts(scene), "run": run}
+    given = [opened.path] if isinstance(scene, str | Path | Scene) else scene
+    path = ", ".join(shown_address(str(part)) for part in given)
+    return {"scene": {"path": path} | _scene_facts(opened), "run": run}
 
 
 def _scene_facts(scene: Scene) -> dict[str, Any]:
     grid = scene.grid
     return {
-        "path": shown_address(scene.path),
         "size": f"{grid.width} x {grid.height} pixels",
         "bands": list(scene.bands),
         "bands_told_by": scene.source.told_by,
         "dtype": scene.dtype,
         "nodata": list(scene.source.fill)
         or [scene.source.nodata[band - 1] for band in scene.bands],
+        "mask": None
+        if scene.source.left_out is None
+        else shown_address(scene.source.left_out.path),
         "crs": None if grid.crs is None else crs_name(grid.crs),
         "gsd_m": grid.gsd_m,
         "transform": list(grid.transform)[:6],

@@ -13,19 +13,18 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from geoseg._files import absolute
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, as_block
 from geoseg.io.grid import Grid
-from geoseg.io.scene import Scene, about_place, open_scene
+from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, is_score_raster
-from geoseg.run.scenes import open_area
+from geoseg.run.scenes import open_area, open_input, passing_folder
 from geoseg.run.tiles import TileJob, tile_task
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
@@ -33,7 +32,7 @@ from geoseg.types import PER_CENT_NODATA, label_dtype, label_nodata
 
 
 def segment(
-    scene: str | Path | xr.DataArray,
+    scene: str | Path | xr.DataArray | Sequence[str | Path],
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
@@ -52,7 +51,9 @@ def segment(
     ----------
     scene
         Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
-        ``(y, x, band)``, numpy or dask backed; never changed.
+        ``(y, x, band)``, numpy or dask backed; never changed. Several paths are one scene, as
+        for `segment_to_files`; the VRT that says so lies in a temporary folder until this
+        process ends.
     classes, model, scorer, options, window, stride, reading, tile, device
         As for `segment_to_files`. Labels come on the grid that is worked on: the one of
         ``reading.gsd``, or the scene's own, which for an array is the only one.
@@ -107,13 +108,18 @@ def _class_tags(names: Sequence[str]) -> dict[str, str]:
 
 
 def _open(
-    scene: str | Path | xr.DataArray, reading: Reading, *, colours: bool
+    scene: str | Path | xr.DataArray | Sequence[str | Path], reading: Reading, *, colours: bool
 ) -> Scene | ArrayScene:
     if isinstance(scene, xr.DataArray):
         if reading.gsd is not None:
             raise OptionError(
                 "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
                 "rio.reproject), or give the path of a file"
+            )
+        if reading.mask is not None:
+            raise OptionError(
+                "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
+                "of what is left out"
             )
         if reading.nodata or reading.ignore_alpha:
             raise OptionError(
@@ -127,12 +133,15 @@ def _open(
         if remark is not None:
             warnings.warn(f"the array: {remark}", GeosegWarning, stacklevel=3)
         return array
-    if not isinstance(scene, (str, Path)):
+    paths = [scene] if isinstance(scene, str | Path) else scene
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
         raise SceneError(
-            f"a scene is a path or an xarray.DataArray, not {type(scene).__name__}; arrays of "
-            "pixels alone go to Segmenter.predict"
+            f"a scene is a path, several, or an xarray.DataArray, not {type(scene).__name__}; "
+            "arrays of pixels alone go to Segmenter.predict"
         )
-    return open_scene(absolute(scene), reading, colours=colours)
+    one = isinstance(scene, str | Path)
+    folder = Path() if one else passing_folder()  # one path needs none
+    return open_input(scene, reading, folder, travels=True, colours=colours)
 
 
 def _with_scores(

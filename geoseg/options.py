@@ -535,6 +535,26 @@ class Reading:
     ignore_alpha: bool = option(
         False, "Do not take a band that is tagged alpha for opacity.", INPUT
     )
+    mask: str | None = option(
+        None,
+        "Leave out what this says: a raster (cloud mask, UDM2, SCL, QA_PIXEL, …), or a vector file "
+        "of polygons; on any grid, in any CRS.",
+        INPUT,
+        metavar="FILE",
+    )
+    mask_values: str | None = option(
+        None,
+        "Values of a raster --mask that are left out: 3,8,9, or bits:3,4 (counted from 0), or "
+        "keep:4,5 for all but these. [default: all but 0]",
+        INPUT,
+        metavar="VALUES",
+    )
+    mask_layer: str | None = option(
+        None,
+        "Band of a raster --mask, by number or name, or layer of a vector one.",
+        INPUT,
+        metavar="BAND|NAME",
+    )
     rgb: bool = option(
         False,
         "The scenes hold one band each of one scene: map them together as red, green and blue; "
@@ -545,6 +565,8 @@ class Reading:
     def __post_init__(self) -> None:
         given = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         object.__setattr__(self, "nodata", _nodata_values(given))
+        if self.mask is None and (self.mask_values or self.mask_layer):
+            raise OptionError("mask values and mask layer say how to read a mask; give --mask too")
 
     @property
     def fill(self) -> tuple[float, ...] | None:

@@ -148,7 +148,7 @@ def segment_to_files(
         source = open_input(
             scene, reading, folder.path, travels=client is not None, colours=scorer is None
         )
-        sources = [str(file) for file, *_ in source.source.files]
+        sources = [str(file) for file, *_ in source.source.all_files]
         folder.check(overwrite=overwrite, resume=resume, sources=sources)
         _check_products(source, products)
         pixels = with_scores(source, scores_of(scorer), reading)
@@ -427,7 +427,7 @@ class _SceneRun:
         if not tally.counts.any() and not self.holes:
             warnings.warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
-                "scene's nodata value, --bands and --aoi",
+                "scene's nodata value, --bands, --mask and --aoi",
                 GeosegWarning,
                 stacklevel=2,
             )

@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rasters import make, rgb
 from typer.testing import CliRunner
 
 import geoseg
 from geoseg._address import lasting_address, scene_name, shown_address
 from geoseg.errors import GeosegError, GeosegWarning, OutputError, SceneError
 from geoseg.io._handles import open_dataset
+from geoseg.io.mosaic import build_stack
 from geoseg.io.scene import Scene
 from geoseg.run.result import Progress
 from geoseg.testing import tiny_random_model, write_scene
@@ -244,3 +247,44 @@ def test_the_mosaic_of_signed_scenes_goes_with_the_run(
     )
     assert not (tmp_path / "out" / "mosaic.vrt").exists()
     assert [file for file in run.files if b"SECRET" in file.read_bytes()] == []
+
+
+def test_the_stack_of_signed_bands_goes_with_the_run(
+    server: Server, spec: str, tmp_path: Path
+) -> None:
+    bands = ("B02", "B03", "B04")
+    for number, name in enumerate(bands):
+        make(server.folder / f"{name}.tif", rgb(seed=number)[:1])
+    out = tmp_path / "out"
+    geoseg.segment_to_files(
+        [f"{server.address}/{name}.tif{SIGNED}" for name in bands], "a; b", out,
+        model=spec, options=QUICK, reading=geoseg.Reading(rgb=True),
+    )  # fmt: skip
+    found = [file for file in out.rglob("*") if file.is_file()]
+    assert len(found) > 5
+    assert [file for file in found if b"SECRET" in file.read_bytes()] == []
+    assert not (out / "rgb.vrt").exists()
+
+
+def test_the_query_of_an_address_tells_no_colour(server: Server, tmp_path: Path) -> None:
+    bands = ("B02", "B03", "B04")
+    for number, name in enumerate(bands):
+        make(server.folder / f"{name}.tif", np.full((1, 9, 9), number, np.uint8))
+    signed = [
+        f"{server.address}/{name}.tif?sig={SECRET}.{other}"
+        for name, other in zip(bands, reversed(bands), strict=True)
+    ]
+    scene = Scene.open(build_stack(signed, tmp_path / "s.vrt"), nodata=())
+    data, _ = scene.source.read(scene.grid.window)
+    assert data[:, 0, 0].tolist() == [2, 1, 0]
+
+
+def test_a_vrt_of_the_users_stays_where_signed_scenes_are_mapped(
+    server: Server, spec: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mosaic.vrt").write_text("<VRTDataset/>")
+    with pytest.raises(OutputError, match="was not made by geoseg"):
+        geoseg.segment_to_files(
+            [f"{server.address}/scene.tif{SIGNED}"], "a; b", tmp_path, model=spec, options=QUICK
+        )
+    assert (tmp_path / "mosaic.vrt").read_text() == "<VRTDataset/>"

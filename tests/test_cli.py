@@ -407,6 +407,23 @@ def test_info_in_a_pipe_rounds_no_coordinate_and_wraps_no_line(
     assert "488099.123456, 0, -2.5, 5208746.654321" in shown
 
 
+def test_info_reads_a_scene_as_segment_does(tmp_path: Path, model: str) -> None:
+    for name, band in zip(("B04", "B03", "B02"), rgb(), strict=True):
+        make(tmp_path / f"{name}.tif", band[None])
+    files = sorted(tmp_path.glob("B*.tif"))
+    mask = make(tmp_path / "mask.tif", np.ones((1, 40, 25), np.uint8))
+    options = ["--model", model, "--json", "--rgb"]
+    result = run("info", *files, *options, "--mask", mask, "--mask-values", "1")
+    facts = json.loads(result.stdout)["scene"]
+    assert facts["path"] == ", ".join(map(str, files))
+    assert facts["bands_told_by"] == "tags"
+    assert facts["mask"] == str(mask)
+    assert run("info", *files, "--model", model).exit_code == 2
+    refused = run("info", *files, *options, "--mosaic")
+    assert refused.exit_code == 2
+    assert "give one" in refused.stderr
+
+
 def test_info_without_weights(scene: Path) -> None:
     result = run("info", scene, "--model", "ViT-B-16/openai", "--json")
     if result.exit_code == 0:

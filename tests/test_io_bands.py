@@ -255,3 +255,26 @@ def test_bands_of_one_place_are_no_mosaic(tmp_path: Path) -> None:
     files = one_band_each(tmp_path, "B4.tif", "B3.tif", "B2.tif")
     with pytest.raises(SceneError, match=r"lies on top of .* --rgb"):
         build_mosaic(files, tmp_path / "m.vrt")
+
+
+def test_scenes_of_one_place_that_hide_each_other_are_no_mosaic(tmp_path: Path) -> None:
+    first = make(tmp_path / "first.tif", rgb())
+    second = make(tmp_path / "second.tif", rgb(seed=1))
+    words = r"lies on top of .*first.tif and would hide it; leave one of them out, or map each"
+    for other in (second, first):
+        with pytest.raises(SceneError, match=words):
+            build_mosaic([first, other], tmp_path / "m.vrt")
+    beside = make(tmp_path / "beside.tif", rgb(), transform=from_origin(500025, 5000000, 1, 1))
+    build_mosaic([first, beside], tmp_path / "half.vrt")
+
+
+def test_scenes_of_one_place_that_show_each_other_are_a_mosaic(tmp_path: Path) -> None:
+    data, swaths = rgb(), []
+    for name, part in (("a", slice(0, 20)), ("b", slice(20, 40))):
+        swath = np.zeros_like(data)
+        swath[:, part] = data[:, part]
+        swaths.append(make(tmp_path / f"{name}.tif", swath, nodata=0))
+    scene = Scene.open(build_mosaic(swaths, tmp_path / "m.vrt"))
+    np.testing.assert_array_equal(scene.source.read(scene.grid.window)[0], data)
+    with pytest.raises(SceneError, match="leave one of them out"):
+        build_mosaic([swaths[0], swaths[1], swaths[0]], tmp_path / "n.vrt")

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import rioxarray
 import xarray as xr
+from rasters import make, rgb
 
 import geoseg
 from geoseg.errors import GeosegWarning, OptionError, SceneError
@@ -219,3 +220,30 @@ def test_an_array_given_for_files_is_one_line(tmp_path: Path, loaded: geoseg.Mod
     array: Any = xr.DataArray(np.zeros((3, 40, 50), np.uint8), dims=("band", "y", "x"))
     with pytest.raises(SceneError, match=r"not DataArray; arrays go to geoseg\.segment"):
         geoseg.segment_to_files(array, "a; b", tmp_path / "out", model=loaded)
+
+
+def test_files_of_one_band_each_are_one_lazy_scene(
+    tmp_path: Path, loaded: geoseg.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rgb(90, 110)
+    for name, band in zip(("B04", "B03", "B02"), data, strict=True):
+        make(tmp_path / f"{name}.tif", band[None])
+    files = sorted(tmp_path.glob("B*.tif"))  # blue first
+    reading = geoseg.Reading(rgb=True)
+    whole = make(tmp_path / "whole.tif", data)
+    monkeypatch.chdir(tmp_path)
+    maps = [
+        lazy(files, loaded, reading=reading),
+        lazy([file.name for file in files], loaded, reading=reading),
+    ]
+    monkeypatch.chdir("/")
+    expected = lazy(whole, loaded).labels.values
+    for found in maps:
+        np.testing.assert_array_equal(found.labels.values, expected)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "B02.tif", "B03.tif", "B04.tif", "whole.tif",
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match="--rgb takes the files"):
+        lazy(whole, loaded, reading=reading)
+    with pytest.raises(SceneError, match="not list"):
+        lazy([expected], loaded)

@@ -27,11 +27,13 @@ from vectors import label_file
 import geoseg
 from geoseg.errors import GeosegError, GeosegWarning, OptionError, SceneError
 from geoseg.evaluation import evaluate
+from geoseg.io.aoi import Aoi
 from geoseg.io.crs import crs_name, is_storable, same_crs, storable
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
 from geoseg.testing import tiny_random_model
+from geoseg.types import Window
 from geoseg.vector import vectorize
 
 KROVAK = (
@@ -124,7 +126,12 @@ def test_heights_play_no_part(tmp_path: Path) -> None:
     assert vectorize(labels, tmp_path / "p.gpkg", confidence=confidence).count > 0
     parts = [
         make(tmp_path / "a.tif", rgb(), crs="EPSG:32631"),
-        make(tmp_path / "b.tif", rgb(), crs="EPSG:32631+5773"),
+        make(
+            tmp_path / "b.tif",
+            rgb(),
+            crs="EPSG:32631+5773",
+            transform=from_origin(500050, 5000000, 1, 1),
+        ),
     ]
     assert build_mosaic(parts, tmp_path / "mosaic.vrt").exists()
 
@@ -277,15 +284,29 @@ def test_an_unplaced_photo_and_its_polygons_lie_on_each_other(
     assert polygons.geometry.map(lambda shape: shapely.is_ccw(shape.exterior)).all()
 
 
-def test_a_part_of_an_unplaced_photo_lies_on_it(tmp_path: Path, loaded: geoseg.Model) -> None:
+@pytest.mark.parametrize("box", ["10,5,30,25", "10,-25,30,-5"])
+def test_a_part_of_an_unplaced_photo_lies_on_it(
+    tmp_path: Path, loaded: geoseg.Model, box: str
+) -> None:
     path = make(tmp_path / "s.png", rgb(), driver="PNG", crs=None, transform=Affine.identity())
-    reading = geoseg.Reading(aoi="10,5,30,25")
+    reading = geoseg.Reading(aoi=box)
     with pytest.warns(GeosegWarning, match="no CRS and no transform"):
         run(path, tmp_path / "out", loaded, reading=reading, products=geoseg.Products())
     with rasterio.open(tmp_path / "out" / "labels.tif") as dataset:
         assert tuple(dataset.bounds) == (10, -25, 30, -5)
     polygons = gpd.read_file(tmp_path / "out" / "polygons.gpkg")
     assert tuple(polygons.total_bounds) == (10, -25, 30, -5)
+
+
+def test_a_box_on_both_sides_of_an_unplaced_photos_edge_is_refused() -> None:
+    grid = Grid(None, Affine.identity(), 40, 50)
+    for box in ("10,-25,30,-5", "10,5,30,25"):
+        assert Aoi.open(box, grid).window == Window(5, 10, 20, 20)
+    assert Aoi.open("-9,-99,99,0", grid).window == grid.window
+    with pytest.raises(OptionError, match=r"give y from -40 to 0, as its map lies, or rows from"):
+        Aoi.open("10,-5,30,25", grid)
+    with pytest.raises(OptionError, match=r"does not cover any pixel .*\(0.00,-40.00,50.00,0.00"):
+        Aoi.open("60,-5,90,0", grid)
 
 
 def test_a_transform_that_is_none_is_named() -> None:

@@ -42,6 +42,8 @@ class Aoi:
         ----------
         text
             ``minx,miny,maxx,maxy`` in the scene's CRS, or a vector file with polygons in any CRS.
+            On a scene without transform a box lies as its map does, with y from minus the height
+            to 0, or is columns and rows.
         grid
             The scene's grid.
         layer
@@ -56,7 +58,7 @@ class Aoi:
         """
         numbers = _numbers(str(text))
         if numbers is not None:
-            outline = _to_pixels(_box(numbers), grid)
+            outline = _to_pixels(_box(numbers), _plane(numbers, grid))
         else:
             laid = read_polygons(text, grid, what="aoi", layer=layer).table.geometry
             outline = _to_pixels(shapely.union_all(laid.to_numpy()), grid.drawn)
@@ -96,6 +98,19 @@ def _box(numbers: tuple[float, float, float, float]) -> BaseGeometry:
     return shapely.box(minx, miny, maxx, maxy)
 
 
+def _plane(numbers: tuple[float, float, float, float], grid: Grid) -> Grid:
+    """Grid on which a box lies: without a transform, y below 0 are the map's, the others rows."""
+    _, miny, _, maxy = numbers
+    if grid.with_transform or miny >= 0:
+        return grid
+    if maxy > 0:
+        raise OptionError(
+            f"aoi {','.join(f'{n:g}' for n in numbers)}: the scene has no transform; give y from "
+            f"-{grid.height} to 0, as its map lies, or rows from 0 to {grid.height}, not both"
+        )
+    return grid.drawn
+
+
 def _to_pixels(area: BaseGeometry, grid: Grid) -> BaseGeometry:
     moved = shapely.transform(area, lambda points: np.column_stack(grid.to_pixels(*points.T)))
     if not moved.is_empty and not all(map(math.isfinite, moved.bounds)):
@@ -118,7 +133,7 @@ def _burn(outline: BaseGeometry, window: Window) -> BoolArray:
 
 
 def _extent(grid: Grid) -> str:
-    corners = [grid.to_ground(c, r) for c in (0, grid.width) for r in (0, grid.height)]
+    corners = [grid.drawn.to_ground(c, r) for c in (0, grid.width) for r in (0, grid.height)]
     xs, ys = zip(*corners, strict=True)
     digits = 6 if grid.crs is not None and grid.crs.is_geographic else 2
     return ",".join(f"{value:.{digits}f}" for value in (min(xs), min(ys), max(xs), max(ys)))

@@ -29,10 +29,10 @@ def gdal_reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def open_readable(path: str) -> Any:
+def open_readable(path: str, **options: str) -> Any:
     """Open a raster file, or say in a line why that cannot be."""
     try:
-        return open_dataset(path)
+        return open_dataset(path, **options)
     except RasterioIOError as error:
         raise SceneError(why_unreadable(path, error)) from error
 

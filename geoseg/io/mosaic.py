@@ -18,8 +18,9 @@ from xml.etree import ElementTree
 import numpy as np
 from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioIOError
+from rasterio.errors import RasterioError, RasterioIOError
 
+from geoseg._address import scene_name
 from geoseg._files import whole_file, writing_to, xml_text
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import open_dataset
@@ -117,7 +118,8 @@ def build_mosaic(paths: Sequence[str | Path], target: Path, crs: str | None = No
     Raises
     ------
     SceneError
-        If a scene cannot be opened or does not fit the first one; the message says in what.
+        If a scene cannot be opened, does not fit the first one or would hide another one; the
+        message says in what.
     OutputError
         If ``target`` cannot be written, or is a file that was not written here.
     """
@@ -176,10 +178,10 @@ def _in_order_of_colour(parts: Sequence[_Part]) -> list[_Part]:
     told = by_tags([part.colours[0] for part in parts])
     if told is None:
         names = [
-            Band((*part.names[0].names, Path(part.path).stem), part.names[0].nanometres)
+            Band((*part.names[0].names, Path(scene_name(part.path)).stem), part.names[0].nanometres)
             for part in parts
         ]
-        found = by_words(names, " ".join(Path(part.path).name for part in parts))
+        found = by_words(names, " ".join(scene_name(part.path) for part in parts))
         told = None if found is None else found[0]
     if told is None and len(parts) == 3:
         return list(parts)
@@ -221,7 +223,7 @@ def _stack_xml(parts: Sequence[_Part]) -> ElementTree.Element:
     for number, (part, place) in enumerate(zip(parts, places, strict=True), 1):
         dtype = _GDAL_TYPES[part.dtypes[0]]
         band = _child(root, "VRTRasterBand", dataType=dtype, band=str(number))
-        _child(band, "Description", Path(part.path).name)
+        _child(band, "Description", scene_name(part.path))
         _child(band, "ColorInterp", ("Red", "Green", "Blue")[number - 1])
         nodata = part.nodata[0]
         if nodata is not None:
@@ -269,24 +271,47 @@ def _add_special(root: ElementTree.Element, part: _Part) -> None:
 
 
 _ON_TOP = 0.95
-"""Part of the smaller scene under another, from which they are taken for the same place."""
+"""Part of the larger scene that two share, from which they are taken for the same place."""
+_LOOK = 512
+"""Pixels to a side of a look at where two scenes have data."""
 
 
 def _check_overlaps(parts: Sequence[_Part]) -> None:
-    """Refuse a mosaic in which single bands of one place would hide each other."""
+    """Refuse a mosaic in which a scene would hide another one of the same place."""
     places = [part.place(parts[0]) for part in parts]
-    if len(parts[0].dtypes) != 1:
-        return
+    remedy = (
+        "files of one band each of one scene go together with --rgb in place of --mosaic"
+        if len(parts[0].dtypes) == 1
+        else "leave one of them out, or map each by itself, without --mosaic"
+    )
     for index, (part, (row, col)) in enumerate(zip(parts, places, strict=True)):
         for other, (top, left) in zip(parts[:index], places[:index], strict=True):
             rows = min(row + part.height, top + other.height) - max(row, top)
             cols = min(col + part.width, left + other.width) - max(col, left)
             larger = max(part.height * part.width, other.height * other.width)
-            if min(rows, cols) > 0 and rows * cols > _ON_TOP * larger:
+            if min(rows, cols) <= 0 or rows * cols <= _ON_TOP * larger:
+                continue
+            if part.path == other.path or _hides(part, other):
                 raise SceneError(
-                    f"{part.path}: lies on top of {other.path} and would hide it; files of one "
-                    "band each of one scene go together with --rgb in place of --mosaic"
+                    f"{part.path}: lies on top of {other.path} and would hide it; {remedy}"
                 )
+
+
+def _hides(top: _Part, below: _Part) -> bool:
+    """Whether little of a scene is seen through the nodata of another one of the same place."""
+    shape = (min(top.height, _LOOK), min(top.width, _LOOK))
+    try:
+        with open_dataset(top.path) as one, open_dataset(below.path) as other:
+            covers, holds = (data.dataset_mask(out_shape=shape) > 0 for data in (one, other))
+    except RasterioError:
+        return False  # the run meets the damage, and says where
+    return bool((covers & holds).sum() > _ON_TOP * holds.sum())
+
+
+def remove_made(target: Path) -> None:
+    """Remove a mosaic's file that was written here; one of the user's stays."""
+    if target.exists() and _MADE_BY in target.read_text(encoding="utf-8", errors="replace"):
+        target.unlink()
 
 
 def _write(xml: ElementTree.Element, parts: Sequence[_Part], target: Path) -> Path:

@@ -16,6 +16,7 @@ from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import address_of, sample_digest, server_mark
 from geoseg.io.grid import Grid
+from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import (
     Limits,
@@ -97,6 +98,9 @@ class Scene:
         nodata: Sequence[float] | None = None,
         ignore_alpha: bool = False,
         colours: bool = True,
+        mask: str | Path | None = None,
+        mask_values: str | None = None,
+        mask_layer: str | None = None,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -124,6 +128,8 @@ class Scene:
         colours
             False takes any number of bands, each a plane of its own, for a `geoseg.Scorer`; then
             ``stretch`` may also be ``raw``: values as they are stored.
+        mask, mask_values, mask_layer
+            Raster or vector file of what is left out, see `geoseg.io.masks.open_mask`.
 
         Raises
         ------
@@ -145,6 +151,9 @@ class Scene:
             ignore_alpha=ignore_alpha,
             colours=colours,
         )
+        if mask is not None:
+            left_out = open_mask(mask, source.native_grid, values=mask_values, layer=mask_layer)
+            source = replace(source, left_out=left_out)
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
@@ -304,6 +313,9 @@ def open_scene(path: str | Path, reading: Reading, *, colours: bool = True) -> S
         nodata=reading.fill,
         ignore_alpha=reading.ignore_alpha,
         colours=colours,
+        mask=reading.mask,
+        mask_values=reading.mask_values,
+        mask_layer=reading.mask_layer,
     )
 
 

@@ -39,6 +39,7 @@ from geoseg.io.described import (
 )
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
+from geoseg.io.masks import Mask
 from geoseg.runtime.gdal import is_remote
 from geoseg.types import BoolArray, Window
 
@@ -87,6 +88,8 @@ class RasterSource:
     """Scale and offset of every band used; empty if values mean themselves."""
     fill: tuple[float, ...] = ()
     """Values that are no data where all bands used have one: given, or the product's own."""
+    left_out: Mask | None = None
+    """Pixels of ``native_grid`` that a person wants left out."""
 
     @classmethod
     def open(
@@ -161,6 +164,7 @@ class RasterSource:
         """True if some pixel could be not valid."""
         return (
             self.mask != "none"
+            or self.left_out is not None
             or self.alpha is not None
             or bool(self.fill)
             or any(value is not None for value in self.nodata)
@@ -168,6 +172,11 @@ class RasterSource:
             or (self.palette is not None and any(entry[3] == 0 for entry in self.palette))
             or self.grid != self.native_grid
         )
+
+    @property
+    def all_files(self) -> tuple[tuple[str, int, int], ...]:
+        """Local files behind the scene and its mask."""
+        return self.files + (() if self.left_out is None else self.left_out.files)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -300,6 +309,8 @@ class RasterSource:
                 valid = self._valid(data, fetch)
                 if self.mask != "none" and self.grid == self.native_grid:
                     valid &= self._read_mask(dataset, window, shape)
+                if self.left_out is not None:
+                    valid &= ~self.left_out.read(window, shape)
         except RasterioError as error:
             self.close()
             where = (
@@ -337,8 +348,8 @@ class RasterSource:
 
     @property
     def _warps_itself(self) -> bool:
-        """GDAL's warper knows one nodata value a band, and no fill of only the bands used."""
-        return bool(self.fill) and self.grid != self.native_grid
+        """GDAL's warper knows one nodata value a band, no fill of only the bands used, no mask."""
+        return (bool(self.fill) or self.left_out is not None) and self.grid != self.native_grid
 
     def _read_warped(self, window: Window) -> tuple[Pixels, BoolArray]:
         """Read working pixels of native ones that hold data."""
@@ -451,6 +462,8 @@ class RasterSource:
         """Close this thread's handles; the next read opens them again."""
         close_handle(self._key(self.grid))
         close_handle(self._key(self.native_grid))
+        if self.left_out is not None:
+            self.left_out.close()
 
     def _key(self, grid: Grid) -> tuple[object, ...]:
         return (self.path, self.files, grid.transform, grid.shape)

@@ -84,7 +84,8 @@ def read_polygons(
     grid
         Grid of the raster.
     what
-        What the file is for and what its option begins with: ``aoi``, ``zone`` or ``truth``.
+        What the file is for and what its option begins with: ``aoi``, ``mask``, ``zone`` or
+        ``truth``.
     layer
         Layer to take; None for the one that has polygons.
     points
@@ -260,7 +261,9 @@ _WORDS = {
     "Point": "points", "MultiPoint": "points", "LineString": "lines", "LinearRing": "lines",
     "MultiLineString": "lines", "GeometryCollection": "collections without polygons",
 }  # fmt: skip
-_USES = {"aoi": "an area of interest", "zone": "zones", "truth": "the truth"}
+_USES = {
+    "aoi": "an area of interest", "zone": "zones", "truth": "the truth", "mask": "a mask",
+}  # fmt: skip
 
 
 def _is_point(shape: Any) -> bool:

@@ -107,6 +107,7 @@ def run_facts(
         "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
         "--crs": reading.crs,
         "--nodata or --ignore-alpha": [reading.fill, reading.ignore_alpha],
+        "--mask": None if scene.source.left_out is None else scene.source.left_out.identity(),
         "--aoi": None if area is None else digest([area.window, area.outline.wkt]),
         "--tile": tile,
         "the wanted products": asdict(products),

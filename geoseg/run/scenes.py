@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from geoseg._address import holds_secret, scene_name
 from geoseg._files import absolute
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
-from geoseg.io.mosaic import build_mosaic, build_stack
+from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
 from geoseg.options import Reading
 
@@ -64,7 +67,15 @@ def passing_mosaic(scene: SceneSource, out: Path) -> Iterator[None]:
     finally:
         parts = () if isinstance(scene, Scene | str | Path) else scene
         if any(holds_secret(str(part)) for part in parts):
-            (out / MOSAIC).unlink(missing_ok=True)
+            for name in (MOSAIC, STACK):
+                remove_made(out / name)
+
+
+def passing_folder() -> Path:
+    """Make a folder for the VRT of a scene that is read later; it goes when this process ends."""
+    folder = Path(mkdtemp(prefix="geoseg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def open_area(reading: Reading, grid: Grid) -> Aoi | None:
