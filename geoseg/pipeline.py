@@ -58,7 +58,7 @@ from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
-from geoseg.types import Window
+from geoseg.types import BoolArray, Window
 from geoseg.vector import style, vectorize
 
 logger = logging.getLogger(__name__)
@@ -411,10 +411,16 @@ class _SceneRun:
             return self.rasters
         native = self.scene.native_grid
         area = open_area(self.reading, native)
-        if area is not None:
-            native = native.crop(area.window)
+        region = native.window if area is None else area.window
+        mask = self.scene.source.left_out
+
+        def left_out(window: Window) -> BoolArray:
+            assert mask is not None
+            row, col = region.row + window.row, region.col + window.col
+            return mask.read(Window(row, col, *window.shape), window.shape)
+
         with self._timed("regrid"):
-            return self.rasters.on_grid(native)
+            return self.rasters.on_grid(native.crop(region), left_out if mask else None)
 
     def _make_products(self, rasters: WorkRasters, journal: Journal) -> dict[str, Any]:
         """Make every product, complete, in the work folder; return the report."""

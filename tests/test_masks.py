@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,43 @@ def test_a_run_leaves_masked_pixels_out_of_all_it_makes(
             )  # fmt: skip
 
 
+def test_a_coarser_run_leaves_just_the_masked_pixels_out(
+    tmp_path: Path, loaded: geoseg.Model
+) -> None:
+    scene = make(tmp_path / "scene.tif", rgb(90, 110))
+    clouds = values(90, 110)
+    mask = make(tmp_path / "mask.tif", clouds)
+    reading = geoseg.Reading(mask=str(mask), gsd=2.5, aoi="500005,4999920,500100,4999995")
+    geoseg.segment_to_files(
+        scene, "road; water", tmp_path / "out", model=loaded, options=QUICK, reading=reading
+    )
+    with rasterio.open(tmp_path / "out" / "labels.tif") as dataset:
+        assert dataset.shape == (75, 95)
+        left = dataset.read(1) == 255
+    np.testing.assert_array_equal(left, clouds[0, 5:80, 5:100] != 0)
+
+
 def test_how_to_read_a_mask_needs_one() -> None:
     for wrong in ({"mask_values": "3"}, {"mask_layer": "cloud"}):
         with pytest.raises(OptionError, match="give --mask too"):
             geoseg.Reading(**wrong)
+
+
+def test_a_damaged_mask_is_named(tmp_path: Path, scene: Path) -> None:
+    mask = make(tmp_path / "mask.tif", values(), compress="deflate", blockysize=8)
+    opened = Scene.open(scene, mask=mask, mask_values="1")
+    content = mask.read_bytes()
+    opened.close()
+    mask.write_bytes(content[:-40] + b"\0" * 40)
+    with pytest.raises(SceneError, match=r"mask\.tif: the mask cannot be read, it is damaged"):
+        opened.read(opened.grid.window)
+
+
+def test_a_mask_in_an_archive_is_read(tmp_path: Path, scene: Path) -> None:
+    classes = values()
+    mask = make(tmp_path / "mask.tif", classes)
+    with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
+        archive.write(mask, "mask.tif")
+    inside = f"/vsizip/{tmp_path}/masks.zip/mask.tif"
+    opened = Scene.open(scene, mask=inside)
+    np.testing.assert_array_equal(opened.read(opened.grid.window).valid, classes[0] == 0)

@@ -243,7 +243,7 @@ def open_mask(
         If values, band or layer cannot be, or a band has to be chosen.
     """
     rule = Rule.parse(values)
-    text = absolute(Path(path).expanduser()) if "://" not in str(path) else str(path)
+    text = absolute(str(path))
     if Path(text).suffix.lower() in VECTOR_SUFFIXES:
         return _open_vector(text, grid, values, layer)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from rasterio.vrt import WarpedVRT
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.sparse import StoredBlocks
 from geoseg.io.write import BLOCK, RasterWriter
-from geoseg.types import Window
+from geoseg.types import BoolArray, Window
+
+LeftOut = Callable[[Window], BoolArray]
 
 
-def regrid_nearest(source: Path, writer: RasterWriter) -> None:
+def regrid_nearest(source: Path, writer: RasterWriter, left_out: LeftOut | None = None) -> None:
     """Copy a raster onto a writer's grid, each pixel from the nearest one.
 
     Parameters
@@ -25,6 +28,8 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
         Raster with the writer's bands, type and nodata, on any grid of the same CRS.
     writer
         Takes every block that the source has pixels for.
+    left_out
+        Tells which pixels of a window of the writer's grid become nodata.
     """
     grid = writer.grid
     step = 4 * BLOCK
@@ -43,7 +48,10 @@ def regrid_nearest(source: Path, writer: RasterWriter) -> None:
         for target in pieces(grid.window, step, step):
             seen = _under(target, grid, own)
             if seen is not None and stored.any_in(seen):
-                writer.write(target, warped.read(window=target.slices()))
+                block = warped.read(window=target.slices())
+                if left_out is not None:
+                    block[:, left_out(target)] = writer.layout.nodata
+                writer.write(target, block)
 
 
 def _under(target: Window, grid: Grid, own: Grid) -> Window | None:

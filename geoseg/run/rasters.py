@@ -15,7 +15,7 @@ import numpy as np
 from geoseg.errors import OutputError
 from geoseg.inference.lane import TileResult
 from geoseg.io.grid import Grid
-from geoseg.io.regrid import regrid_nearest
+from geoseg.io.regrid import LeftOut, regrid_nearest
 from geoseg.io.write import (
     RasterWriter,
     confidence_writer,
@@ -84,15 +84,15 @@ class WorkRasters:
         """Make the finished file of one raster."""
         self._writer(name, resume=True).finish(target)
 
-    def on_grid(self, grid: Grid) -> WorkRasters:
-        """Bring all rasters to another grid."""
+    def on_grid(self, grid: Grid, left_out: LeftOut | None = None) -> WorkRasters:
+        """Bring all rasters to another grid, without the pixels of it that are left out."""
         folder = self.folder / "native"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         moved = replace(self, folder=folder, grid=grid)
         for name in self.names:
             with moved._writer(name, resume=False) as writer:
-                regrid_nearest(self.folder / f"{name}.work.tif", writer)
+                regrid_nearest(self.folder / f"{name}.work.tif", writer, left_out)
         return moved
 
 
