@@ -5,19 +5,12 @@ No text tower and no CLIP is loaded here.
 
 from __future__ import annotations
 
-import copy
 import functools
-import hashlib
-import importlib
-import inspect
-import pickle
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import cloudpickle
@@ -27,17 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg._files import absolute
-from geoseg._optional import require
 from geoseg.errors import GeosegWarning, OptionError, TileError
+from geoseg.inference.callables import identity, loaded, name_of
 from geoseg.inference.decide import Decision
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
-from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import (
-    SCORE_RASTERS,
     WORDS_ONLY,
     Options,
     Precision,
@@ -52,7 +43,6 @@ from geoseg.types import PixelBlock, Window
 
 _TOKEN_PIXELS = 256
 """Pixels of a window that cost about what a patch of a model of words does."""
-_SCRIPTS, _ONNX = (".pt", ".ts", ".pth", ".torchscript"), ".onnx"
 
 
 def segmenter_of(
@@ -130,7 +120,7 @@ class Network:
         self.device, self.name = device, name_of(scorer.call)
         self._classes, self._window, self._views = classes, window, views
         self._activation = scorer.activation
-        self._call = _loaded(scorer.call, device)
+        self._call = loaded(scorer.call, device)
         self._mean, self._std = (
             torch.tensor(values or (empty,), device=device, dtype=torch.float32).view(-1, 1, 1)
             for values, empty in ((scorer.mean, 0.0), (scorer.std, 1.0))
@@ -406,176 +396,3 @@ def _refuse_words(options: Options) -> None:
         if each.name in WORDS_ONLY and getattr(options, each.name) != each.default:
             flag = flags[each.name].flag or f"--{each.name.replace('_', '-')}"
             raise OptionError(f"{flag} is for models of words; leave it out with a scorer")
-
-
-# -- what to call -----------------------------------------------------------------------------
-
-
-def name_of(call: Any) -> str:
-    """What a person knows a scorer by."""
-    if isinstance(call, str | Path):
-        return str(call)
-    if isinstance(call, functools.partial):
-        return name_of(call.func)
-    named = call if hasattr(call, "__qualname__") else type(call)
-    return f"{named.__module__}:{named.__qualname__}"
-
-
-def _loaded(call: Any, device: torch.device) -> Any:
-    """Return what is called, ready on a device; a module of the user's stays as it is."""
-    if isinstance(call, str | Path):
-        call = _found(str(call), device)
-    if isinstance(call, torch.nn.Module):
-        return copy.deepcopy(call).to(device).eval()
-    if not callable(call):
-        raise OptionError(
-            f"a scorer is a function, a torch.nn.Module or the name of one, not "
-            f"{type(call).__name__}"
-        )
-    return call
-
-
-def _found(spec: str, device: torch.device) -> Any:
-    """Load a file, or import ``module:function``, also from the current folder."""
-    suffix = Path(spec).suffix.lower()
-    if suffix in (*_SCRIPTS, _ONNX, *SCORE_RASTERS):
-        if not Path(spec).is_file():
-            raise OptionError(f"scorer {spec} does not exist; check the path")
-        if suffix in SCORE_RASTERS:
-            return _as_they_are
-        return _onnx(spec, device) if suffix == _ONNX else _script(spec, device)
-    module, _, name = spec.partition(":")
-    if not module or not name:
-        raise OptionError(
-            f"scorer '{spec}' is none of module:function, a TorchScript file (.pt, .ts), an ONNX "
-            "file (.onnx) or a raster of scores (.tif)"
-        )
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise OptionError(
-            f"scorer {spec} cannot be imported from here or from what is installed: "
-            f"{type(error).__name__}: {words}"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise OptionError(f"scorer {spec} is {type(found).__name__}; name a function or a network")
-    return found
-
-
-def _as_they_are(scores: Tensor) -> Tensor:
-    """A raster of scores needs no network; see `geoseg.io.scores`."""
-    return scores
-
-
-def _script(path: str, device: torch.device) -> Any:
-    try:
-        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise OptionError(
-            f"scorer {path} is no TorchScript file; save the network with "
-            "torch.jit.trace(network, window).save(path)"
-        ) from error
-
-
-def _onnx(path: str, device: torch.device) -> Callable[[Tensor], Any]:
-    require("onnxruntime", extra="onnx", feature="an ONNX scorer")
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    if device.type == "cpu":
-        settings.intra_op_num_threads = 1  # windows run side by side already
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    known = onnxruntime.get_available_providers()
-    providers = [p for p in (*wanted, "CPUExecutionProvider") if p in known]
-    try:
-        session = onnxruntime.InferenceSession(path, settings, providers=providers)
-    except Exception as error:
-        raise OptionError(f"scorer {path} is no ONNX file that onnxruntime can run") from error
-    entry = session.get_inputs()[0]
-
-    def run(windows: Tensor) -> Tensor:
-        step = 1 if entry.shape and entry.shape[0] == 1 else len(windows)
-        parts = [
-            session.run(None, {entry.name: part.cpu().numpy()})[0]
-            for part in torch.split(windows, step)
-        ]
-        return torch.from_numpy(np.concatenate(parts))
-
-    return run
-
-
-# -- which one it is --------------------------------------------------------------------------
-
-
-def identity(call: Any) -> str:
-    """SHA-256 of a file, or of a function's or network's code, values and weights."""
-    if isinstance(call, str | Path):
-        path = Path(call)
-        if path.suffix.lower() in (*_SCRIPTS, _ONNX, *SCORE_RASTERS):
-            return file_digest(path)
-        return identity(_found(str(call), torch.device("cpu")))
-    told = hashlib.sha256()
-    _tell(call, told.update, {})
-    return told.hexdigest()
-
-
-def _tell(value: Any, say: Callable[[bytes], None], seen: dict[int, Any]) -> None:
-    """Say everything that a callable's answer depends on, as far as Python can tell."""
-    if id(value) in seen:
-        return
-    if isinstance(value, Tensor | np.ndarray):
-        array = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
-        say(f"{array.dtype}{tuple(array.shape)}".encode())
-        flat = array.view(torch.uint8).numpy() if isinstance(array, Tensor) and array.ndim else None
-        say(flat.tobytes() if flat is not None else np.asarray(array).tobytes())
-        return
-    if value is None or isinstance(value, str | bytes | int | float | complex | bool | Path):
-        say(repr(value).encode())
-        return
-    seen[id(value)] = value  # kept, so that no other object gets its number
-    if isinstance(value, torch.nn.Module):
-        say(f"{type(value).__qualname__} {value!r}".encode())
-        _tell(dict(value.state_dict()), say, seen)
-        _tell(_source(type(value)), say, seen)
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            _tell(str(key), say, seen)
-            _tell(value[key], say, seen)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for one in sorted(value, key=str) if isinstance(value, set | frozenset) else value:
-            _tell(one, say, seen)
-    elif isinstance(value, functools.partial):
-        _tell([value.func, value.args, value.keywords], say, seen)
-    elif isinstance(value, ModuleType):
-        say(value.__name__.encode())
-    elif inspect.isfunction(value):
-        say(value.__qualname__.encode())
-        _tell(_source(value) or value.__code__.co_code, say, seen)
-        _tell([value.__defaults__, value.__kwdefaults__], say, seen)
-        used = inspect.getclosurevars(value)
-        _tell([dict(used.nonlocals), dict(used.globals)], say, seen)
-    elif inspect.ismethod(value):
-        _tell([value.__func__, value.__self__], say, seen)
-    elif isinstance(value, type) or inspect.isbuiltin(value):
-        say(f"{value.__module__}.{value.__qualname__}".encode())
-        _tell(_source(value), say, seen)
-    elif hasattr(value, "__dict__"):
-        say(type(value).__qualname__.encode())
-        _tell([_source(type(value)), dict(vars(value))], say, seen)
-    else:
-        try:
-            say(pickle.dumps(value))
-        except Exception:  # what cannot be told apart by its value is by its type
-            say(type(value).__qualname__.encode())
-
-
-def _source(value: Any) -> str | None:
-    try:
-        return inspect.getsource(value)
-    except (OSError, TypeError):
-        return None
