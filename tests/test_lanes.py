@@ -161,6 +161,23 @@ def test_a_tile_that_fails_once_is_tried_again(model: Model) -> None:
     found = mapped(TileJob(Memory(block, range(150, 151), tries=1), one, plan))
     for name, array in alone(one, block).items():
         np.testing.assert_array_equal(found[name], array)
+    job = TileJob(Memory(block, range(150, 151), tries=1), one, plan)
+    retried = [index for index, result in run_tiles(job, range(len(plan))) if result.retried]
+    # The first one whose windows see row 150; those above it are whole.
+    assert retried == [next(t.index for t in plan if t.read.row_stop > 150)]
+
+
+def test_what_refiners_reach_into_is_not_whole(model: Model) -> None:
+    """A tile whose refiner needs rows that cannot be read fails with them."""
+    one, block = segmenter(model, refine=("pamr:iterations=2,dilations=1+3",)), scene()
+    margin = one.plan(block.valid.shape, 1000).margin
+    plan = TilePlan(one.lattice(HEIGHT, WIDTH), (64, 200), margin=margin)
+    found = mapped(TileJob(Memory(block, range(150, 151)), one, plan), keep_going=True)
+    whole = alone(one, block)
+    kept = found["labels"] != 255
+    assert 0 < kept.sum() < kept.size
+    for name, array in whole.items():
+        np.testing.assert_array_equal(found[name][kept], array[kept])
 
 
 def test_a_lane_goes_on_below_a_tile_that_fails(model: Model) -> None:

@@ -243,7 +243,7 @@ def test_a_retried_tile_of_the_interrupted_part_stays_listed(
     scene: Path, model: Model, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scene, "read", Flaky(SceneError("gone"), 1)(Scene.read))
-    interrupt(scene, tmp_path / "out", model)
+    interrupt(scene, tmp_path / "out", model, after=12)
     resumed = segment(scene, tmp_path / "out", model, resume=True)
     assert_same_raster(resumed.out / "labels.tif", straight / "labels.tif")
     assert [tile["error"] for tile in resumed.report["retried"]] == ["gone"]

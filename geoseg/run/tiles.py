@@ -166,8 +166,21 @@ class TileJob:
     def _lane(
         self, lane: Lane, stop: threading.Event | None
     ) -> Generator[TileResult | None, None, None]:
+        failed: list[SceneError | MemoryError] = []
+
+        def while_readable() -> Iterator[TilePixels]:
+            """Tiles above one that cannot be read are whole, unless refiners reach into it."""
+            try:
+                yield from pixels
+            except (SceneError, MemoryError) as error:
+                if self.plan.margin:
+                    raise
+                failed.append(error)
+
         with closing(self._read(lane)) as pixels:
-            yield from self._labelled(lane, pixels, stop)
+            yield from self._labelled(lane, while_readable(), stop)
+        if failed:
+            raise failed[0]
 
     def _labelled(
         self, lane: Lane, pixels: Iterable[TilePixels], stop: threading.Event | None
