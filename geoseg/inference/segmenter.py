@@ -44,6 +44,8 @@ from geoseg.types import (
     label_dtype,
 )
 
+_TILE_PIXELS = {"cpu": 2**21, "cuda": 2**23}
+"""Of a tile whose size nobody chose: what is read at once, and on a GPU some full batches."""
 _TILE = 2048
 """Side of a tile that is a lane of its own, if none is given."""
 _PIXELS_AT_A_TIME = 2**19
@@ -194,7 +196,8 @@ class Segmenter:
         lattice = self.lattice(*shape)
         alone = not goes_on(self._scorer, lattice.window, lattice.stride)
         if tile is None and not alone:
-            wide = wide_tile(lattice, self._batches.queries, region, margin=margin)
+            pixels = _TILE_PIXELS[self.device.type]
+            wide = wide_tile(lattice, self._batches.queries, region, margin=margin, pixels=pixels)
             return TilePlan(lattice, wide, region, margin=margin)
         tile = _TILE if tile is None else tile
         if margin > max(tile, *shape):

@@ -64,12 +64,15 @@ _OPEN_BYTES = 2**28
 """Of logits that a lane holds open: of one window's height, float32."""
 _WIDE_PIXELS = 10_240
 """Of a lane that is wide enough: few windows run twice, also where workers share its length."""
-_TILE_PIXELS = 2**21
-"""Of a tile whose size nobody chose."""
 
 
 def wide_tile(
-    lattice: Lattice, queries: int, region: Window | None = None, *, margin: int = 0
+    lattice: Lattice,
+    queries: int,
+    region: Window | None = None,
+    *,
+    margin: int = 0,
+    pixels: int = 2**21,
 ) -> tuple[int, int]:
     """Height and width of tiles for wide lanes, which run few windows twice.
 
@@ -81,6 +84,8 @@ def wide_tile(
         Logits of a pixel.
     region, margin
         As for `TilePlan`.
+    pixels
+        Of a tile, about.
     """
     open_rows = lattice.window_shape[0] + 2 * margin
     most = max(min(_OPEN_BYTES // (4 * queries * open_rows), _WIDE_PIXELS), lattice.stride)
@@ -88,7 +93,7 @@ def wide_tile(
     strides = -(-whole // lattice.stride) if lattice.window else 1
     lanes = -(-whole // most)
     width = -(-strides // lanes) * lattice.stride if lattice.window else whole
-    return max(_TILE_PIXELS // width, 2 * margin, 1), width
+    return max(pixels // width, 2 * margin, 1), width
 
 
 class TilePlan(Sequence[Tile]):
