@@ -396,7 +396,7 @@ def command(scene: Path, model: str, tmp_path: Path) -> Iterator[Any]:
     def start(*extra: str) -> subprocess.Popen[str]:
         # A shell lets what it starts in the background ignore Ctrl-C, these tests too.
         code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        code += "from geoseg_cli.main import run; run()"
+        code += "from geoseg_cli.start import run; run()"
         arguments = ["segment", str(scene), "--classes", CLASSES, "--model", model]
         arguments += ["--out", str(tmp_path / "out"), "--tile", "32", "--templates", "none"]
         arguments += extra

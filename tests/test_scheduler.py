@@ -14,7 +14,7 @@ import pytest
 
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 
-GEOSEG = [sys.executable, "-c", "from geoseg_cli.main import run; run()"]
+GEOSEG = [sys.executable, "-c", "from geoseg_cli.start import run; run()"]
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from geoseg.types import Window
 WORDS = "building; road; water; tree"
 QUICK = geoseg.Options(templates="none")
 PRODUCTS = geoseg.Products(polygons="none", preview=False)
-GEOSEG = [sys.executable, "-c", "from geoseg_cli.main import run; run()"]
+GEOSEG = [sys.executable, "-c", "from geoseg_cli.start import run; run()"]
 
 
 @pytest.fixture(scope="module")
@@ -602,3 +602,15 @@ def test_a_segmenter_may_be_used_by_several_threads(model: Model) -> None:
         together = list(pool.map(lambda image: segmenter.predict(image).labels, images))
     for one, other in zip(alone, together, strict=True):
         assert np.array_equal(one, other)
+
+
+def test_ctrl_c_while_the_commands_are_loaded_is_no_traceback() -> None:
+    code = (
+        "import sys, types\n"
+        "class Stops(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        "sys.modules['typer'] = Stops('typer')\n"
+        "from geoseg_cli.start import run\nrun()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

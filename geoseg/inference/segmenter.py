@@ -17,10 +17,10 @@ from geoseg.errors import SceneError, TilingError
 from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
-from geoseg.inference.merge import Part, Strip, blend_weight, cropped, merged
+from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import refined
 from geoseg.inference.rows import PixelRows
-from geoseg.inference.runners import goes_on, run_windows
+from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
@@ -302,7 +302,7 @@ class Segmenter:
         pixels = PixelRows(core.height)
         reach = sum(refiner.reach for refiner in self._refiners)
 
-        def steps() -> Iterator[tuple[int, Sequence[Part]]]:
+        def steps() -> Steps:
             for each in tiles:
                 here, block = each.tile.read, each.block
                 windows = [w.relative_to(here) for w in each.tile.windows]
@@ -312,17 +312,18 @@ class Segmenter:
                     pixels.add(seen.row - top, _cropped(block, seen.relative_to(here)))
                 if windows:
                     area = self._area(block, windows, core.relative_to(here), each.sent)
-                    run = run_windows(self._scorer, area, self._batches, stop=stop)
-                    for row, parts in run:
-                        yield row + here.row, [part.moved(here.row, here.col) for part in parts]
+                    with closing(run_windows(self._scorer, area, self._batches, stop=stop)) as run:
+                        for row, parts in run:
+                            yield row + here.row, [p.moved(here.row, here.col) for p in parts]
                 yield each.tile.core.row_stop, ()
 
-        strips = refined(merged(steps(), core), self._refiners, pixels)
-        decided = (
-            (first, self._decide(logits, rasters))
-            for first, logits in _in_pieces(cropped(strips, core, lane.core))
-        )
-        with closing(decided):
+        # Whatever fails on the way from there to here: the windows' threads end.
+        with closing(steps()) as run:
+            strips = refined(merged(run, core), self._refiners, pixels)
+            decided = (
+                (first, self._decide(logits, rasters))
+                for first, logits in _in_pieces(cropped(strips, core, lane.core))
+            )
             for first, arriving in one_behind(decided):
                 yield from unfinished.put(first, arriving.arrays())
                 pixels.forget_above(lane.core.row - top + first - reach)
@@ -364,8 +365,9 @@ class Segmenter:
         area = self._area(block, windows, whole, self.send(block))
         pixels = PixelRows(height)
         pixels.add(0, block)
-        run = run_windows(scorer, area, self._batches, share_threads=True)
-        found = [strip.cpu() for _, strip in refined(merged(run, whole), self._refiners, pixels)]
+        with closing(run_windows(scorer, area, self._batches, share_threads=True)) as run:
+            strips = refined(merged(run, whole), self._refiners, pixels)
+            found = [strip.cpu() for _, strip in strips]
         return np.ascontiguousarray(torch.cat(found).permute(2, 0, 1).numpy())
 
     def _area(

@@ -16,7 +16,7 @@ from typing import Any
 LIMIT_SECONDS = 150.0
 _FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 _ASKED = {signal.SIGTERM, signal.SIGINT}
-_GEOSEG = (sys.executable, "-c", "from geoseg_cli.main import run; run()")
+_GEOSEG = (sys.executable, "-c", "from geoseg_cli.start import run; run()")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,10 @@ def _become(args: Sequence[str], log: Path, env: Mapping[str, str], prepare: Any
         from geoseg_cli.main import run
 
         prepare()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+        except KeyboardInterrupt:  # as where the commands are loaded, see geoseg_cli.start
+            raise SystemExit(130) from None
         run()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

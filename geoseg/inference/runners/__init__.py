@@ -8,7 +8,7 @@ that can be deleted, together with its lines here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from geoseg.inference.merge import Part
 from geoseg.inference.runners.area import Area, Batches
@@ -16,7 +16,7 @@ from geoseg.inference.runners.plain import run_plain
 from geoseg.inference.runners.shared import can_share, run_shared, shared_lattices
 from geoseg.inference.scorer import Scorer, WindowScorer
 
-Steps = Iterator[tuple[int, Sequence[Part]]]
+Steps = Generator[tuple[int, Sequence[Part]], None, None]
 
 
 def goes_on(scorer: WindowScorer, window: int, stride: int) -> bool:

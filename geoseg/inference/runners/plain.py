@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from geoseg.inference.merge import Part
@@ -19,7 +19,7 @@ def run_plain(
     *,
     stop: threading.Event | None,
     share_threads: bool,
-) -> Iterator[tuple[int, Sequence[Part]]]:
+) -> Generator[tuple[int, Sequence[Part]], None, None]:
     """Yield each batch's first row and its windows' weighted logits."""
 
     def parts(windows: Sequence[Window]) -> list[Part]:

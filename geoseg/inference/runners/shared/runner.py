@@ -6,7 +6,7 @@ import functools
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -90,7 +90,7 @@ def run_shared(
     *,
     stop: threading.Event | None,
     share_threads: bool,
-) -> Iterator[tuple[int, Sequence[Part]]]:
+) -> Generator[tuple[int, Sequence[Part]], None, None]:
     """Begin windows batch by batch; yield the cells that each has completed."""
 
     @torch.no_grad()

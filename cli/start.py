@@ -1,0 +1,12 @@
+"""The first step of the `geoseg` script: whoever stops it while it is loaded sees no traceback."""
+
+from __future__ import annotations
+
+
+def run() -> None:
+    """Load the commands, and run what the command line names."""
+    try:
+        from geoseg_cli.main import run as run_commands
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    run_commands()
