@@ -115,7 +115,7 @@ def measure_limits(
         If ``none`` is asked for but float values leave [0, 1].
     """
     stretch = stretch.for_dtype(sample.dtype)
-    values = sample[:, valid]
+    values = sample.reshape(len(sample), -1) if valid.all() else sample[:, valid]
     if stretch.kind == "none":
         if np.issubdtype(sample.dtype, np.integer):
             return None
