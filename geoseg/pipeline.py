@@ -489,7 +489,7 @@ class _SceneRun:
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
             "products": asdict(self.products),
-            "tile": list(self.plan.tile),
+            "tile": list(self.plan.core(0).shape),
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
             "windows_of_lattice": self.plan.windows,
