@@ -219,7 +219,7 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     whole = bool(valid.all())
     for target, band, (low, high) in zip(out, data, pairs, strict=True):
         values = band if whole else np.where(valid, band, 0)
-        scaled = np.subtract(values, work(low), dtype=work)
+        scaled = np.subtract(values, work(low), out=target if small else None, dtype=work)
         scaled /= work(high - low)
         np.clip(scaled, 0, 1, out=target, casting="same_kind")
     if not whole:
