@@ -21,7 +21,8 @@ its map of the bundled model is another one.
 
     pip install "geoseg[peers]"
     python -m benchmarks.bench_peers --sizes 2000 4000 --turns 3 --sides geoseg monai
-    python -m benchmarks.bench_peers --table     # of results/peers.json, for a document
+    python -m benchmarks.bench_peers --sizes 8000 --turns 1 --add   # to results/peers.json
+    python -m benchmarks.bench_peers --sizes 4000 --table           # from there, for a document
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -114,7 +116,8 @@ class Task:
 
 def run_geoseg(task: Task, scene: str, out: Path, blend: str, *, words: bool = False) -> None:
     # A function, because a module would be copied, and with it the model that it holds.
-    chosen = {} if words else {"scorer": task.network.forward}
+    net: Any = task.network
+    chosen = {"model": net.segmenter.model} if words else {"scorer": net.forward}
     geoseg.segment_to_files(
         scene, WORDS, out.parent / f"{out.stem}_run", device="cpu", overwrite=True, **chosen,
         options=geoseg.Options(window=task.window, stride=task.stride, blend=blend),
@@ -359,6 +362,16 @@ def _cuts(labels: np.ndarray[Any, np.dtype[np.uint8]], model: str, name: str) ->
     return across(labels[::-1], down) + across(labels.T, right)
 
 
+def _cases(given: argparse.Namespace) -> set[tuple[Any, ...]]:
+    """What a run compares sides in."""
+    sizes, threads = (f"{n} x {n}" for n in given.sizes), (n or "default" for n in given.threads)
+    return set(itertools.product(given.models, sizes, threads))
+
+
+def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["model"], row["pixels"], row["threads"]
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -367,7 +380,9 @@ def _say(text: str) -> None:
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a table in Markdown; the best peer that blends as geoseg does is bold."""
+    """Rows as a table in Markdown; the best of the others that blend alike is bold."""
+    if not found:
+        return "no rows"
     out = ["| " + " | ".join(name for name in found[0] if name != "every CPU s") + " |"]
     out.append("|---" * (len(found[0]) - 1) + "|")
     for row in found:
@@ -382,7 +397,7 @@ def _best(found: Sequence[Mapping[str, Any]], like: Mapping[str, Any]) -> list[s
     alike = [
         row
         for row in found
-        if all(row[key] == like[key] for key in ("model", "pixels", "threads", "blend"))
+        if (_case(row), row["blend"]) == (_case(like), like["blend"])
         and not SIDES[row["side"]].ours
         and row["blend"] != "gaussian"
     ]
@@ -409,14 +424,18 @@ def main() -> None:
         "--threads", type=int, nargs="+", default=[1, 0], help="0: as many as PyTorch likes"
     )
     options.add_argument("--batch", type=int, default=4, help="windows at once, but for geoseg")
-    options.add_argument("--table", action="store_true", help="of the results there are")
+    options.add_argument("--add", action="store_true", help="keep earlier rows of other cases")
+    options.add_argument("--table", action="store_true", help="print rows that are saved")
     options.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.one:
         print(json.dumps(measure_here(given.one[0], json.loads(given.one[1]))))
         return
+    saved = _common.RESULTS / "peers.json"
+    kept = (given.add or given.table) and saved.is_file()
+    before = json.loads(saved.read_text("utf-8"))["rows"] if kept else []
     if given.table:
-        print(table(json.loads((_common.RESULTS / "peers.json").read_text("utf-8"))["rows"]))
+        print(table([row for row in before if _case(row) in _cases(given)]))
         return
     if given.quick:
         given.sizes, given.turns, given.threads = [600], 1, [1]
@@ -425,12 +444,13 @@ def main() -> None:
     if missing:
         _say(f"not installed and left out: {', '.join(sorted(missing))}")
     sides = [name for name in wanted if SIDES[name].needs not in missing]
+    before = [row for row in before if _case(row) not in _cases(given)]
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows(given, sides, Path(folder)):
             found.append(row)
             if not (given.quick or given.no_save):  # what is there stays, should the rest fail
-                _common.save("peers", found, turns=given.turns, batch=given.batch)
+                _common.save("peers", [*before, *found], batch=given.batch)
     print(table(found))
 
 
