@@ -8,24 +8,20 @@ single bytes between the samples and puts the time back is not noticed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import urllib.error
-import urllib.request
 from contextlib import suppress
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import unquote
 
 from geoseg._address import holds_secret
+from geoseg._remote import ask, http_address
 
 _END_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
 _WHOLE_BYTES = 2**20
-_ANSWER_SECONDS = 10
-_PREFIXES = ("/vsicurl/", "/vsicurl_streaming/")
 
 
 def sample_digest(path: str | Path) -> str:
@@ -47,13 +43,6 @@ def sample_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def address_of(path: str) -> str | None:
-    """HTTP address that a path names, or None."""
-    for prefix in _PREFIXES:
-        path = path.removeprefix(prefix)
-    return path if path.startswith(("http://", "https://")) else None
-
-
 def server_mark(address: str) -> dict[str, str]:
     """What a server says of a file: size, ETag, Last-Modified; nothing if it does not answer."""
     told = _headers(address)
@@ -68,33 +57,18 @@ def server_mark(address: str) -> dict[str, str]:
 def _headers(address: str) -> Message | None:
     # An address that is signed for reading may not be asked in any other way.
     for method, more in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
-        with suppress(OSError, ValueError, HTTPException):
-            return _ask(address, method, more)
+        with suppress(OSError, ValueError, HTTPException), ask(address, method, more) as answer:
+            return answer.headers
     return None
-
-
-def _ask(address: str, method: str, headers: dict[str, str]) -> Message:
-    scheme, _, rest = address.partition("://")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    if at:
-        token = base64.b64encode(unquote(user).encode()).decode()
-        headers = headers | {"Authorization": f"Basic {token}"}
-    request = urllib.request.Request(
-        f"{scheme}://{host}{slash}{path}", method=method, headers=headers
-    )
-    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-        told: Message = answer.headers
-    return told
 
 
 def server_complaint(path: str) -> str | None:
     """What hinders a file at an address from being read, if it is not the file; else None."""
-    address = address_of(path)
+    address = http_address(path)
     if address is None:
         return None
     try:
-        _ask(address, "GET", {"Range": "bytes=0-0"})
+        ask(address, headers={"Range": "bytes=0-0"}).close()
     except urllib.error.HTTPError as error:
         words = f"the server answers {error.code} ({error.reason})"
         if error.code in (401, 403) and holds_secret(address):

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from geoseg._address import lasting_address
+from geoseg._address import as_given, lasting_address
+from geoseg._remote import http_address
 from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
-from geoseg.io.fingerprint import address_of, sample_digest, server_mark
+from geoseg.io.fingerprint import sample_digest, server_mark
 from geoseg.io.grid import Grid
 from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
@@ -144,7 +145,7 @@ class Scene:
                 "stretch raw is for a scorer of your own; models of words see colours"
             )
         source = RasterSource.open(
-            str(path),
+            as_given(path),
             bands,
             crs=crs,
             nodata=nodata,
@@ -278,7 +279,7 @@ class Scene:
         samples, a file at an address with what its server says; see `geoseg.io.fingerprint`.
         """
         grid = self.native_grid
-        address = address_of(self.path)
+        address = http_address(self.path)
         return {
             "path": self.source.files[0][0] if self.source.files else lasting_address(self.path),
             "files": [[*entry, sample_digest(entry[0])] for entry in self.source.files],

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from geoseg._files import local_target
 from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.labels import LabelRaster
 from geoseg.io.times import TIFF_TIME, read_time
@@ -114,7 +115,7 @@ def vectorize(
     MissingExtraError
         If the format needs a package that is not installed.
     """
-    target = Path(out)
+    target = local_target(out)
     check_target(target, overwrite=overwrite)
     chosen = options or VectorOptions()
     job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)

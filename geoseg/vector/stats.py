@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from geoseg._files import csv_cell, whole_file, writing_to
+from geoseg._files import csv_cell, local_target, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import horizontal
@@ -109,15 +109,16 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     MissingExtraError
         If Parquet is asked for and pyarrow is not installed.
     """
-    target = Path(out)
+    target = local_target(out)
     write = check_stats_target(target, overwrite=overwrite)
     with writing_to(target), whole_file(target, replaces=overwrite) as part:
         write(table, part)
     return target
 
 
-def check_stats_target(target: Path, *, overwrite: bool) -> Callable[[pd.DataFrame, Path], None]:
+def check_stats_target(out: str | Path, *, overwrite: bool) -> Callable[[pd.DataFrame, Path], None]:
     """Return how to write such a file; raise what ``write_stats`` would, before the work."""
+    target = local_target(out)
     suffix = target.suffix.lower()
     if suffix not in _WRITERS:
         raise OptionError(f"{target}: zone tables can be written as {', '.join(_WRITERS)}")
