@@ -71,8 +71,9 @@ class Handler(RangeHandler):
         keys = (f.relative_to(bucket).as_posix() for f in sorted(bucket.rglob("*")) if f.is_file())
         keys = [key for key in keys if key.startswith(prefix)]
         if "delimiter" in query:
-            folders = {prefix + k[len(prefix):].split("/")[0] for k in keys if "/" in k[len(prefix):]}
-            keys = [key for key in keys if "/" not in key[len(prefix):]]
+            rests = [key[len(prefix):] for key in keys]
+            folders = {prefix + rest.split("/")[0] for rest in rests if "/" in rest}
+            keys = [prefix + rest for rest in rests if "/" not in rest]
         else:
             folders = ()
         body = "".join(

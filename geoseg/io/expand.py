@@ -56,7 +56,9 @@ def is_one_scene(paths: Sequence[str | Path]) -> bool:
     path = as_given(paths[0])
     if is_address(path):
         return not _is_listing(path)
-    return _lies_there(path) or not (_is_list(path) or glob.has_magic(path))
+    if Path(path).exists():
+        return not Path(path).is_dir()
+    return not (_is_list(path) or glob.has_magic(path))
 
 
 def _expand(path: str) -> list[str]:
@@ -79,10 +81,6 @@ def _expand(path: str) -> list[str]:
     if not scenes:
         raise SceneError(f"{path}: no file matches this pattern")
     return scenes
-
-
-def _lies_there(path: str) -> bool:
-    return Path(path).exists() and not Path(path).is_dir()
 
 
 def _is_list(path: str) -> bool:

@@ -34,7 +34,7 @@ from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import close_handle, shared_handle
 from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.described import local_files, open_readable
-from geoseg.io.fingerprint import sample_digest, server_mark
+from geoseg.io.fingerprint import file_records, identities, server_mark
 from geoseg.io.grid import FloatArray, Grid
 from geoseg.io.vectors import VECTOR_SUFFIXES, is_vector_file, read_polygons
 from geoseg.types import BoolArray, Window
@@ -165,7 +165,7 @@ class RasterMask:
     def identity(self) -> Any:
         """What a resumed run compares; plain JSON values."""
         address = http_address(self.path)
-        files = [[*entry, sample_digest(entry[0])] for entry in self.files]
+        files = identities(file_records(self.files))
         server = server_mark(address) if address else None
         rule = [self.rule.kind, self.rule.values]
         return [lasting_address(self.path), files, server, self.band, *rule]
