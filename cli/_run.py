@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -139,6 +140,21 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     warnings.showwarning = show
+
+
+def warn_of_nameless(labels: Sequence[str], names: Iterable[str]) -> None:
+    """Say so where nobody has said what the values of label rasters mean."""
+    from geoseg._address import scene_name
+    from geoseg.errors import GeosegWarning
+
+    known = list(names)
+    if known and all(re.fullmatch(r"class \d+", name) for name in known):
+        warnings.warn(
+            f"{scene_name(labels[0])}: nothing says what its values mean, so they are called "
+            f"{known[0]} and so on; name them with --classes",
+            GeosegWarning,
+            stacklevel=2,
+        )
 
 
 def printable(text: str) -> str:

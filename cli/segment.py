@@ -34,7 +34,12 @@ def segment(
     out: Annotated[
         str,
         typer.Option(
-            "--out", "-o", metavar="DIR", rich_help_panel=OUTPUT, help="Folder for the results."
+            "--out",
+            "-o",
+            envvar="GEOSEG_OUT",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+            help="Folder for the results.",
         ),
     ],
     reading: Reading,
@@ -45,6 +50,7 @@ def segment(
         str,
         typer.Option(
             "--out-name",
+            envvar="GEOSEG_OUT_NAME",
             metavar="PATTERN",
             rich_help_panel=OUTPUT,
             help="Name of the folder of each of several scenes: {stem}, {name} (with the suffix) "
@@ -55,6 +61,7 @@ def segment(
         str | None,
         typer.Option(
             "--manifest",
+            envvar="GEOSEG_MANIFEST",
             metavar="FILE",
             rich_help_panel=OUTPUT,
             help="Append a line of JSON as each scene ends: done, resumed, skipped or failed, "
@@ -68,6 +75,7 @@ def segment(
     workers: Annotated[
         int,
         typer.Option(
+            envvar="GEOSEG_WORKERS",
             metavar="N",
             rich_help_panel=RUN,
             help="Dask worker processes on this machine; 0 runs in this process.",
@@ -76,6 +84,7 @@ def segment(
     scheduler: Annotated[
         str | None,
         typer.Option(
+            envvar="GEOSEG_SCHEDULER",
             metavar="ADDRESS",
             rich_help_panel=RUN,
             help="Address of a running Dask scheduler whose workers run the tiles.",
@@ -85,6 +94,7 @@ def segment(
         bool,
         typer.Option(
             "--dashboard",
+            envvar="GEOSEG_DASHBOARD",
             rich_help_panel=RUN,
             help="Serve Dask's dashboard of --workers on this machine.",
         ),
@@ -96,6 +106,7 @@ def segment(
         bool,
         typer.Option(
             "--update",
+            envvar="GEOSEG_UPDATE",
             rich_help_panel=RUN,
             help="Do what is to be done: skip what is there and the same, finish what was "
             "interrupted, make anew what has changed. Replaces geoseg's own files alone.",
@@ -105,6 +116,7 @@ def segment(
         bool,
         typer.Option(
             "--keep-going",
+            envvar="GEOSEG_KEEP_GOING",
             rich_help_panel=RUN,
             help="Map the rest where a part of a scene fails twice; it stays nodata, run.json "
             "lists it, and --resume tries it again.",

@@ -127,13 +127,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder that GDAL finds at ``s3://bkt``."""
+    """Folder that GDAL finds at ``s3://NAME``, another one in every test, since GDAL caches."""
     for name, value in {
         "AWS_NO_SIGN_REQUEST": "YES", "AWS_S3_ENDPOINT": server.address.removeprefix("http://"),
-        "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "CPL_VSIL_CURL_NON_CACHED": "/vsis3/bkt",
+        "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    folder = server.folder / "bkt"
+    folder = server.folder / f"bkt-{server.address.rpartition(':')[2]}"
     folder.mkdir()
     return folder
 
@@ -368,7 +368,7 @@ def test_every_command_takes_the_addresses_that_segment_takes(
 ) -> None:
     labels(bucket / "labels.tif")
     geoseg.vectorize(bucket / "labels.tif", bucket / "zones.geojson")
-    for start in ("s3://bkt", "/vsis3/bkt", f"{server.address}/bkt"):
+    for start in (f"s3://{bucket.name}", f"/vsis3/{bucket.name}", f"{server.address}/{bucket.name}"):
         out = tmp_path / start.strip("/").replace("/", "_").replace(":", "_")
         out.mkdir()
         for arguments in (
@@ -393,24 +393,24 @@ def test_a_mosaic_of_addresses_is_that_of_the_files(bucket: Path, tmp_path: Path
             rgb(seed=number)[:, :30, :30],
             transform=from_origin(5e5 + 30 * number, 5e6, 1, 1),
         )
-    names = [f"{place}/{name}.tif" for place in ("s3://bkt", str(bucket)) for name in "ab"]
+    names = [f"{place}/{name}.tif" for place in (f"s3://{bucket.name}", str(bucket)) for name in "ab"]
     far = Scene.open(build_mosaic(names[:2], tmp_path / "far.vrt"))
     near = Scene.open(build_mosaic(names[2:], tmp_path / "near.vrt"))
     assert near.shape == (30, 60)
     window = near.grid.window
     np.testing.assert_array_equal(far.read(window).rgb, near.read(window).rgb)
-    with pytest.raises(SceneError, match=r"s3://bkt/none\.tif: cannot be opened"):
-        build_mosaic(["s3://bkt/none.tif"], tmp_path / "none.vrt")
+    with pytest.raises(SceneError, match=r"/none\.tif: cannot be opened"):
+        build_mosaic([f"s3://{bucket.name}/none.tif"], tmp_path / "none.vrt")
 
 
 def test_prefixes_and_patterns_of_a_store_are_listed(bucket: Path, server: Server) -> None:
     for name in ("x/b.tif", "x/a.tif", "x/notes.txt", "x/deep/c.tif", "y.tif"):
         (bucket / name).parent.mkdir(parents=True, exist_ok=True)
         (bucket / name).write_bytes(b"123456789")
-    assert expand_scenes(["s3://bkt/x/"]) == ["s3://bkt/x/a.tif", "s3://bkt/x/b.tif"]
-    assert expand_scenes(["/vsis3/bkt/x/a*"]) == ["/vsis3/bkt/x/a.tif"]
-    assert expand_scenes(["s3://bkt/x/d*/c.tif"]) == ["s3://bkt/x/deep/c.tif"]
-    for pattern in ("s3://bkt/z/", "s3://bkt/x/*.png"):
+    assert expand_scenes([f"s3://{bucket.name}/x/"]) == [f"s3://{bucket.name}/x/a.tif", f"s3://{bucket.name}/x/b.tif"]
+    assert expand_scenes([f"/vsis3/{bucket.name}/x/a*"]) == [f"/vsis3/{bucket.name}/x/a.tif"]
+    assert expand_scenes([f"s3://{bucket.name}/x/d*/c.tif"]) == [f"s3://{bucket.name}/x/deep/c.tif"]
+    for pattern in (f"s3://{bucket.name}/z/", f"s3://{bucket.name}/x/*.png"):
         with pytest.raises(SceneError, match=rf"{re.escape(pattern)}: "):
             expand_scenes([pattern])
     with pytest.raises(SceneError, match=r"web server cannot be listed; .*@FILE"):

@@ -60,7 +60,7 @@ class VectorSummary:
 
 @bounded_cache()
 def vectorize(
-    labels: str | Path,
+    labels: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     confidence: str | Path | None = None,
@@ -87,7 +87,8 @@ def vectorize(
     Parameters
     ----------
     labels
-        Label raster.
+        Label raster, or several of the same classes on one grid: polygons go on across their
+        borders.
     out
         File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
@@ -122,7 +123,8 @@ def vectorize(
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
-            f"{target}: GeoJSON needs longitude and latitude, and {labels} has none, {nowhere}; "
+            f"{target}: GeoJSON needs longitude and latitude, and {job.raster.path} has none, "
+            f"{nowhere}; "
             "write .gpkg, .fgb or .parquet"
         )
     multi = job.options.connectivity == 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import geopandas as gpd
@@ -32,7 +32,7 @@ COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2",
 
 @bounded_cache()
 def zone_stats(
-    labels: str | Path,
+    labels: str | Path | Sequence[str | Path],
     zones: str | Path,
     *,
     column: str | None = None,
@@ -45,7 +45,7 @@ def zone_stats(
     Parameters
     ----------
     labels
-        Label raster.
+        Label raster, or several of the same classes on one grid, which count as one.
     zones
         Vector file with polygons, in any coordinate system. Zones may overlap.
     column
@@ -75,7 +75,7 @@ def zone_stats(
     ground = Ground(raster.grid)
     if not ground.measures:
         why = raster.grid.unmeasured or "its CRS has no ellipsoid"
-        raise SceneError(f"{labels}: zones have no areas there, {why}")
+        raise SceneError(f"{raster.path}: zones have no areas there, {why}")
     laid = _read_zones(zones, raster, layer)
     frame = laid.table
     if column is not None and column not in frame.columns:
