@@ -364,11 +364,15 @@ def labels(path: Path, names: tuple[str, ...] = ("water", "tree")) -> Path:
 
 
 def test_every_command_takes_the_addresses_that_segment_takes(
-    bucket: Path, server: Server, tmp_path: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+    bucket: Path, server: Server, tmp_path: Path, runner: CliRunner
 ) -> None:
     labels(bucket / "labels.tif")
     geoseg.vectorize(bucket / "labels.tif", bucket / "zones.geojson")
-    for start in (f"s3://{bucket.name}", f"/vsis3/{bucket.name}", f"{server.address}/{bucket.name}"):
+    for start in (
+        f"s3://{bucket.name}",
+        f"/vsis3/{bucket.name}",
+        f"{server.address}/{bucket.name}",
+    ):
         out = tmp_path / start.strip("/").replace("/", "_").replace(":", "_")
         out.mkdir()
         for arguments in (
@@ -393,7 +397,9 @@ def test_a_mosaic_of_addresses_is_that_of_the_files(bucket: Path, tmp_path: Path
             rgb(seed=number)[:, :30, :30],
             transform=from_origin(5e5 + 30 * number, 5e6, 1, 1),
         )
-    names = [f"{place}/{name}.tif" for place in (f"s3://{bucket.name}", str(bucket)) for name in "ab"]
+    names = [
+        f"{place}/{name}.tif" for place in (f"s3://{bucket.name}", str(bucket)) for name in "ab"
+    ]
     far = Scene.open(build_mosaic(names[:2], tmp_path / "far.vrt"))
     near = Scene.open(build_mosaic(names[2:], tmp_path / "near.vrt"))
     assert near.shape == (30, 60)
@@ -407,7 +413,10 @@ def test_prefixes_and_patterns_of_a_store_are_listed(bucket: Path, server: Serve
     for name in ("x/b.tif", "x/a.tif", "x/notes.txt", "x/deep/c.tif", "y.tif"):
         (bucket / name).parent.mkdir(parents=True, exist_ok=True)
         (bucket / name).write_bytes(b"123456789")
-    assert expand_scenes([f"s3://{bucket.name}/x/"]) == [f"s3://{bucket.name}/x/a.tif", f"s3://{bucket.name}/x/b.tif"]
+    assert expand_scenes([f"s3://{bucket.name}/x/"]) == [
+        f"s3://{bucket.name}/x/a.tif",
+        f"s3://{bucket.name}/x/b.tif",
+    ]
     assert expand_scenes([f"/vsis3/{bucket.name}/x/a*"]) == [f"/vsis3/{bucket.name}/x/a.tif"]
     assert expand_scenes([f"s3://{bucket.name}/x/d*/c.tif"]) == [f"s3://{bucket.name}/x/deep/c.tif"]
     for pattern in (f"s3://{bucket.name}/z/", f"s3://{bucket.name}/x/*.png"):
