@@ -25,6 +25,8 @@ is a bug of ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from geoseg._address import shown_address
@@ -94,3 +96,19 @@ class GeosegWarning(UserWarning):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*_shown(arguments))
+        for heard in tuple(_listening):
+            heard.setdefault(" ".join(str(self).split()))
+
+
+_listening: list[dict[str, None]] = []
+
+
+@contextmanager
+def heard_warnings() -> Iterator[dict[str, None]]:
+    """Give what geoseg warns of while this is open, each text once, whatever is shown of it."""
+    heard: dict[str, None] = {}
+    _listening.append(heard)
+    try:
+        yield heard
+    finally:
+        _listening[:] = [one for one in _listening if one is not heard]

@@ -18,8 +18,8 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "_address", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs", "methods",
-    "options", "runtime",
+    "_address", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs", "_remote",
+    "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
@@ -28,7 +28,8 @@ PRODUCTS = {"vector", "evaluation", "preview"}
 ROOMS: dict[str, set[str]] = {
     "_address": set(),
     "errors": {"_address"},
-    "_files": {"errors"},
+    "_files": {"errors", "_address"},
+    "_remote": {"errors", "_address"},
     "_fonts": {"errors"},
     "_claim": {"errors"},
     "_inputs": {"errors"},

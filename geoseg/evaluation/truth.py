@@ -16,6 +16,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
+from geoseg._address import as_given
 from geoseg.errors import EvaluationError, GeosegWarning, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, IndexArray
 from geoseg.evaluation.values import (
@@ -279,9 +280,9 @@ def open_raster(path: Path) -> Any:
         If rasterio cannot open it.
     """
     try:
-        return open_dataset(str(path))
+        return open_dataset(as_given(path))
     except RasterioError as error:
-        raise EvaluationError(f"{path}: cannot be opened as a raster: {error}") from error
+        raise EvaluationError(f"{as_given(path)}: cannot be opened as a raster: {error}") from error
 
 
 def _vector_truth(

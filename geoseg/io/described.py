@@ -14,6 +14,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
+from geoseg._address import is_address
+from geoseg._remote import http_address
 from geoseg.errors import GeosegWarning, OptionError, SceneError
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
@@ -39,7 +41,7 @@ def open_readable(path: str, **options: str) -> Any:
 
 def why_unreadable(path: str, error: RasterioIOError) -> str:
     """Say why a file cannot be opened, and what to give instead where that is plain."""
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
+    if not is_address(path) and ":" not in path[2:]:
         file = Path(path)
         if not file.exists():
             return f"{path}: no such file"
@@ -247,6 +249,12 @@ def colour_table(
         )
     table = dataset.colormap(bands[0])
     return tuple(table.get(i, (0, 0, 0, 0)) for i in range(max(table) + 1))
+
+
+def remote_files(dataset: Any) -> tuple[str, ...]:
+    """HTTP addresses of the files behind a dataset."""
+    found = (http_address(name) for name in dataset.files)
+    return tuple(dict.fromkeys(address for address in found if address is not None))
 
 
 def local_files(dataset: Any) -> tuple[tuple[str, int, int], ...]:

@@ -20,6 +20,7 @@ import shapely
 from pyogrio.errors import DataSourceError
 from pyproj.exceptions import ProjError
 
+from geoseg._address import as_given, is_address
 from geoseg._inputs import file_looks_like, named_path, shown
 from geoseg._optional import require
 from geoseg.errors import GeosegWarning, OptionError, SceneError
@@ -67,7 +68,7 @@ def is_vector_file(path: Path) -> bool:
     if path.suffix.lower() in VECTOR_SUFFIXES:
         return True
     try:
-        return len(pyogrio.list_layers(_for_ogr(path))) > 0
+        return len(pyogrio.list_layers(_for_ogr(as_given(path)))) > 0
     except (DataSourceError, OSError, ValueError):
         return False
 
@@ -104,7 +105,7 @@ def read_polygons(
     OptionError
         If there is no such file or layer, or several layers have polygons.
     """
-    name = shown(path)
+    name = shown(as_given(path))
     frame = _read(_find(path, what), name, what, layer)
     frame = _only_areas(frame, name, what, points=points)
     crs = frame.crs
@@ -134,8 +135,8 @@ def read_polygons(
 
 
 def _find(path: str | Path, what: str) -> str:
-    text = str(path)
-    if "://" in text or text.startswith("/vsi"):
+    text = as_given(path)
+    if is_address(text):
         return text
     found = named_path(text, what, OptionError)  # a folder is a File Geodatabase
     if found is None and what == "aoi":

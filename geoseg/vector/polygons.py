@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from geoseg._files import local_target
 from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.labels import LabelRaster
 from geoseg.io.times import TIFF_TIME, read_time
@@ -59,7 +60,7 @@ class VectorSummary:
 
 @bounded_cache()
 def vectorize(
-    labels: str | Path,
+    labels: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     confidence: str | Path | None = None,
@@ -86,7 +87,8 @@ def vectorize(
     Parameters
     ----------
     labels
-        Label raster.
+        Label raster, or several of the same classes on one grid: polygons go on across their
+        borders.
     out
         File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
     confidence
@@ -114,14 +116,15 @@ def vectorize(
     MissingExtraError
         If the format needs a package that is not installed.
     """
-    target = Path(out)
+    target = local_target(out)
     check_target(target, overwrite=overwrite)
     chosen = options or VectorOptions()
     job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
-            f"{target}: GeoJSON needs longitude and latitude, and {labels} has none, {nowhere}; "
+            f"{target}: GeoJSON needs longitude and latitude, and {job.raster.path} has none, "
+            f"{nowhere}; "
             "write .gpkg, .fgb or .parquet"
         )
     multi = job.options.connectivity == 8
