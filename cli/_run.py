@@ -48,9 +48,9 @@ def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
     Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
     ``debug`` shows the traceback as well.
     """
-    from geoseg.errors import GeosegError, OptionError
+    from geoseg.errors import GeosegError, OptionError, on_command_line
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_command_line():
         _install_warnings(debug=debug, quiet=quiet)
         try:
             yield

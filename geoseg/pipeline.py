@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, GeosegWarning, OptionError, OutputError, SceneError
+from geoseg.errors import GeosegError, OptionError, OutputError, SceneError, warn
 from geoseg.inference.lane import TileResult
 from geoseg.inference.network import (
     NetworkSegmenter,
@@ -32,7 +31,7 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, Options, Products, Reading
+from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
@@ -73,11 +72,11 @@ def segment_to_files(
     *,
     model: str | Model = DEFAULT_MODEL,
     scorer: Any = None,
-    options: Options | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     window: int | None = None,
     stride: int | None = None,
-    reading: Reading | None = None,
-    products: Products | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
+    products: Products | Mapping[str, Any] | None = None,
     tile: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -140,7 +139,7 @@ def segment_to_files(
         With one line that says what is wrong and what to do. Nothing is left under a final name
         unless it is complete.
     """
-    reading, products = reading or Reading(), products or Products()
+    reading, products = as_made(Reading, reading), as_made(Products, products)
     vocabulary = Vocabulary.parse(classes)
     folder = OutputFolder(out)
     folder.check(overwrite=overwrite, resume=resume)
@@ -251,11 +250,9 @@ def segment_many(
 def _warn_if_untold(scene: dict[str, Any]) -> None:
     """Say so where a resumed run cannot know whether its scene is still the same."""
     if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
-        warnings.warn(
+        warn(
             f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
-            "start anew with --overwrite if it may have been replaced",
-            GeosegWarning,
-            stacklevel=2,
+            "start anew with --overwrite if it may have been replaced"
         )
 
 
@@ -431,11 +428,9 @@ class _SceneRun:
                 rasters.finish(name, ready / f"{name}.tif")
         tally = Tally.of_raster(labels, len(rasters.classes))
         if not tally.counts.any() and not self.holes:
-            warnings.warn(
+            warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
-                "scene's nodata value, --bands, --mask and --aoi",
-                GeosegWarning,
-                stacklevel=2,
+                "scene's nodata value, --bands, --mask and --aoi"
             )
         self._describe(ready, rasters, tally)
         polygons = {}

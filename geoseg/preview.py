@@ -44,7 +44,7 @@ def preview_files(
     out: Path,
     *,
     classes: VocabularySource | None = None,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     stretch: str = "auto",
     nodata: Sequence[float] | None = None,
     ignore_alpha: bool = False,

@@ -18,8 +18,8 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "_address", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs", "methods",
-    "options", "runtime",
+    "_address", "_html", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs",
+    "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
 PRODUCTS = {"vector", "evaluation", "preview"}
@@ -27,6 +27,7 @@ PRODUCTS = {"vector", "evaluation", "preview"}
 # Room of geoseg -> rooms it may import. Data flows one way, imports point back along it.
 ROOMS: dict[str, set[str]] = {
     "_address": set(),
+    "_html": set(),
     "errors": {"_address"},
     "_files": {"errors"},
     "_fonts": {"errors"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.errors import RasterioError
 
-from geoseg.errors import EvaluationError, GeosegWarning, OptionError
+from geoseg.errors import EvaluationError, OptionError, warn
 from geoseg.evaluation.metrics import (
     IGNORE,
     BoundaryCounts,
@@ -298,20 +297,16 @@ def _match_classes(rasters: Sequence[LabelRaster], vocabulary: Vocabulary | None
     known = ClassNumbers(vocabulary.names, synonyms)
     extra = [name for name in carried if name not in known]
     if extra:
-        warnings.warn(
+        warn(
             f"the labels have classes that are not in --classes: {', '.join(extra)}; they are "
-            "scored as classes of their own, which the truth never has",
-            GeosegWarning,
-            stacklevel=3,
+            "scored as classes of their own, which the truth never has"
         )
     found = {known.number(name) for name in carried if name in known}
     missing = [name for number, name in enumerate(vocabulary.names) if number not in found]
     if carried and missing:
-        warnings.warn(
+        warn(
             f"the labels do not have the class {', '.join(missing)}; where the truth has it, "
-            "they are wrong",
-            GeosegWarning,
-            stacklevel=3,
+            "they are wrong"
         )
     return ClassNumbers([*vocabulary.names, *extra], synonyms)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.scene import SceneLike, expand_scenes, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading
+from geoseg.options import Options, Reading, as_made
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import Tile
 from geoseg.types import BoolArray
@@ -36,14 +37,14 @@ class LabelledScene:
 
 
 def tune_on_scenes(
-    scenes: Sequence[str],
+    scenes: str | Path | Sequence[str | Path],
     truth: str | Path,
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
     device: str = "auto",
-    options: Options | None = None,
-    reading: Reading | None = None,
+    options: Options | Mapping[str, Any] | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
     background: str | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
@@ -57,7 +58,7 @@ def tune_on_scenes(
     Parameters
     ----------
     scenes
-        Labelled chips or scenes: files, folders or patterns.
+        Labelled chips or scenes: files, folders or patterns; one, or several.
     truth
         Labels as :func:`geoseg.evaluation.evaluate` takes them, on the scenes' grids; points work
         too. One file, or a folder with one of the same name for each scene.
@@ -85,9 +86,11 @@ def tune_on_scenes(
     SceneError, VocabularyError, ModelError, OptionError
         If the inputs cannot be used.
     """
-    given = options or Options()
-    read = reading or Reading()
-    paths = [Path(path) for path in expand_scenes(scenes)]
+    given = as_made(Options, options)
+    read = as_made(Reading, reading)
+    if isinstance(scenes, str | Path):
+        scenes = [scenes]
+    paths = [Path(path) for path in expand_scenes([str(scene) for scene in scenes])]
     labelled = [
         LabelledScene(
             open_scene(path, read),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geoseg.errors import GeosegWarning, OptionError
+from geoseg.errors import OptionError, warn
 from geoseg.io.labels import LabelRaster
 from geoseg.io.times import TIFF_TIME, read_time
 from geoseg.legend import open_labels
-from geoseg.options import VectorOptions
+from geoseg.options import VectorOptions, as_made
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import Window
@@ -65,7 +64,7 @@ def vectorize(
     confidence: str | Path | None = None,
     runner_up: str | Path | None = None,
     classes: VocabularySource | None = None,
-    options: VectorOptions | None = None,
+    options: VectorOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> VectorSummary:
@@ -116,7 +115,7 @@ def vectorize(
     """
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    chosen = options or VectorOptions()
+    chosen = as_made(VectorOptions, options)
     job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
@@ -351,11 +350,9 @@ def _told(raster: LabelRaster, wanted: Sequence[str]) -> dict[str, Any]:
         known["date"] = read_time(known["date"] or "")
     for name in wanted:
         if known[name] is None:
-            warnings.warn(
+            warn(
                 f"{Path(raster.path).name}: no tag {tags[name]} says its {name}, so the polygons' "
-                "stays empty",
-                GeosegWarning,
-                stacklevel=2,
+                "stays empty"
             )
     return known
 
