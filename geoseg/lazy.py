@@ -21,6 +21,7 @@ from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, open_stack, time_of
 from geoseg.io.flags import flags_of
 from geoseg.io.grid import Grid
+from geoseg.io.objects import MARK
 from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.model.loading import Model
@@ -142,6 +143,7 @@ def segment(
         )
         coords["class"] = [item.name for item in classes_]
     result = xr.Dataset(data, coords=coords, attrs=about)
+    result["labels"].encoding[MARK] = version("geoseg")
     return _placed(result, grid, _turned(source), dims[-2:], label_nodata(dtype))
 
 

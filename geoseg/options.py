@@ -644,7 +644,7 @@ def area_as_text(area: Any) -> str:
     OptionError
         If it is none of these.
     """
-    if isinstance(area, Path):
+    if isinstance(area, str | Path):
         return str(area)
     if hasattr(area, "total_bounds") and hasattr(area, "crs"):  # geopandas
         whole = area.geometry.union_all()
@@ -835,11 +835,12 @@ class Products(VectorOptions):
 
     @property
     def side_files(self) -> tuple[str, ...]:
-        """Names of the files that lie beside the rasters, for other programs."""
+        """Names of the files that lie beside rasters and polygons, for other programs."""
         named = (name for name in self.rasters if name in CLASS_RASTERS)
         return (
             *(f"{name}.tif.aux.xml" for name in named),
             *(f"{name}.qml" for name in self.rasters),
+            *(["polygons.qml"] if self.polygons == "gpkg" else []),
         )
 
 
@@ -852,12 +853,15 @@ ALL_PRODUCTS = tuple(
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""
-SIDE_FILES = tuple(
-    name
-    for raster in Products(**_ALL_RASTERS).rasters
-    for name in (
-        f"{raster}.qml",
-        *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
-    )
+SIDE_FILES = (
+    *(
+        name
+        for raster in Products(**_ALL_RASTERS).rasters
+        for name in (
+            f"{raster}.qml",
+            *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
+        )
+    ),
+    "polygons.qml",
 )
-"""Every file beside a raster of a run that describes it, whichever program wrote it."""
+"""Every file beside a raster or polygons of a run that describes them, whoever wrote it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -25,6 +26,7 @@ from geoseg.inference.network import (
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.grid import Grid
+from geoseg.io.objects import is_array, scene_on_disk
 from geoseg.io.scene import Scene
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.io.write import provenance
@@ -65,8 +67,23 @@ logger = logging.getLogger(__name__)
 __all__ = ["JOURNAL", "WORK_FOLDER", "Batch", "Progress", "Run", "segment_many", "segment_to_files"]
 
 
+def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
+    """Let a function that maps files map arrays as well."""
+
+    @functools.wraps(run)
+    def run_any(scene: Any, *given: Any, **settings: Any) -> Run:
+        if not is_array(scene):
+            return run(scene, *given, **settings)
+        reading = as_made(Reading, settings.pop("reading", None))
+        with scene_on_disk(scene, reading) as (path, how):
+            return run(path, *given, reading=how, **settings)
+
+    return run_any
+
+
+@_takes_arrays
 def segment_to_files(
-    scene: SceneSource,
+    scene: SceneSource | Any,
     classes: VocabularySource,
     out: str | Path,
     *,
@@ -92,7 +109,8 @@ def segment_to_files(
     scene
         Path of anything rasterio reads, or an opened `Scene`; several paths are mapped as one
         mosaic, whose ``mosaic.vrt`` stays in ``out``, or with ``Reading(rgb=True)`` as the red,
-        green and blue of one scene (``rgb.vrt``).
+        green and blue of one scene (``rgb.vrt``). An ``xarray.DataArray`` or ``Dataset`` is
+        written to a file for the time of the run.
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out

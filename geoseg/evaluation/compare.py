@@ -29,6 +29,8 @@ from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMa
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
+from geoseg.io.objects import on_disk
+from geoseg.options import area_as_text
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
@@ -69,17 +71,17 @@ class Evaluation:
 
 
 def evaluate(
-    labels: str | Path,
-    truth: str | Path,
+    labels: str | Path | Any,
+    truth: str | Path | Any,
     *,
     classes: VocabularySource | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
     truth_layer: str | None = None,
     outside: str = "ignore",
-    aoi: str | Path | None = None,
+    aoi: str | Path | Any = None,
     aoi_layer: str | None = None,
-    confidence: str | Path | None = None,
+    confidence: str | Path | Any = None,
     boundary_tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -96,11 +98,12 @@ def evaluate(
     Parameters
     ----------
     labels
-        Label raster, or a folder of them: ``*.tif``, or one folder a scene with ``labels.tif``.
+        Label raster, or a folder of them: ``*.tif``, or one folder a scene with ``labels.tif``;
+        or an array as `geoseg.segment` gives it.
     truth
         Truth for it: a raster in the same CRS (on another grid: nearest pixel, with a warning), a
         plain image of the same size, a vector file in any CRS, or a folder of such files named
-        like the label rasters (or their folders).
+        like the label rasters (or their folders); or an array or a GeoDataFrame.
     classes
         Vocabulary. It also names the values of label rasters that carry no class names.
     truth_values
@@ -114,7 +117,8 @@ def evaluate(
     outside
         Class of pixels that no feature of a vector truth covers.
     aoi
-        Only compare inside: ``minx,miny,maxx,maxy`` in the labels' CRS, or a vector file.
+        Only compare inside: ``minx,miny,maxx,maxy`` in the labels' CRS, or a vector file; or
+        bounds, a polygon or a GeoDataFrame.
     aoi_layer
         Layer of that file; by default the one that has polygons.
     confidence
@@ -139,6 +143,37 @@ def evaluate(
     GeosegWarning
         Where the truth is resampled, or labels and `classes` differ.
     """
+    with on_disk(labels, truth, confidence) as (rasters, known, scores):
+        return _evaluate(
+            rasters,
+            known,
+            scores,
+            classes,
+            truth_values,
+            truth_column,
+            truth_layer,
+            outside,
+            aoi if aoi is None else area_as_text(aoi),
+            aoi_layer,
+            boundary_tolerance,
+            progress,
+        )
+
+
+def _evaluate(
+    labels: str | Path,
+    truth: str | Path,
+    confidence: str | Path | None,
+    classes: VocabularySource | None,
+    truth_values: ValueMapSource | None,
+    truth_column: str | None,
+    truth_layer: str | None,
+    outside: str,
+    aoi: str | None,
+    aoi_layer: str | None,
+    boundary_tolerance: float | None,
+    progress: Progress | None,
+) -> Evaluation:
     pairs = find_pairs(Path(labels), Path(truth))
     if confidence is not None and len(pairs) > 1:
         raise OptionError("a confidence raster can only be given for a single label raster")

@@ -417,8 +417,9 @@ def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
             classes.append(_from_table(table, "class list", where))
             continue
         if hasattr(item, "prompts") and hasattr(item, "color"):  # a VocabularyClass
+            one: Any = item
             classes.append(
-                RawClass(where, item.name, item.prompts, item.color, item.threshold, item.offset)
+                RawClass(where, one.name, one.prompts, one.color, one.threshold, one.offset)
             )
             continue
         if not isinstance(item, list | tuple):
