@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg._files import absolute
-from geoseg.errors import GeosegWarning, OptionError, TileError
+from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of
 from geoseg.inference.decide import Decision
 from geoseg.inference.runners.area import Batches
@@ -33,6 +32,7 @@ from geoseg.options import (
     Options,
     Precision,
     Scorer,
+    as_made,
     choices,
     is_score_raster,
 )
@@ -72,11 +72,14 @@ def scores_of(scorer: Any) -> Any:
     return scorer.call if isinstance(scorer, Scorer) else scorer
 
 
-def windows_of(options: Options | None, window: int | None, stride: int | None) -> Options:
+def windows_of(
+    options: Options | Mapping[str, Any] | None, window: int | None, stride: int | None
+) -> Options:
     """Options with a window and a stride that were given by themselves."""
     given: dict[str, Any] = {"window": window, "stride": stride}
     return replace(
-        options or Options(), **{name: value for name, value in given.items() if value is not None}
+        as_made(Options, options),
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
@@ -241,7 +244,7 @@ class NetworkSegmenter(Segmenter):
     ) -> None:
         self.scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
         self.vocabulary = names_only(vocabulary)
-        self.given = options or Options()
+        self.given = as_made(Options, options)
         _refuse_words(self.given)
         self.options = self.given.resolve({"logit_scale": 1.0})
         self.device = resolve_device(device)
@@ -386,11 +389,9 @@ def names_only(source: VocabularySource) -> Vocabulary:
         if entry.prompts != (entry.name,)
     ]
     if more:
-        warnings.warn(
+        warn(
             f"a scorer knows no words: only the names of classes are used, not their other words: "
-            f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}",
-            GeosegWarning,
-            stacklevel=3,
+            f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}"
         )
     return Vocabulary(tuple(replace(c, prompts=(c.name,)) for c in vocabulary.classes))
 

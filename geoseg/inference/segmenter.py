@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit
-from geoseg.options import Options, Precision, Resolved
+from geoseg.model.vision import DenseFeatures
+from geoseg.options import Options, Precision, Resolved, as_made
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
 from geoseg.text.embedding import embed_queries
@@ -91,11 +93,14 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: Model, vocabulary: VocabularySource, options: Options | None = None
+        self,
+        model: Model,
+        vocabulary: VocabularySource,
+        options: Options | Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.vocabulary = Vocabulary.parse(vocabulary)
-        self.given = options or Options()
+        self.given = as_made(Options, options)
         self.options: Resolved = self.given.resolve(model.defaults)
         self.device = model.device
         chosen = self.options
@@ -138,7 +143,15 @@ class Segmenter:
     def _make_scorer(self, encoder: Encoder, first: WindowStep) -> Scorer:
         steps = (first, *self.options.method("window_steps"))
         head = Head(self._text, self._upsampler, steps, self.options.exact)
-        return Scorer(encoder, head, self._views, whole=self.options.window == 0)
+        this = weakref.ref(self)  # a circle would keep the model in memory
+
+        def encode(images: Tensor) -> DenseFeatures:
+            made = this()
+            assert made is not None
+            return made.encode(images)
+
+        whole = self.options.window == 0
+        return Scorer(encoder, head, self._views, whole=whole, encode=encode)
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self.recipe).segmenter, (self.recipe,)
@@ -206,6 +219,15 @@ class Segmenter:
         return TilePlan(lattice, tile, region, margin=margin, alone=alone)
 
     # -- windows, tiles, images -------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> DenseFeatures:
+        """Features of windows ``(B, 3, H, W)`` from `Encoder.normalise`, sides whole patches.
+
+        Every window of a scene goes through here, in batches, from several threads.
+        """
+        encoder = self.encoder
+        assert isinstance(encoder, Encoder)
+        return encoder(images)
 
     def window_logits(self, windows: Tensor) -> Tensor:
         """Logits ``(B, H, W, Q)`` of windows ``(B, 3, H, W)`` from `Encoder.normalise`.
