@@ -20,6 +20,7 @@ from tempfile import SpooledTemporaryFile
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.runtime.allocator import give_back_memory
 from geoseg.vector.components import Indices, Numbered, Numbering, Tallies, join, tally_runs
 from geoseg.vector.corners import IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import is_first, summed
@@ -273,7 +274,10 @@ class SmallMerger:
             following = number[of_open]
         self._carried = []
         nodes = _Nodes.joined(self._ended)
-        return self._joined_by_corners(nodes) if self._corners else nodes
+        if self._corners:
+            nodes = self._joined_by_corners(nodes)
+        give_back_memory()  # of the strips, which came in small pieces
+        return nodes
 
     def _joined_by_corners(self, nodes: _Nodes) -> _Nodes:
         pairs = zip(self._numbers, self._across, strict=True)
