@@ -221,7 +221,8 @@ def segment(
             done = segment_jobs(jobs, classes, **settings)
     except KeyboardInterrupt as stop:
         if any(Path(out).glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
-            stop.add_note("run the same command with --resume to go on")
+            again = "" if update else " with --resume"
+            stop.add_note(f"run the same command{again} to go on")
         raise
     code = _exit_code(done, several=several)
     if as_json:
