@@ -76,10 +76,10 @@ def reporting(*, debug: bool, quiet: bool = False, as_json: bool = False) -> Ite
     ``debug`` shows the traceback as well; with ``as_json`` what stands on stdout is JSON all the
     same.
     """
-    from geoseg.errors import GeosegError
+    from geoseg.errors import GeosegError, on_command_line
     from geoseg.run.result import in_a_line
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_command_line():
         _install_warnings(debug=debug, quiet=quiet)
         try:
             yield

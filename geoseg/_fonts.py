@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 from PIL import ImageFont
 
-from geoseg.errors import GeosegWarning
+from geoseg.errors import warn
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -52,11 +51,9 @@ def warn_of_boxes(texts: Iterable[str], where: str) -> None:
     if not lacking:
         return
     named = " ".join(lacking[:_MOST_NAMED]) + (" …" if len(lacking) > _MOST_NAMED else "")
-    warnings.warn(
+    warn(
         f"{where}: no font on this machine has the letters {named}, which are drawn as boxes; "
-        "install one that has them, of the Noto family for example",
-        GeosegWarning,
-        stacklevel=2,
+        "install one that has them, of the Noto family for example"
     )
 
 

@@ -18,18 +18,79 @@
 
     GeosegWarning (UserWarning)         the run goes on, but the user should know
 
+Where it is a file that is not there, an error is a FileNotFoundError too (`not_found`).
+
 A message says what is wrong, in which file or option, and what to do about it, in one line. The
-command line prints it as it stands; anything else that is raised keeps its traceback, because it
-is a bug of ours.
+command line prints it as it stands, and Python gets the names that options have there; anything
+else that is raised keeps its traceback, because it is a bug of ours.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from geoseg._address import shown_address
+
+_OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)( (?=[\"']))?")
+_FLAGS = {
+    "drop-small", "exact", "ignore-alpha", "keep-going", "overwrite", "residual", "resume", "rgb",
+}  # fmt: skip
+"""Options of the command line that take no value."""
+_PYTHON = {
+    "min-area": "min_area_m2",
+    "simplify": "simplify_m",
+    "vocabulary-step": "vocabulary_steps",
+    "window-step": "window_steps",
+}
+"""Options that have another name in Python, beside the dashes."""
+_HERE = str(Path(__file__).parent)
+_LIBRARY = str(Path(traceback.__file__).parent)
+
+_on_command_line = False
+
+
+@contextmanager
+def on_command_line(told: bool = True) -> Iterator[None]:
+    """Call options in messages what they are called on the command line, while this is open."""
+    global _on_command_line
+    before, _on_command_line = _on_command_line, told
+    try:
+        yield
+    finally:
+        _on_command_line = before
+
+
+def _as_spoken(text: str) -> str:
+    """Call options what they are called where the message is read."""
+    if _on_command_line or "--" not in text:
+        return text
+
+    def in_python(found: re.Match[str]) -> str:
+        name = _PYTHON.get(found[1], found[1].replace("-", "_"))
+        return f"{name}=True" if found[1] in _FLAGS else name + ("=" if found[2] else "")
+
+    return _OPTION.sub(in_python, text)
+
+
+def _is_users(file: str) -> bool:
+    """Whether a line of Python is one of the user's own, and not of a library's."""
+    ours = file.startswith((_HERE, _LIBRARY, "<frozen")) or "geoseg_cli" in file
+    return not ours and "site-packages" not in file
+
+
+def warn(message: str) -> None:
+    """Give a `GeosegWarning` that points at the user's line."""
+    frame, level = sys._getframe(1), 2
+    while not _is_users(frame.f_code.co_filename) and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, GeosegWarning, stacklevel=level)
 
 
 def _shown(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -41,6 +102,17 @@ class GeosegError(Exception):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*_shown(arguments))
+
+    def __str__(self) -> str:
+        return _as_spoken(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the user's line and the message."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = [frame for frame in frames if _is_users(frame.filename)]
+        where = [f"{Path(own[-1].filename).name}, line {own[-1].lineno}"] if own else []
+        line = [f"    {own[-1].line}"] if own and own[-1].line else []
+        return [*where, *line, "", f"{type(self).__name__}: {self}"]
 
 
 class SceneError(GeosegError, OSError):
@@ -91,6 +163,40 @@ class MissingExtraError(GeosegError, ImportError):
     """An optional package is not installed; the message names the extra to install."""
 
 
+class SceneNotFoundError(SceneError, FileNotFoundError):
+    """There is no such scene, label raster or vector file."""
+
+
+class OptionFileNotFoundError(OptionError, FileNotFoundError):
+    """There is no file that an option names."""
+
+
+class VocabularyNotFoundError(VocabularyError, FileNotFoundError):
+    """There is no such class file."""
+
+
+class TruthNotFoundError(EvaluationError, FileNotFoundError):
+    """There are no such labels, or no such truth."""
+
+
+class WeightsNotFoundError(WeightsError, FileNotFoundError):
+    """There is no such file of weights."""
+
+
+_NOT_FOUND: dict[type[GeosegError], type[GeosegError]] = {
+    SceneError: SceneNotFoundError,
+    OptionError: OptionFileNotFoundError,
+    VocabularyError: VocabularyNotFoundError,
+    EvaluationError: TruthNotFoundError,
+    WeightsError: WeightsNotFoundError,
+}
+
+
+def not_found(kind: type[GeosegError]) -> type[GeosegError]:
+    """Return the kind of error that is a FileNotFoundError as well."""
+    return _NOT_FOUND.get(kind, kind)
+
+
 class GeosegWarning(UserWarning):
     """The run goes on, but the user should know."""
 
@@ -98,6 +204,9 @@ class GeosegWarning(UserWarning):
         super().__init__(*_shown(arguments))
         for heard in tuple(_listening):
             heard.setdefault(" ".join(str(self).split()))
+
+    def __str__(self) -> str:
+        return _as_spoken(super().__str__())
 
 
 _listening: list[dict[str, None]] = []

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
-from dask.delayed import Delayed, delayed
+from dask.base import tokenize
 
-from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
-from geoseg.io.array import ArrayScene, as_block
+from geoseg.io.array import ArrayScene, open_stack, time_of
+from geoseg.io.flags import flags_of
 from geoseg.io.grid import Grid
+from geoseg.io.objects import MARK
 from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading, is_score_raster
+from geoseg.options import Options, Reading, as_made, is_score_raster
+from geoseg.run.blocks import LazyMap, map_array, measured_later
+from geoseg.run.journal import digest
+from geoseg.run.report import Method, area_digest, reading_facts
 from geoseg.run.scenes import open_area, open_input, passing_folder
-from geoseg.run.tiles import TileJob, tile_task
+from geoseg.run.tiles import TileJob
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
-from geoseg.types import PER_CENT_NODATA, label_dtype, label_nodata
+from geoseg.types import PER_CENT_NODATA, Window, label_dtype, label_nodata
+
+ArrayScenes = tuple[ArrayScene, ...]
 
 
 def segment(
-    scene: str | Path | xr.DataArray | Sequence[str | Path],
+    scene: str | Path | xr.DataArray | xr.Dataset | Sequence[str | Path],
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
     scorer: Any = None,
-    options: Options | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     window: int | None = None,
     stride: int | None = None,
-    reading: Reading | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
     tile: int = 2048,
     device: str = "auto",
     probabilities: bool = False,
@@ -51,7 +59,9 @@ def segment(
     ----------
     scene
         Path, or ``xarray.DataArray`` with dimensions ``(y, x)``, ``(band, y, x)`` or
-        ``(y, x, band)``, numpy or dask backed; never changed. Several paths are one scene, as
+        ``(y, x, band)``, or ``xarray.Dataset`` with a variable ``(y, x)`` for each band; numpy or
+        dask backed, rows from north or south; never changed. With a dimension of time it is a
+        stack, whose dates are all seen with one stretch. Several paths are one scene, as
         for `segment_to_files`; the VRT that says so lies in a temporary folder until this
         process ends.
     classes, model, scorer, options, window, stride, reading, tile, device
@@ -65,17 +75,29 @@ def segment(
     xarray.Dataset
         ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
         ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
-        ``(class, y, x)`` uint8 per cent. Chunks are tiles. CRS, transform and nodata are set
-        through rioxarray; the attributes ``CLASS_0``, ``CLASS_1``, … of ``labels`` are the class
-        names, which ``.rio.to_raster`` keeps as tags.
+        ``(class, y, x)`` uint8 per cent; of a stack, ``time`` comes first. Rows and columns come
+        in the order, and under the names, of the scene. Chunks are tiles; of a dask array no
+        pixel is read before something is computed, and a slice of the result costs the windows
+        that it touches. CRS, transform and nodata are set
+        through rioxarray; the attributes of ``labels`` are its classes (``flag_values``,
+        ``flag_meanings``, ``flag_colors``, and ``CLASS_0``, ``CLASS_1``, … which
+        ``.rio.to_raster`` keeps as tags) and what the map was made of (``geoseg_model``,
+        ``geoseg_limits``, …). `geoseg.xarray` draws and measures such labels.
 
     Raises
     ------
     GeosegError
         With one line that says what is wrong and what to do.
     """
-    reading = reading or Reading()
-    source = _open(scene, reading, colours=scorer is None)
+    reading = as_made(Reading, reading)
+    stack = None
+    sources: tuple[Scene, ...] | ArrayScenes
+    if isinstance(scene, xr.DataArray | xr.Dataset):
+        stack = time_of(scene)
+        sources = _open_arrays(scene, stack, reading, colours=scorer is None)
+    else:
+        sources = (_open(scene, reading, colours=scorer is None),)
+    source = sources[0]
     segmenter = segmenter_of(model, classes, windows_of(options, window, stride), device, scorer)
     pixels: Scene | ArrayScene | ScoredScene = source
     if isinstance(segmenter, NetworkSegmenter):
@@ -85,59 +107,95 @@ def segment(
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
     rasters = ["labels", "confidence", *(["probabilities"] if probabilities else [])]
-    tasks = _tasks(pixels, segmenter, plan, area, rasters)
+    method = Method.of(segmenter)
+    if isinstance(source, ArrayScene):
+        maps = _maps_of_arrays(sources, segmenter, plan, area, rasters, method)
+    else:
+        maps = [_map_of_file(source, pixels, segmenter, plan, area, rasters, method, reading)]
+    classes_ = method.vocabulary.label_classes
+    about = _about(source, reading, method)
+    dtype = label_dtype(len(classes_))
+    dims = [*([stack] if stack is not None else []), *_dims(source)]
+    stacked = stack is not None
 
-    names = segmenter.vocabulary.names
-    dtype = label_dtype(len(names))
-    grid = source.grid.crop(plan.region)
+    def product(name: str, kind: np.dtype[Any], count: int | None = None) -> Any:
+        return map_array(maps, name, kind, count, stacked=stacked)
+
+    per_cent = np.dtype(np.uint8)
     data: dict[str, Any] = {
-        "labels": (("y", "x"), _blocks(tasks, plan, "labels", dtype), _class_tags(names)),
-        "confidence": (("y", "x"), _blocks(tasks, plan, "confidence", np.dtype(np.uint8))),
+        "labels": (dims, product("labels", dtype), flags_of(classes_, dtype) | about),
+        "confidence": (
+            dims,
+            product("confidence", per_cent),
+            {"long_name": "probability of the class", "units": "%"} | about,
+        ),
     }
-    coords: dict[str, Any] = _coordinates(grid)
+    grid = source.grid.crop(plan.region)
+    coords = _coordinates(source, plan.region)
+    if stack is not None and isinstance(scene, xr.DataArray | xr.Dataset) and stack in scene.coords:
+        coords[str(stack)] = scene.coords[stack].variable
     if probabilities:
-        shares = _blocks(tasks, plan, "probabilities", np.dtype(np.uint8), classes=len(names))
-        data["probabilities"] = (("class", "y", "x"), shares)
-        coords["class"] = list(names)
-    result = xr.Dataset(data, coords=coords)
-    return _placed(result, grid, label_nodata(dtype))
-
-
-def _class_tags(names: Sequence[str]) -> dict[str, str]:
-    return {f"CLASS_{index}": name for index, name in enumerate(names)}
-
-
-def _open(
-    scene: str | Path | xr.DataArray | Sequence[str | Path], reading: Reading, *, colours: bool
-) -> Scene | ArrayScene:
-    if isinstance(scene, xr.DataArray):
-        if reading.gsd is not None:
-            raise OptionError(
-                "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
-                "rio.reproject), or give the path of a file"
-            )
-        if reading.mask is not None:
-            raise OptionError(
-                "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
-                "of what is left out"
-            )
-        if reading.nodata or reading.ignore_alpha:
-            raise OptionError(
-                "nodata and ignore_alpha are for files; an array says its nodata itself: "
-                "array.rio.write_nodata(0)"
-            )
-        array = ArrayScene.open(
-            scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs, colours=colours
+        shares = product("probabilities", per_cent, len(classes_))
+        data["probabilities"] = (
+            [*dims[: int(stacked)], "class", *dims[int(stacked) :]],
+            shares,
+            {"long_name": "probability of each class", "units": "%"} | about,
         )
-        remark = about_place(array.grid)
-        if remark is not None:
-            warnings.warn(f"the array: {remark}", GeosegWarning, stacklevel=3)
-        return array
+        coords["class"] = [item.name for item in classes_]
+    result = xr.Dataset(data, coords=coords, attrs=about)
+    result["labels"].encoding[MARK] = version("geoseg")
+    return _placed(result, grid, _turned(source), dims[-2:], label_nodata(dtype))
+
+
+def _dims(source: Scene | ArrayScene) -> tuple[Any, Any]:
+    return source.dims if isinstance(source, ArrayScene) else ("y", "x")
+
+
+def _turned(source: Scene | ArrayScene) -> tuple[bool, bool]:
+    return source.turned if isinstance(source, ArrayScene) else (False, False)
+
+
+def _open_arrays(
+    scene: xr.DataArray | xr.Dataset, stack: Any, reading: Reading, *, colours: bool
+) -> ArrayScenes:
+    if reading.gsd is not None:
+        raise OptionError(
+            "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
+            "rio.reproject), or give the path of a file"
+        )
+    if reading.mask is not None:
+        raise OptionError(
+            "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
+            "of what is left out"
+        )
+    if reading.nodata or reading.ignore_alpha:
+        raise OptionError(
+            "nodata and ignore_alpha are for files; an array says its nodata itself: "
+            "array.rio.write_nodata(0)"
+        )
+    how: dict[str, Any] = {
+        "bands": reading.bands,
+        "stretch": reading.stretch,
+        "crs": reading.crs,
+        "colours": colours,
+        "lazily": colours,  # a scorer is tried on some pixels before the work
+    }
+    if stack is not None:
+        found = open_stack(scene, stack, **how)
+    else:
+        found = (ArrayScene.open(scene, **how),)
+    remark = about_place(found[0].grid)
+    if remark is not None:
+        warn(f"the array: {remark}")
+    return found
+
+
+def _open(scene: str | Path | Sequence[str | Path], reading: Reading, *, colours: bool) -> Scene:
     paths = [scene] if isinstance(scene, str | Path) else scene
     if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
         raise SceneError(
-            f"a scene is a path, several, or an xarray.DataArray, not {type(scene).__name__}; "
-            "arrays of pixels alone go to Segmenter.predict"
+            f"a scene is a path, several, an xarray.DataArray or an xarray.Dataset, not "
+            f"{type(scene).__name__}; arrays of pixels alone go to Segmenter.predict"
         )
     one = isinstance(scene, str | Path)
     folder = Path() if one else passing_folder()  # one path needs none
@@ -155,62 +213,123 @@ def _with_scores(
     return source
 
 
-def _tasks(
-    source: Scene | ArrayScene | ScoredScene,
+def _map_of_file(
+    source: Scene,
+    pixels: Scene | ArrayScene | ScoredScene,
     segmenter: Segmenter,
     plan: TilePlan,
     area: Aoi | None,
     rasters: Sequence[str],
-) -> list[Delayed]:
-    """Tasks of all tiles: those of a file read it where they run, those of an array get a slice."""
-    if not isinstance(source, ArrayScene):
-        job = TileJob(source, segmenter, plan, area, rasters)
-        return [tile_task(job.run_whole, index) for index in range(len(plan))]
-    job = TileJob(None, segmenter, plan, area, rasters)
-    as_pixels = delayed(as_block, pure=False, traverse=False)
-    return [
-        tile_task(
-            job.run_block,
-            tile.index,
-            as_pixels(source.pixels(tile.read), *source.how),
-        )
-        for tile in plan
-    ]
+    method: Method,
+    reading: Reading,
+) -> LazyMap:
+    """Tasks read the file where they run."""
+    facts = reading_facts(source, reading, area) | method.facts()
+    return LazyMap(TileJob(pixels, segmenter, plan, area, rasters), digest(facts))
 
 
-def _blocks(
-    tasks: list[Delayed],
+def _maps_of_arrays(
+    sources: Any,
+    segmenter: Segmenter,
     plan: TilePlan,
-    name: str,
-    dtype: np.dtype[Any],
-    classes: int | None = None,
-) -> da.Array:
-    """One product of all tiles as a dask array; each tile is computed once for all products."""
-    lead = () if classes is None else (classes,)
-    parts = [
-        da.from_delayed(getattr(task, name), (*lead, *tile.core.shape), dtype)
-        for task, tile in zip(tasks, plan, strict=True)
+    area: Aoi | None,
+    rasters: Sequence[str],
+    method: Method,
+) -> list[LazyMap]:
+    """An array in memory travels with the tasks; of one of dask's each gets the pixels it needs."""
+    known = {"geoseg": version("geoseg"), "--aoi": area_digest(area)}
+    known |= method.facts()
+    tokens = [digest({**known, **one.facts(), "data": tokenize(one.array)}) for one in sources]
+    later = measured_later(sources, digest(tokens)) if sources[0].pending else None
+    job = TileJob(None, segmenter, plan, area, rasters)
+    return [
+        LazyMap(job, token, one, later, one.turned)
+        if one.is_lazy
+        else LazyMap(TileJob(one, segmenter, plan, area, rasters), token, turned=one.turned)
+        for one, token in zip(sources, tokens, strict=True)
     ]
-    rows = [parts[i : i + plan.cols] for i in range(0, len(parts), plan.cols)]
-    if classes is None:
-        return da.block(rows)
-    return da.concatenate([da.concatenate(row, axis=2) for row in rows], axis=1)
 
 
-def _coordinates(grid: Grid) -> dict[str, Any]:
-    """Pixel centres, where rows and columns follow the axes; a rotated grid has its transform."""
+def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict[str, Any]:
+    """What a map is made of, as attributes that every format keeps."""
+    options = method.without_words(asdict(method.options))
+    options.pop("sources")
+    if isinstance(source, ArrayScene):
+        path, bands = None, source.names
+        rule = f"{source.rule}{' (measured when it is computed)' if source.pending else ''}"
+    else:
+        path, bands = source.path, tuple(map(str, source.bands))
+        rule = str(source.stretch_rule)
+    classes = [
+        {"name": one.name, "prompts": one.prompts, "color": one.color}
+        for one in method.vocabulary.classes
+    ]
+    about = {
+        "version": version("geoseg"),
+        "scene": path,
+        "model": str(method.model["spec"]),
+        "weights_sha256": method.model.get("weights_sha256"),
+        "bands": ",".join(bands),
+        "stretch": rule,
+        "limits": None if source.stretch is None else json.dumps(source.stretch),
+        "aoi": reading.aoi,
+        "classes": json.dumps(classes, ensure_ascii=False),
+        "options": json.dumps(options, ensure_ascii=False),
+    }
+    return {f"geoseg_{key}": str(value) for key, value in about.items() if value is not None}
+
+
+def _coordinates(source: Scene | ArrayScene, region: Window) -> dict[str, Any]:
+    """Pixel centres, where rows and columns follow the axes; a rotated grid has its transform.
+
+    An array's own coordinates stay what they are to the last bit, so that xarray aligns the map
+    with it.
+    """
+    y, x = _dims(source)
+    rows, cols = region.slices()
+    if isinstance(source, ArrayScene):
+        rows, cols = (
+            slice(size - part.stop, size - part.start) if turn else part
+            for part, size, turn in zip((rows, cols), source.shape, source.turned, strict=True)
+        )
+        if source.axes is not None and len(source.axes) == 2:
+            found = zip((y, x), ("y", "x"), (rows, cols), strict=True)
+            return {
+                dim: xr.Variable(dim, axis.values[part], axis.attrs)
+                for dim, own, part in found
+                if (axis := source.axes[own]) is not None
+            }
+    grid = source.grid.crop(region)
     transform = grid.transform
     if transform.b or transform.d:
         return {}
-    x = transform.c + transform.a * (np.arange(grid.width) + 0.5)
-    y = transform.f + transform.e * (np.arange(grid.height) + 0.5)
-    return {"x": x, "y": y}
+    along = {
+        x: transform.c + transform.a * (np.arange(grid.width) + 0.5),
+        y: transform.f + transform.e * (np.arange(grid.height) + 0.5),
+    }
+    turned = dict(zip((y, x), _turned(source), strict=True))
+    return {dim: values[::-1] if turned[dim] else values for dim, values in along.items()}
 
 
-def _placed(dataset: xr.Dataset, grid: Grid, nodata: int) -> xr.Dataset:
+def _placed(
+    dataset: xr.Dataset, grid: Grid, turned: tuple[bool, bool], dims: Sequence[Any], nodata: int
+) -> xr.Dataset:
+    y, x = dims
+    for dim, axis in ((y, "Y"), (x, "X")):
+        if dim in dataset.coords:
+            dataset.coords[dim].attrs.setdefault("axis", axis)
+    dataset = dataset.rio.set_spatial_dims(x, y)
     if grid.crs is not None:
         dataset = dataset.rio.write_crs(grid.crs)
-    dataset = dataset.rio.write_transform(grid.transform)
+    dataset = dataset.rio.write_transform(_given_back(grid, turned))
     for name, variable in dataset.data_vars.items():
         variable.rio.write_nodata(nodata if name == "labels" else PER_CENT_NODATA, inplace=True)
     return dataset
+
+
+def _given_back(grid: Grid, turned: tuple[bool, bool]) -> Any:
+    """Transform of the pixels in the order in which they came."""
+    t, (rows, cols) = grid.transform, turned
+    if rows:
+        t = t * t.translation(0, grid.height) * t.scale(1, -1)
+    return t * t.translation(grid.width, 0) * t.scale(-1, 1) if cols else t

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geoseg._inputs import shown
-from geoseg.errors import GeosegWarning, VocabularyError
+from geoseg.errors import VocabularyError, warn
 from geoseg.io.joined import join_labels
 from geoseg.io.labels import LabelRaster
 from geoseg.io.legends import Legend, legend_file
@@ -62,11 +61,7 @@ def open_labels(
     own = {item.index: item.name for item in raster.classes}
     nameless = [value for value in missing if own.get(value, "") in ("", f"class {value}")]
     if nameless:
-        warnings.warn(
-            f"{path}: {origin} does not name {_listed(nameless)}, which occurs in it",
-            GeosegWarning,
-            stacklevel=2,
-        )
+        warn(f"{path}: {origin} does not name {_listed(nameless)}, which occurs in it")
     possible = set(range(np.iinfo(raster.dtype).max + 1)) - {raster.nodata}
     names = {value: own.get(value) or f"class {value}" for value in missing}
     names |= {value: name for value, (name, _) in legend.items() if value in possible}

@@ -6,12 +6,13 @@ them, ``run.json`` lists them, and `Options.resolve` says which value holds.
 
 from __future__ import annotations
 
+import difflib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from geoseg._files import absolute
 from geoseg._inputs import shown
@@ -96,6 +97,35 @@ def by_model(preferred: Any, help: str, panel: str, **more: Any) -> Any:  # noqa
 def choices(kind: type[Any]) -> Mapping[str, Choice]:
     """Return what the fields of a class say about themselves, by their names."""
     return {f.name: f.metadata["choice"] for f in fields(kind) if "choice" in f.metadata}
+
+
+Chosen = TypeVar("Chosen")
+
+
+def as_made(kind: type[Chosen], given: Chosen | Mapping[str, Any] | None) -> Chosen:
+    """Return `Options`, `Reading` or the like from itself, from a dict of its fields, or None.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these, or a field is not known.
+    """
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    known = [f.name for f in fields(cast(Any, kind))]
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"{kind.__name__.lower()} is a {type(given).__name__}; give geoseg.{kind.__name__}(…) "
+            f"or a dict of its fields, like {{'{known[1]}': …}}"
+        )
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise OptionError(f"geoseg.{kind.__name__} has no option {shown(name)}; {hint}")
+    return kind(**given)
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
@@ -484,20 +514,20 @@ def check_words(values: Any) -> None:
 class Reading:
     """How a scene is read."""
 
-    bands: tuple[int, ...] | None = option(
+    bands: tuple[int | str, ...] | None = option(
         None,
-        "Bands to use as red, green and blue, counted from 1; one band alone is grey; any number "
-        "for a --scorer. "
+        "Bands to use as red, green and blue, counted from 1 (in Python also by name); one band "
+        "alone is grey; any number for a --scorer. "
         "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
         parse=parse_bands,
     )
-    stretch: str = option(
+    stretch: Any = option(
         "auto",
         "How values become colours: auto (none for 8-bit, else 2,98), none, P1,P2 percentiles of "
-        "the whole scene, min:max values (in the units of the file's scale and offset), or, for "
-        "a --scorer, raw (as they are stored).",
+        "the whole scene, min:max values (in the units of the file's scale and offset; several "
+        "with commas are one for each band), or, for a --scorer, raw (as they are stored).",
         INPUT,
         metavar="RULE",
     )
@@ -507,9 +537,10 @@ class Reading:
         INPUT,
         metavar="METRES",
     )
-    aoi: str | None = option(
+    aoi: Any = option(
         None,
-        "Map only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
+        "Map only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file (in Python "
+        "also a polygon or a GeoDataFrame).",
         INPUT,
         metavar="BOX|FILE",
     )
@@ -564,6 +595,16 @@ class Reading:
 
     def __post_init__(self) -> None:
         given = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
+        bands: Any = self.bands
+        if bands is not None:
+            bands = (bands,) if isinstance(bands, str | int) else tuple(bands)
+            object.__setattr__(self, "bands", bands)
+        if not isinstance(self.stretch, str):
+            object.__setattr__(self, "stretch", _ranges(self.stretch))
+        if self.aoi is not None and not isinstance(self.aoi, str):
+            object.__setattr__(self, "aoi", area_as_text(self.aoi))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", str(self.mask))
         object.__setattr__(self, "nodata", _nodata_values(given))
         if self.mask is None and (self.mask_values or self.mask_layer):
             raise OptionError("mask values and mask layer say how to read a mask; give --mask too")
@@ -574,6 +615,53 @@ class Reading:
         if not self.nodata:
             return None
         return tuple(float(value) for value in self.nodata if value != "none")
+
+
+def _ranges(given: Any) -> str:
+    """Numbers of a range, or of one for each band, as the text that says them."""
+    try:
+        rows = [given] if all(isinstance(one, int | float) for one in given) else list(given)
+        pairs = [(float(low), float(high)) for low, high in rows]
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"stretch {shown(given)} is not understood: give a text like 0:3000, or numbers "
+            "(low, high), or one such pair for each band"
+        ) from None
+    return ",".join(f"{low!r}:{high!r}" for low, high in pairs)
+
+
+def area_as_text(area: Any) -> str:
+    """Write an area of interest as the text that `Reading` keeps.
+
+    Parameters
+    ----------
+    area
+        Bounds as four numbers, a path, a shapely geometry, or a GeoDataFrame or GeoSeries, whose
+        CRS goes with it.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these.
+    """
+    if isinstance(area, str | Path):
+        return str(area)
+    if hasattr(area, "total_bounds") and hasattr(area, "crs"):  # geopandas
+        whole = area.geometry.union_all()
+        crs = "" if area.crs is None else f"{area.crs.to_string()};"
+        return f"{crs}{whole.wkt}"
+    if hasattr(area, "geom_type") and hasattr(area, "wkt"):  # shapely
+        return str(area.wkt)
+    try:
+        numbers = [float(value) for value in area]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != 4:
+        raise OptionError(
+            f"aoi is a {type(area).__name__}; give minx, miny, maxx, maxy, a shapely polygon, a "
+            "GeoDataFrame or the path of a vector file"
+        )
+    return ",".join(map(repr, numbers))
 
 
 def _nodata_values(given: Sequence[float | str]) -> tuple[float | str, ...]:
@@ -747,11 +835,12 @@ class Products(VectorOptions):
 
     @property
     def side_files(self) -> tuple[str, ...]:
-        """Names of the files that lie beside the rasters, for other programs."""
+        """Names of the files that lie beside rasters and polygons, for other programs."""
         named = (name for name in self.rasters if name in CLASS_RASTERS)
         return (
             *(f"{name}.tif.aux.xml" for name in named),
             *(f"{name}.qml" for name in self.rasters),
+            *(["polygons.qml"] if self.polygons == "gpkg" else []),
         )
 
 
@@ -764,12 +853,15 @@ ALL_PRODUCTS = tuple(
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""
-SIDE_FILES = tuple(
-    name
-    for raster in Products(**_ALL_RASTERS).rasters
-    for name in (
-        f"{raster}.qml",
-        *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
-    )
+SIDE_FILES = (
+    *(
+        name
+        for raster in Products(**_ALL_RASTERS).rasters
+        for name in (
+            f"{raster}.qml",
+            *(f"{raster}.tif{end}" for end in (".aux.xml", ".ovr", ".msk", ".vat.dbf", ".vat.cpg")),
+        )
+    ),
+    "polygons.qml",
 )
-"""Every file beside a raster of a run that describes it, whichever program wrote it."""
+"""Every file beside a raster or polygons of a run that describes them, whoever wrote it."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,11 +17,11 @@ from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
 from geoseg.errors import (
     GeosegError,
-    GeosegWarning,
     OptionError,
     OutputError,
     SceneError,
     heard_warnings,
+    warn,
 )
 from geoseg.inference.lane import TileResult
 from geoseg.inference.network import (
@@ -35,6 +35,7 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.fingerprint import remember
 from geoseg.io.grid import Grid
+from geoseg.io.objects import is_array, scene_on_disk
 from geoseg.io.scene import Scene
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.io.times import source_date
@@ -42,7 +43,7 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, Options, Products, Reading
+from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
@@ -87,18 +88,33 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
+    """Let a function that maps files map arrays as well."""
+
+    @functools.wraps(run)
+    def run_any(scene: Any, *given: Any, **settings: Any) -> Run:
+        if not is_array(scene):
+            return run(scene, *given, **settings)
+        reading = as_made(Reading, settings.pop("reading", None))
+        with scene_on_disk(scene, reading) as (path, how):
+            return run(path, *given, reading=how, **settings)
+
+    return run_any
+
+
+@_takes_arrays
 def segment_to_files(
-    scene: SceneSource,
+    scene: SceneSource | Any,
     classes: VocabularySource,
     out: str | Path,
     *,
     model: str | Model = DEFAULT_MODEL,
     scorer: Any = None,
-    options: Options | None = None,
+    options: Options | Mapping[str, Any] | None = None,
     window: int | None = None,
     stride: int | None = None,
-    reading: Reading | None = None,
-    products: Products | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
+    products: Products | Mapping[str, Any] | None = None,
     tile: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -115,7 +131,8 @@ def segment_to_files(
     scene
         Path of anything rasterio reads, or an opened `Scene`; several paths are mapped as one
         mosaic, whose ``mosaic.vrt`` stays in ``out``, or with ``Reading(rgb=True)`` as the red,
-        green and blue of one scene (``rgb.vrt``).
+        green and blue of one scene (``rgb.vrt``). An ``xarray.DataArray`` or ``Dataset`` is
+        written to a file for the time of the run.
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out
@@ -168,7 +185,7 @@ def segment_to_files(
     """
     with heard_warnings() as heard:
         started, clock = now(), time.perf_counter()
-        reading, products = reading or Reading(), products or Products()
+        reading, products = as_made(Reading, reading), as_made(Products, products)
         vocabulary = Vocabulary.parse(classes)
         folder = OutputFolder(out)
         check = partial(folder.check, overwrite=overwrite, resume=resume, update=update)
@@ -342,11 +359,9 @@ def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
 def _warn_if_untold(scene: dict[str, Any]) -> None:
     """Say so where a resumed run cannot know whether its scene is still the same."""
     if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
-        warnings.warn(
+        warn(
             f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
-            "start anew with --overwrite if it may have been replaced",
-            GeosegWarning,
-            stacklevel=2,
+            "start anew with --overwrite if it may have been replaced"
         )
 
 
@@ -531,11 +546,9 @@ class _SceneRun:
                 rasters.finish(name, ready / f"{name}.tif")
         tally = Tally.of_raster(labels, len(rasters.classes))
         if not tally.counts.any() and not self.holes:
-            warnings.warn(
+            warn(
                 f"{self.scene.path}: no pixel holds data, so nothing was labelled; check the "
-                "scene's nodata value, --bands, --mask and --aoi",
-                GeosegWarning,
-                stacklevel=2,
+                "scene's nodata value, --bands, --mask and --aoi"
             )
         self._describe(ready, rasters, tally)
         polygons = {}
@@ -595,7 +608,7 @@ class _SceneRun:
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
             "products": asdict(self.products),
-            "tile": list(self.plan.tile),
+            "tile": list(self.plan.core(0).shape),
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
             "windows_of_lattice": self.plan.windows,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
+from geoseg.io.objects import is_array, on_disk, scene_on_disk
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.legend import open_labels
+from geoseg.options import Reading, as_made
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
@@ -37,6 +41,71 @@ _COMPRESSION = 4
 """Of the PNG: five times as fast as the best one, and seven per cent larger."""
 
 
+def preview(
+    scene: str | Path | Any,
+    labels: str | Path | Any,
+    out: str | Path | None = None,
+    *,
+    classes: VocabularySource | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
+    title: str | None = None,
+    opacity: float = 0.55,
+    max_width: int = 2000,
+    overwrite: bool = False,
+) -> Image.Image | Path:
+    """Draw the scene beside its map, with legend and scale bar.
+
+    Parameters
+    ----------
+    scene, labels
+        Paths, or arrays as for `geoseg.segment` and as it gives them.
+    out
+        PNG to write; without one the picture comes back, which a notebook shows.
+    classes
+        Names and colours of the values, in place of the labels' own.
+    reading
+        Bands, stretch and nodata of the scene.
+    title, opacity, max_width, overwrite
+        As for :func:`render_preview`.
+
+    Returns
+    -------
+    PIL.Image.Image or Path
+        The picture, or where it was written.
+
+    Raises
+    ------
+    GeosegError
+        As `preview_files`.
+    """
+    how = as_made(Reading, reading)
+    with ExitStack() as stack:
+        if is_array(scene):
+            array: Any = scene
+            scene, how = stack.enter_context(scene_on_disk(array, how))
+        (raster,) = stack.enter_context(on_disk(labels))
+        target = out or Path(stack.enter_context(TemporaryDirectory(prefix="geoseg-"))) / "p.png"
+        preview_files(
+            scene,
+            raster,
+            Path(target),
+            classes=classes,
+            bands=how.bands,
+            stretch=how.stretch,
+            nodata=how.fill,
+            ignore_alpha=how.ignore_alpha,
+            title=title,
+            opacity=opacity,
+            max_width=max_width,
+            overwrite=overwrite,
+        )
+        if out is not None:
+            return Path(out)
+        with Image.open(target) as picture:
+            picture.load()
+            return picture
+
+
 @bounded_cache()
 def preview_files(
     scene: str | Path | Scene,
@@ -44,7 +113,7 @@ def preview_files(
     out: Path,
     *,
     classes: VocabularySource | None = None,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
     stretch: str = "auto",
     nodata: Sequence[float] | None = None,
     ignore_alpha: bool = False,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
+
+from geoseg.errors import on_command_line
 
 # Two threads, as on a small machine: torch reads this when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -32,6 +35,20 @@ def shared() -> Path:
 @pytest.fixture
 def runner() -> CliRunner:
     return CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def names_of_options() -> Iterator[None]:
+    """Messages call options what the command line does, in every test that says nothing else."""
+    with on_command_line():
+        yield
+
+
+@pytest.fixture
+def in_python() -> Iterator[None]:
+    """Messages call options what Python does."""
+    with on_command_line(False):
+        yield
 
 
 @pytest.fixture(autouse=True)

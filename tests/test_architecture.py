@@ -18,7 +18,8 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "_address", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs", "_remote",
+    "_address", "_html", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs",
+    "_remote",
     "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
@@ -27,6 +28,7 @@ PRODUCTS = {"vector", "evaluation", "preview"}
 # Room of geoseg -> rooms it may import. Data flows one way, imports point back along it.
 ROOMS: dict[str, set[str]] = {
     "_address": set(),
+    "_html": set(),
     "errors": {"_address"},
     "_files": {"errors", "_address"},
     "_remote": {"errors", "_address"},

@@ -78,7 +78,7 @@ def test_band_names_of_an_array_tell_colours() -> None:
     by_coordinate = ArrayScene.open(array.assign_coords(band=["blue", "green", "red"]))
     by_long_name = ArrayScene.open(array.assign_attrs(long_name=("B02", "B03", "B04")))
     for scene in (by_coordinate, by_long_name):
-        np.testing.assert_array_equal(scene.array.values, data[::-1])
+        np.testing.assert_array_equal(scene.array, data[::-1])
 
 
 # -- what is data ---------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from geoseg._files import writing_to
-from geoseg.errors import GeosegWarning, OptionError, OutputError
+from geoseg.errors import OptionError, OutputError, warn
 from geoseg.evaluation.benchmark_result import (
     BenchmarkResult,
     ImageResult,
@@ -130,11 +129,9 @@ def run_benchmark(
         raise OptionError(f"the long side is {long_side}; give 1 pixel or more")
     found = dataset.find(Path(root))
     if found.layout.keeps_all(found.root):
-        warnings.warn(
+        warn(
             f"{found.root / str(found.layout.keep_file)} is not there, so all images are scored; "
-            "published scores cover only those it lists",
-            GeosegWarning,
-            stacklevel=2,
+            "published scores cover only those it lists"
         )
     samples = found.samples[:limit]
     settings = {

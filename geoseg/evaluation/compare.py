@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.errors import RasterioError
 
-from geoseg.errors import EvaluationError, GeosegWarning, OptionError
+from geoseg.errors import EvaluationError, OptionError, warn
 from geoseg.evaluation.metrics import (
     IGNORE,
     BoundaryCounts,
@@ -30,6 +29,8 @@ from geoseg.evaluation.values import ClassNumbers, ValueCoder, ValueMap, ValueMa
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
+from geoseg.io.objects import on_disk
+from geoseg.options import area_as_text
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
@@ -70,17 +71,17 @@ class Evaluation:
 
 
 def evaluate(
-    labels: str | Path,
-    truth: str | Path,
+    labels: str | Path | Any,
+    truth: str | Path | Any,
     *,
     classes: VocabularySource | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
     truth_layer: str | None = None,
     outside: str = "ignore",
-    aoi: str | Path | None = None,
+    aoi: str | Path | Any = None,
     aoi_layer: str | None = None,
-    confidence: str | Path | None = None,
+    confidence: str | Path | Any = None,
     boundary_tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -97,11 +98,12 @@ def evaluate(
     Parameters
     ----------
     labels
-        Label raster, or a folder of them: ``*.tif``, or one folder a scene with ``labels.tif``.
+        Label raster, or a folder of them: ``*.tif``, or one folder a scene with ``labels.tif``;
+        or an array as `geoseg.segment` gives it.
     truth
         Truth for it: a raster in the same CRS (on another grid: nearest pixel, with a warning), a
         plain image of the same size, a vector file in any CRS, or a folder of such files named
-        like the label rasters (or their folders).
+        like the label rasters (or their folders); or an array or a GeoDataFrame.
     classes
         Vocabulary. It also names the values of label rasters that carry no class names.
     truth_values
@@ -115,7 +117,8 @@ def evaluate(
     outside
         Class of pixels that no feature of a vector truth covers.
     aoi
-        Only compare inside: ``minx,miny,maxx,maxy`` in the labels' CRS, or a vector file.
+        Only compare inside: ``minx,miny,maxx,maxy`` in the labels' CRS, or a vector file; or
+        bounds, a polygon or a GeoDataFrame.
     aoi_layer
         Layer of that file; by default the one that has polygons.
     confidence
@@ -140,6 +143,37 @@ def evaluate(
     GeosegWarning
         Where the truth is resampled, or labels and `classes` differ.
     """
+    with on_disk(labels, truth, confidence) as (rasters, known, scores):
+        return _evaluate(
+            rasters,
+            known,
+            scores,
+            classes,
+            truth_values,
+            truth_column,
+            truth_layer,
+            outside,
+            aoi if aoi is None else area_as_text(aoi),
+            aoi_layer,
+            boundary_tolerance,
+            progress,
+        )
+
+
+def _evaluate(
+    labels: str | Path,
+    truth: str | Path,
+    confidence: str | Path | None,
+    classes: VocabularySource | None,
+    truth_values: ValueMapSource | None,
+    truth_column: str | None,
+    truth_layer: str | None,
+    outside: str,
+    aoi: str | None,
+    aoi_layer: str | None,
+    boundary_tolerance: float | None,
+    progress: Progress | None,
+) -> Evaluation:
     pairs = find_pairs(Path(labels), Path(truth))
     if confidence is not None and len(pairs) > 1:
         raise OptionError("a confidence raster can only be given for a single label raster")
@@ -298,20 +332,16 @@ def _match_classes(rasters: Sequence[LabelRaster], vocabulary: Vocabulary | None
     known = ClassNumbers(vocabulary.names, synonyms)
     extra = [name for name in carried if name not in known]
     if extra:
-        warnings.warn(
+        warn(
             f"the labels have classes that are not in --classes: {', '.join(extra)}; they are "
-            "scored as classes of their own, which the truth never has",
-            GeosegWarning,
-            stacklevel=3,
+            "scored as classes of their own, which the truth never has"
         )
     found = {known.number(name) for name in carried if name in known}
     missing = [name for number, name in enumerate(vocabulary.names) if number not in found]
     if carried and missing:
-        warnings.warn(
+        warn(
             f"the labels do not have the class {', '.join(missing)}; where the truth has it, "
-            "they are wrong",
-            GeosegWarning,
-            stacklevel=3,
+            "they are wrong"
         )
     return ClassNumbers([*vocabulary.names, *extra], synonyms)
 

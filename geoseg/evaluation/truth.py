@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
 from geoseg._address import as_given
-from geoseg.errors import EvaluationError, GeosegWarning, OptionError, SceneError
+from geoseg.errors import EvaluationError, OptionError, SceneError, warn
 from geoseg.evaluation.metrics import IGNORE, IndexArray
 from geoseg.evaluation.values import (
     ANY_VALUE,
@@ -175,12 +174,10 @@ class RasterTruth:
         nodata = self._source.nodata
         if nodata is not None and _can_be_named(nodata):
             if int(nodata) in numbers and numbers[int(nodata)] != IGNORE:
-                warnings.warn(
+                warn(
                     f"{self._path} marks {int(nodata)} as nodata, so these pixels are ignored; "
                     f'to count them, map the values with --truth-values "{int(nodata)}='
-                    f'{classes.names[int(nodata)]};…"',
-                    GeosegWarning,
-                    stacklevel=2,
+                    f'{classes.names[int(nodata)]};…"'
                 )
             numbers[int(nodata)] = IGNORE
         return ValueCoder(numbers)
@@ -207,11 +204,9 @@ class RasterTruth:
         if same_size and _is_shift(offset) and abs(offset.c) + abs(offset.f) < _PIXEL_TOLERANCE:
             return None
         if not (_is_shift(offset) and _is_whole(offset.c) and _is_whole(offset.f)):
-            warnings.warn(
+            warn(
                 f"{self._path} lies on another grid than the labels; its values are taken from "
-                "the nearest pixel",
-                GeosegWarning,
-                stacklevel=2,
+                "the nearest pixel"
             )
         return WarpedVRT(
             source,

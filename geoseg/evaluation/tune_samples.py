@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.errors import EvaluationError, OptionError
+from geoseg.errors import EvaluationError, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, CountArray
 from geoseg.evaluation.pairs import truths_of
 from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
 from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
 from geoseg.inference.segmenter import Segmenter
+from geoseg.io.array import ArrayScene
+from geoseg.io.objects import is_array, on_disk
 from geoseg.io.scene import SceneLike, expand_scenes, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading
+from geoseg.options import Options, Reading, as_made
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import Tile
 from geoseg.types import BoolArray
@@ -36,14 +39,14 @@ class LabelledScene:
 
 
 def tune_on_scenes(
-    scenes: Sequence[str],
-    truth: str | Path,
+    scenes: str | Path | Sequence[str | Path] | Any,
+    truth: str | Path | Any,
     classes: VocabularySource,
     *,
     model: str | Model = DEFAULT_MODEL,
     device: str = "auto",
-    options: Options | None = None,
-    reading: Reading | None = None,
+    options: Options | Mapping[str, Any] | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
     background: str | None = None,
     truth_values: ValueMapSource | None = None,
     truth_column: str | None = None,
@@ -57,10 +60,11 @@ def tune_on_scenes(
     Parameters
     ----------
     scenes
-        Labelled chips or scenes: files, folders or patterns.
+        Labelled chips or scenes: files, folders or patterns, one or several; or one array.
     truth
         Labels as :func:`geoseg.evaluation.evaluate` takes them, on the scenes' grids; points work
-        too. One file, or a folder with one of the same name for each scene.
+        too. One file, a folder with one of the same name for each scene, an array or a
+        GeoDataFrame.
     classes
         Vocabulary to start from.
     model, device
@@ -85,19 +89,57 @@ def tune_on_scenes(
     SceneError, VocabularyError, ModelError, OptionError
         If the inputs cannot be used.
     """
-    given = options or Options()
-    read = reading or Reading()
-    paths = [Path(path) for path in expand_scenes(scenes)]
-    labelled = [
-        LabelledScene(
-            open_scene(path, read),
-            truth_path,
+    given = as_made(Options, options)
+    read = as_made(Reading, reading)
+    with on_disk(truth) as (known,):
+        return _tune(
+            _labelled(scenes, Path(known), read),
+            classes,
+            model,
+            device,
+            given,
+            background,
+            ValueMap.of(truth_values),
+            truth_column,
+            truth_layer,
+            outside,
+            per_class,
+            progress,
         )
-        for path, truth_path in truths_of(paths, Path(truth))
+
+
+def _labelled(scenes: Any, truth: Path, reading: Reading) -> list[LabelledScene]:
+    if is_array(scenes):
+        array = ArrayScene.open(
+            scenes, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
+        )
+        return [LabelledScene(array, truth)]
+    given = [scenes] if isinstance(scenes, str | Path) else scenes
+    if not all(isinstance(scene, str | Path) for scene in given):
+        raise SceneError("scenes to tune on are paths, or one xarray.DataArray or Dataset")
+    paths = [Path(path) for path in expand_scenes([str(scene) for scene in given])]
+    return [
+        LabelledScene(open_scene(path, reading), truth_path)
+        for path, truth_path in truths_of(paths, truth)
     ]
+
+
+def _tune(
+    labelled: Sequence[LabelledScene],
+    classes: VocabularySource,
+    model: str | Model,
+    device: str,
+    given: Options,
+    background: str | None,
+    values: ValueMap | None,
+    truth_column: str | None,
+    truth_layer: str | None,
+    outside: str,
+    per_class: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tuning:
     if given.vocabulary_steps:
         raise OptionError("tuning works on the words of the class file; leave vocabulary steps out")
-    values = ValueMap.of(truth_values)
     vocabulary = Vocabulary.parse(classes)
     loaded = load_model(model, device=device) if isinstance(model, str) else model
     segmenter = Segmenter(loaded, vocabulary, given)

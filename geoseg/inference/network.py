@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg._files import absolute
-from geoseg.errors import GeosegWarning, OptionError, TileError
+from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of
 from geoseg.inference.decide import Decision
 from geoseg.inference.runners.area import Batches
@@ -33,6 +32,7 @@ from geoseg.options import (
     Options,
     Precision,
     Scorer,
+    as_made,
     choices,
     is_score_raster,
 )
@@ -72,11 +72,14 @@ def scores_of(scorer: Any) -> Any:
     return scorer.call if isinstance(scorer, Scorer) else scorer
 
 
-def windows_of(options: Options | None, window: int | None, stride: int | None) -> Options:
+def windows_of(
+    options: Options | Mapping[str, Any] | None, window: int | None, stride: int | None
+) -> Options:
     """Options with a window and a stride that were given by themselves."""
     given: dict[str, Any] = {"window": window, "stride": stride}
     return replace(
-        options or Options(), **{name: value for name, value in given.items() if value is not None}
+        as_made(Options, options),
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 
@@ -121,6 +124,7 @@ class Network:
         self._classes, self._window, self._views = classes, window, views
         self._activation = scorer.activation
         self._call = loaded(scorer.call, device)
+        self._scales = bool(scorer.mean or scorer.std)
         self._mean, self._std = (
             torch.tensor(values or (empty,), device=device, dtype=torch.float32).view(-1, 1, 1)
             for values, empty in ((scorer.mean, 0.0), (scorer.std, 1.0))
@@ -133,7 +137,9 @@ class Network:
 
     def normalise(self, block: PixelBlock) -> Tensor:
         """Pixels as the network wants them, ``(C, H, W)`` on the device; 0 where not valid."""
-        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
+        pixels = to_device(block.rgb, self.device)
+        if self._scales:
+            pixels = (pixels - self._mean) / self._std
         if not block.valid.all():
             pixels = pixels * to_device(block.valid, self.device)
         return pixels
@@ -142,7 +148,8 @@ class Network:
     def __call__(self, windows: Tensor) -> Tensor:
         """Scores ``(B, H, W, Q)`` float32 of ``(B, C, H, W)`` windows from `normalise`."""
         height, width = windows.shape[2:]
-        filled = F.pad(windows, (0, max(self._window - width, 0), 0, max(self._window - height, 0)))
+        right, below = max(self._window - width, 0), max(self._window - height, 0)
+        filled = F.pad(windows, (0, right, 0, below)) if right or below else windows
         return mean_of_views(self._scores, self._views, filled)[:, :height, :width]
 
     def _scores(self, windows: Tensor) -> Tensor:
@@ -168,7 +175,8 @@ class Network:
                 f"scorer {self.name} gives {scores.shape[1]} scores a pixel, and --classes has "
                 f"{self._classes} names; give one name for each, in their order"
             )
-        if not scores.isfinite().all():
+        # Every value is looked at only where their sum says that there may be something to find.
+        if not scores.sum().isfinite() and not scores.isfinite().all():
             raise TileError(
                 f"scorer {self.name} gives scores that are NaN or infinite; check its weights, and "
                 "that pixels reach it as it was trained (--stretch, --mean, --std)"
@@ -236,7 +244,7 @@ class NetworkSegmenter(Segmenter):
     ) -> None:
         self.scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
         self.vocabulary = names_only(vocabulary)
-        self.given = options or Options()
+        self.given = as_made(Options, options)
         _refuse_words(self.given)
         self.options = self.given.resolve({"logit_scale": 1.0})
         self.device = resolve_device(device)
@@ -263,9 +271,9 @@ class NetworkSegmenter(Segmenter):
         queries = Queries(
             np.zeros((classes, 0), np.float32), np.arange(classes, dtype=np.int32), offsets, classes
         )
+        decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._decision = replace(
-            Decision.of(queries, self.vocabulary, chosen, self.device),
-            activation=self.scorer.activation,
+            decision, activation=self.scorer.activation, by_logits=decision.thresholds is None
         )
         self._batches = Batches(
             self.device,
@@ -381,11 +389,9 @@ def names_only(source: VocabularySource) -> Vocabulary:
         if entry.prompts != (entry.name,)
     ]
     if more:
-        warnings.warn(
+        warn(
             f"a scorer knows no words: only the names of classes are used, not their other words: "
-            f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}",
-            GeosegWarning,
-            stacklevel=3,
+            f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}"
         )
     return Vocabulary(tuple(replace(c, prompts=(c.name,)) for c in vocabulary.classes))
 

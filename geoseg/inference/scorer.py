@@ -5,7 +5,7 @@ What follows (averaging windows, refining, deciding) needs nothing else of a mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -115,12 +115,21 @@ class Scorer:
     whole
         Windows are whole images in one pass: no padding, and pixels beyond the last whole patch
         are not seen.
+    encode
+        Called in the encoder's place, if somebody has a say in it.
     """
 
     def __init__(
-        self, encoder: Encoder, head: Head, views: Sequence[View], *, whole: bool = False
+        self,
+        encoder: Encoder,
+        head: Head,
+        views: Sequence[View],
+        *,
+        whole: bool = False,
+        encode: Callable[[Tensor], DenseFeatures] | None = None,
     ) -> None:
         self.encoder, self.head, self.views = encoder, head, views
+        self.encode = encode or encoder
         self._whole = whole
 
     @torch.no_grad()
@@ -155,6 +164,6 @@ class Scorer:
     def _score(self, images: Tensor) -> Tensor:
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.encoder.device.type == "cuda" else 1
-        features = split_features(self.encoder(images), step)
+        features = split_features(self.encode(images), step)
         parts = zip(features, torch.split(images, step), strict=True)
         return torch.cat([self.head(*part) for part in parts])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
 from geoseg._inputs import shown
 from geoseg.errors import OptionError
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.vectors import read_polygons
+from geoseg.io.vectors import lay_polygons, read_polygons
 from geoseg.types import BoolArray, Window
 
 _STRIP_ROWS = 1024
+_WKT = re.compile(r"\s*((MULTI)?POLYGON|GEOMETRYCOLLECTION)\s*Z?M?\s*(\(|EMPTY)", re.IGNORECASE)
 _FURTHEST_PIXELS = 2**30
 """From the scene's corner: GDAL counts pixels in 32 bits, and burns nothing beyond."""
 
@@ -41,7 +45,8 @@ class Aoi:
         Parameters
         ----------
         text
-            ``minx,miny,maxx,maxy`` in the scene's CRS, or a vector file with polygons in any CRS.
+            ``minx,miny,maxx,maxy`` in the scene's CRS, a polygon as WKT (with ``CRS;`` before it if
+            it is in another one), or a vector file with polygons in any CRS.
             On a scene without transform a box lies as its map does, with y from minus the height
             to 0, or is columns and rows.
         grid
@@ -56,8 +61,11 @@ class Aoi:
         SceneError
             If the file cannot be read, has no polygons or no CRS to place them by.
         """
-        numbers = _numbers(str(text))
-        if numbers is not None:
+        numbers, shape = _numbers(str(text)), _shape(str(text))
+        if shape is not None:
+            laid = lay_polygons(shape, grid, what="aoi").table.geometry
+            outline = _to_pixels(shapely.union_all(laid.to_numpy()), grid.drawn)
+        elif numbers is not None:
             outline = _to_pixels(_box(numbers), _plane(numbers, grid))
         else:
             laid = read_polygons(text, grid, what="aoi", layer=layer).table.geometry
@@ -87,6 +95,18 @@ def _numbers(text: str) -> tuple[float, float, float, float] | None:
     except ValueError:
         return None
     return minx, miny, maxx, maxy
+
+
+def _shape(text: str) -> gpd.GeoDataFrame | None:
+    """Polygon of a WKT, with its CRS if that stands before it."""
+    crs, _, wkt = text.rpartition(";")
+    if not _WKT.match(wkt):
+        return None
+    try:
+        shape = shapely.from_wkt(wkt)
+        return gpd.GeoDataFrame(geometry=[shape], crs=crs or None)
+    except (shapely.errors.ShapelyError, ProjError) as error:
+        raise OptionError(f"aoi {shown(text)}: is no polygon ({shown(error)})") from None
 
 
 def _box(numbers: tuple[float, float, float, float]) -> BaseGeometry:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,28 @@ import numpy.typing as npt
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray
 from affine import Affine
+from rasterio.errors import RasterioError
 from rioxarray.exceptions import MissingSpatialDimensionError
 
-from geoseg.errors import GeosegWarning, OptionError, SceneError
-from geoseg.io.bands import Band, band_of, by_words
-from geoseg.io.described import settle_crs
+from geoseg.errors import GeosegWarning, OptionError, SceneError, warn
+from geoseg.io._handles import open_dataset
+from geoseg.io.bands import Band, band_of, bands_named, by_tags, by_words
+from geoseg.io.described import is_sentinel, settle_crs
 from geoseg.io.grid import Grid
-from geoseg.io.stretch import Limits, apply_limits, as_stored, measure_limits, parse_stretch
+from geoseg.io.stretch import (
+    Limits,
+    Stretch,
+    apply_limits,
+    as_stored,
+    measure_limits,
+    parse_stretch,
+)
 from geoseg.types import BoolArray, PixelBlock, Window
+
+ArraySource = xarray.DataArray | xarray.Dataset
+"""Pixels in memory or lazy: an array with bands, or a variable a band."""
+Fills = tuple[float | None, ...]
+"""Value of each band that is no data."""
 
 _STATISTICS_SIZE = 2048
 _HALF = 1e-3
@@ -29,34 +45,61 @@ _UNEVEN = 0.1
 """Pixels by which a coordinate may lie off its place."""
 _NAME = "the array"
 _Y, _X = ("y", "lat", "latitude"), ("x", "lon", "longitude")
+_NO_STRETCH = Stretch("none")
+_TIME = ("time", "t", "date", "dates", "datetime")
+_FILLS = ("_FillValue", "missing_value")
+_CRS_KEYS = {"crs_wkt", "spatial_ref", "grid_mapping_name"}
 
 
 @dataclass(frozen=True)
 class ArrayScene:
-    """An ``xarray.DataArray`` read like a scene. The array is never changed.
+    """An ``xarray.DataArray`` or ``Dataset`` read like a scene. It is never changed.
 
     Made by :meth:`open`. A dask array stays lazy: a read computes the chunks it touches.
     """
 
-    array: xarray.DataArray
-    """``(band, y, x)``, with the used bands only."""
+    array: Any
+    """``(band, y, x)`` numpy or dask, with the used bands only, from north to south and from west
+    to east."""
     grid: Grid
     stretch: Limits | None
-    nodata: float | None
+    fills: Fills
     colours: bool = True
     """Whether pixels are red, green and blue; otherwise one plane for every band."""
     raw: bool = False
     """Whether values stay as they are."""
+    rule: Stretch = _NO_STRETCH
+    """How ``stretch`` is found, with ``auto`` as it was given."""
+    pending: bool = False
+    """Whether ``stretch`` has still to be measured, see `measured`."""
+    whole: np.dtype[np.integer[Any]] | None = None
+    """Type of whole numbers that were turned into floats to mark nodata, if they may have been."""
+    units: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of the bands; empty if values mean themselves."""
+    bands: tuple[int, ...] = ()
+    """Which bands are used, counted from 1."""
+    names: tuple[str, ...] = ()
+    """What they are called."""
+    told_by: str = "order"
+    """What told which bands are red, green and blue."""
+    turned: tuple[bool, bool] = (False, False)
+    """Whether the rows came from south to north, the columns from east to west."""
+    axes: Mapping[str, xarray.Variable] | None = None
+    """Coordinates of rows and columns as they came, under their own names; None if they are to be
+    counted from the grid."""
+    dims: tuple[Hashable, Hashable] = ("y", "x")
+    """Names of the rows' and columns' dimensions as they came."""
 
     @classmethod
     def open(
         cls,
-        array: xarray.DataArray,
+        array: ArraySource,
         *,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         stretch: str = "auto",
         crs: str | None = None,
         colours: bool = True,
+        lazily: bool = False,
     ) -> ArrayScene:
         """Settle dimensions, bands, placement and stretch of an array.
 
@@ -65,9 +108,12 @@ class ArrayScene:
         array
             Dimensions ``(y, x)``, ``(band, y, x)`` or ``(y, x, band)``; latitude and longitude
             are taken for y and x, and whatever ``rio.set_spatial_dims`` names. CRS, transform and
-            nodata as rioxarray finds them.
+            nodata as rioxarray finds them. Of a Dataset, each variable ``(y, x)`` is a band. Rows
+            may come from north or south, columns from west or east.
         bands, stretch, crs, colours
-            As for :meth:`geoseg.io.scene.Scene.open`.
+            As for :meth:`geoseg.io.scene.Scene.open`; bands may also be names.
+        lazily
+            Read no pixel of a dask array: what has to be measured is ``pending``.
 
         Raises
         ------
@@ -76,44 +122,17 @@ class ArrayScene:
         OptionError
             If ``bands`` or ``stretch`` make no sense.
         """
-        ordered = _order_dims(array)
-        chosen = _choose_bands(ordered, bands, colours=colours)
-        used = ordered.isel(band=[band - 1 for band in chosen])
-        if used.dtype == np.bool_ or not (
-            np.issubdtype(used.dtype, np.integer) or np.issubdtype(used.dtype, np.floating)
-        ):
-            raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
-        nodata = array.rio.nodata
-        _refuse_uneven(used)
-        place = settle_crs(array.rio.crs, crs, _NAME)
-        transform = _transform(used)
-        if {"x", "y"} <= set(used.coords):
-            transform = _corrected(used, transform)
-        grid = Grid(place, transform, used.sizes["y"], used.sizes["x"])
-        wanted, integers = parse_stretch(stretch), np.issubdtype(used.dtype, np.integer)
-        raw = wanted.kind == "raw"
-        if raw and colours:
-            raise OptionError(
-                "stretch raw is for a scorer of your own; models of words see colours"
-            )
-        scene = cls(used, grid, None, None if nodata is None else float(nodata), colours, raw)
-        if raw:
-            return scene
-        if integers and wanted.for_dtype(used.dtype).kind == "none":
-            return scene
-        sample, valid = scene._decimated(_STATISTICS_SIZE)
-        whole = _whole_numbers(array, sample[:, valid])
-        rule = wanted.for_dtype(whole or used.dtype)
-        if rule.kind == "none" and whole is not None:
-            full = ((0.0, float(np.iinfo(whole).max)),) * len(chosen)
-            return replace(scene, stretch=full)
-        limits = measure_limits(rule, sample, valid, path=_NAME)
-        return replace(scene, stretch=limits)
+        return _opened(_planes(array), bands, stretch, crs, colours=colours, lazily=lazily)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Size as ``(height, width)``."""
         return self.grid.shape
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether the pixels are dask's."""
+        return hasattr(self.array, "dask")
 
     def read(self, window: Window) -> PixelBlock:
         """Read a window as float RGB with its valid mask.
@@ -130,23 +149,21 @@ class ArrayScene:
     def pixels(self, window: Window) -> Any:
         """Values of a window as they are stored, ``(band, h, w)``: a dask array stays lazy.
 
-        Computed, they go to :func:`as_block` with `how`.
+        Computed, they go to `block`.
         """
         rows, cols = window.slices()
-        return self.array[:, rows, cols].data
-
-    @property
-    def how(self) -> tuple[Limits | None, float | None, bool, bool]:
-        """What :func:`as_block` needs to know besides the values."""
-        return self.stretch, self.nodata, self.colours, self.raw
+        return self.array[:, rows, cols]
 
     def block(self, data: npt.NDArray[Any]) -> PixelBlock:
         """Turn stored values of this array into pixels."""
-        return as_block(data, *self.how)
+        valid = _valid(data, self.fills)
+        rgb = as_stored(data, valid) if self.raw else apply_limits(data, valid, self.stretch)
+        grey = self.colours and len(rgb) == 1
+        return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
 
     def is_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window is valid."""
-        may = self.nodata is not None or np.issubdtype(self.array.dtype, np.floating)
+        may = self.fills.count(None) < len(self.fills) or self.array.dtype.kind == "f"
         return may and not self.read(window).valid.any()
 
     def known_empty(self, window: Window) -> bool:
@@ -155,73 +172,442 @@ class ArrayScene:
 
     def thumbnail(self, max_size: int) -> PixelBlock:
         """Read every n-th pixel, so that the longer side has ``max_size`` pixels or fewer."""
-        data, _ = self._decimated(max_size)
-        return self.block(data)
+        return self.block(np.asarray(self.sample(max_size)))
 
-    def _decimated(self, max_size: int) -> tuple[npt.NDArray[Any], BoolArray]:
+    def sample(self, max_size: int = _STATISTICS_SIZE) -> Any:
+        """Every n-th pixel as it is stored, as for `thumbnail`; of a dask array as dask's."""
         step = max(1, math.ceil(max(self.shape) / max_size))
-        data = np.asarray(self.array[:, ::step, ::step].data)
-        return data, _valid(data, self.nodata)
+        return self.array[:, ::step, ::step]
+
+    def without_pixels(self) -> ArrayScene:
+        """What is known of the array, without its values."""
+        return replace(self, array=np.empty((0, 0, 0), self.array.dtype), axes=None)
+
+    def measured(self, sample: npt.NDArray[Any]) -> ArrayScene:
+        """The same scene with its stretch measured on a sample, ``(band, h, w)``."""
+        valid = _valid(sample, self.fills)
+        whole = self.whole if _are_whole(sample[:, valid]) else None
+        rule = self.rule.for_dtype(whole or sample.dtype)
+        if rule.kind == "none" and whole is not None:
+            full = ((0.0, float(np.iinfo(whole).max)),) * len(sample)
+            return replace(self, stretch=full, pending=False)
+        limits = measure_limits(rule, sample, valid, path=_NAME, units=self.units)
+        return replace(self, stretch=limits, pending=False)
+
+    def facts(self) -> dict[str, Any]:
+        """What the pixels depend on besides the values of the array; plain JSON values."""
+        grid = self.grid
+        return {
+            "shape": list(grid.shape),
+            "transform": list(grid.transform)[:6],
+            "crs": None if grid.crs is None else grid.crs.to_wkt(),
+            "bands": [str(self.array.dtype), *self.bands],
+            "nodata": [None if v is None else str(v) for v in self.fills],
+            "stretch": [str(self.rule), self.stretch, self.raw, self.colours, self.pending],
+            "whole": None if self.whole is None else str(self.whole),
+            "units": self.units,
+        }
 
 
-def _whole_numbers(
-    array: xarray.DataArray, values: npt.NDArray[Any]
-) -> np.dtype[np.integer[Any]] | None:
-    """Type of the whole numbers that rioxarray has turned into floats to mark nodata, if it has."""
-    stored = np.dtype(array.encoding.get("rasterio_dtype", array.dtype))
-    if not np.issubdtype(stored, np.integer) or stored == array.dtype or not values.size:
-        return None
-    as_they_were = values.max() > 1 and bool((values == np.rint(values)).all())
-    return stored if as_they_were else None
+def time_of(array: ArraySource) -> Hashable | None:
+    """Dimension of a stack along which scenes lie one after another; None for one scene."""
+    if isinstance(array, xarray.Dataset):
+        found = {time_of(variable) for _, variable in _variables(array)}
+        return next(iter(found - {None}), None)
+    y, x = _spatial(array)
+    others = [dim for dim in array.dims if dim not in (y, x)]
+    for dim in others:
+        dated = dim in array.coords and array.coords[dim].dtype.kind == "M"
+        if dated or str(dim).lower() in _TIME:
+            return dim
+    return None
 
 
-def as_block(
-    data: npt.NDArray[Any],
-    stretch: Limits | None,
-    nodata: float | None,
+def open_stack(
+    array: ArraySource,
+    dim: Hashable,
+    *,
+    bands: Sequence[int | str] | None = None,
+    stretch: str = "auto",
+    crs: str | None = None,
     colours: bool = True,
-    raw: bool = False,
-) -> PixelBlock:
-    """Turn stored values ``(C, h, w)`` into float RGB, or planes, with their valid mask."""
-    valid = _valid(data, nodata)
-    rgb = as_stored(data, valid) if raw else apply_limits(data, valid, stretch)
-    grey = colours and len(rgb) == 1
-    return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
+    lazily: bool = False,
+) -> tuple[ArrayScene, ...]:
+    """Open every scene of a stack along a dimension, all with one stretch; see `ArrayScene.open`.
+
+    Where the stretch has still to be measured, that is to be done on the `stacked_sample`.
+    """
+    if not array.sizes[dim]:
+        raise SceneError(f"{_NAME} has no {dim}: the selection meets nothing")
+    first, *rest = (_planes(array.isel({dim: i})) for i in range(array.sizes[dim]))
+    with warnings.catch_warnings():
+        if rest:  # of how its values lie, the first one alone says nothing
+            warnings.filterwarnings("ignore", "no pixel with data", GeosegWarning)
+        one = _opened(first, bands, stretch, crs, colours=colours, lazily=lazily, measure=not rest)
+    others = (_turned(planes.pixels(one.bands), one.turned) for planes in rest)
+    scenes = (one, *(replace(one, array=pixels) for pixels in others))
+    if rest and one.pending and not one.is_lazy:
+        known = one.measured(np.asarray(stacked_sample(scenes)))
+        return tuple(replace(s, stretch=known.stretch, pending=False) for s in scenes)
+    return scenes
 
 
-def _valid(data: npt.NDArray[Any], nodata: float | None) -> BoolArray:
-    valid = np.ones(data.shape[1:], np.bool_)
-    if np.issubdtype(data.dtype, np.floating):
-        valid &= np.isfinite(data).all(axis=0)
-    if nodata is not None and not math.isnan(nodata):
-        hits = data == np.float64(nodata).astype(
-            data.dtype if np.issubdtype(data.dtype, np.floating) else np.float64
+def stacked_sample(scenes: Sequence[ArrayScene]) -> Any:
+    """Every n-th pixel of all scenes of a stack, ``(band, h, w)``."""
+    size = max(_STATISTICS_SIZE // math.ceil(math.sqrt(len(scenes))), 1)
+    parts = [scene.sample(size) for scene in scenes]
+    if scenes[0].is_lazy:
+        import dask.array as da
+
+        return da.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1)
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Bands of an array, and what they say of themselves."""
+
+    parts: tuple[xarray.DataArray, ...]
+    """One ``(band, y, x)`` with all bands, or one ``(y, x)`` a band."""
+    place: xarray.DataArray
+    """``(y, x)``: what says where the pixels lie."""
+    told: tuple[Band, ...]
+    fills: Fills
+    units: tuple[tuple[float, float], ...]
+    whole: np.dtype[np.integer[Any]] | None
+    dims: tuple[Hashable, Hashable]
+
+    @property
+    def count(self) -> int:
+        return len(self.told)
+
+    @cached_property
+    def called(self) -> tuple[str, ...]:
+        """What a person calls the bands."""
+        return tuple(
+            band.names[0] if band.names else str(number)
+            for number, band in enumerate(self.told, start=1)
         )
-        valid &= ~(hits.all(axis=0) if nodata >= 0 else hits.any(axis=0))
-    return valid
+
+    def pixels(self, chosen: Sequence[int]) -> Any:
+        """Values of some bands, ``(band, y, x)``, numpy or dask."""
+        if len(self.parts) == 1 and self.parts[0].ndim == 3:
+            return self.parts[0].isel(band=[band - 1 for band in chosen]).data
+        planes = [self.parts[band - 1].data for band in chosen]
+        if any(hasattr(plane, "dask") for plane in planes):
+            import dask.array as da
+
+            return da.stack(planes)
+        return np.stack([np.asarray(plane) for plane in planes])
+
+    @property
+    def source(self) -> str | None:
+        """File that a 3-D array was opened from, if it says so."""
+        found = self.parts[0].encoding.get("source") if len(self.parts) == 1 else None
+        return str(found) if found and Path(str(found)).is_file() else None
 
 
-def _order_dims(array: xarray.DataArray) -> xarray.DataArray:
-    """Bring the dimensions to ``(band, y, x)``."""
+def _planes(array: ArraySource) -> _Planes:
+    if isinstance(array, xarray.Dataset):
+        chosen = _variables(array)
+        if len(chosen) == 1:
+            return _planes(chosen[0][1])
+        return _of_variables(chosen)
+    ordered, dims = _order_dims(array)
+    told = _names(ordered)
+    fill = _fill(array)
+    return _Planes(
+        (ordered,),
+        ordered.isel(band=0, drop=True) if ordered.sizes["band"] else ordered,
+        told,
+        (fill,) * len(told),
+        _units(ordered, len(told)),
+        _whole_type(array),
+        dims,
+    )
+
+
+def _of_variables(chosen: Sequence[tuple[str, xarray.DataArray]]) -> _Planes:
+    parts, told, units = [], [], []
+    for name, variable in chosen:
+        ordered, dims = _order_dims(variable)
+        if ordered.sizes["band"] != 1:
+            raise SceneError(
+                f"{_NAME}: its variable {name} has dimensions "
+                f"{', '.join(map(str, variable.dims))}, and of several variables each is a band "
+                "(y, x); give the one that is the scene: dataset[name]"
+            )
+        parts.append(ordered.isel(band=0, drop=True))
+        told.append(band_of(name, dict(variable.attrs)))
+        units.append((_units(ordered, 1) or ((1.0, 0.0),))[0])
+    wholes = {_whole_type(variable) for _, variable in chosen}
+    plain = all(unit == (1.0, 0.0) for unit in units)
+    return _Planes(
+        tuple(parts),
+        parts[0],
+        tuple(told),
+        tuple(_fill(variable) for _, variable in chosen),
+        () if plain else tuple(units),
+        wholes.pop() if len(wholes) == 1 else None,
+        dims,
+    )
+
+
+def _variables(dataset: xarray.Dataset) -> list[tuple[str, xarray.DataArray]]:
+    """Variables that can be bands: numbers that lie on rows and columns."""
+    found = []
+    mappings = [n for n, v in dataset.data_vars.items() if not v.ndim and _CRS_KEYS & set(v.attrs)]
+    dataset = dataset.set_coords(mappings)
+    for name, variable in dataset.data_vars.items():
+        try:
+            spatial = set(_spatial(variable))
+        except SceneError:
+            continue
+        if spatial <= set(variable.dims) and variable.dtype.kind in "iuf":
+            found.append((str(name), variable))
+    if not found:
+        held = ", ".join(map(str, dataset.data_vars)) or "none"
+        raise SceneError(f"{_NAME}: no variable of the Dataset is an image (y, x); it has {held}")
+    return found
+
+
+def _opened(
+    planes: _Planes,
+    bands: Sequence[int | str] | None,
+    stretch: str,
+    crs: str | None,
+    *,
+    colours: bool,
+    lazily: bool,
+    measure: bool = True,
+) -> ArrayScene:
+    height, width = (planes.place.sizes[dim] for dim in ("y", "x"))
+    if not height or not width or not planes.count:
+        raise SceneError(
+            f"{_NAME} has no pixels ({height} x {width}, {planes.count} bands): the selection "
+            "meets nothing; look at its coordinates, y often descends: sel(y=slice(high, low))"
+        )
+    chosen, told_by = _choose_bands(planes, bands, colours=colours)
+    used = planes.pixels(chosen)
+    if used.dtype.kind not in "iuf":
+        raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
+    place = planes.place
+    _refuse_uneven(place)
+    transform = _transform(place)
+    corrected = transform
+    if {"x", "y"} <= set(place.coords):
+        corrected = _corrected(place, transform)
+    own_crs = settle_crs(place.rio.crs, crs, _NAME)
+    grid = Grid(own_crs, corrected, height, width)
+    if own_crs is None and _are_numbers_of_pixels(place):
+        grid = replace(grid, transform=Affine.identity())
+    turned = _directions(grid)
+    wanted = parse_stretch(stretch)
+    raw = wanted.kind == "raw"
+    if raw and colours:
+        raise OptionError("stretch raw is for a scorer of your own; models of words see colours")
+    fills = tuple(planes.fills[band - 1] for band in chosen)
+    units = tuple(planes.units[band - 1] for band in chosen) if planes.units else ()
+    scene = ArrayScene(
+        _turned(used, turned),
+        _north_up(grid, turned),
+        None,
+        fills,
+        colours,
+        raw,
+        rule=wanted,
+        whole=planes.whole if used.dtype.kind == "f" else None,
+        units=units,
+        bands=chosen,
+        names=tuple(planes.called[band - 1] for band in chosen),
+        told_by=told_by,
+        turned=turned,
+        axes=_axes(place) if corrected == transform else None,
+        dims=planes.dims,
+    )
+    if raw or (used.dtype.kind in "iu" and wanted.for_dtype(used.dtype).kind == "none"):
+        return scene
+    if lazily and scene.is_lazy and wanted.kind == "range":
+        given = measure_limits(
+            wanted,
+            np.empty((len(chosen), 0, 0), used.dtype),
+            np.empty((0, 0), np.bool_),
+            path=_NAME,
+            units=units,
+        )
+        return replace(scene, stretch=given)
+    if (lazily and scene.is_lazy) or not measure:
+        return replace(scene, pending=True)
+    return scene.measured(np.asarray(scene.sample()))
+
+
+def _directions(grid: Grid) -> tuple[bool, bool]:
+    """Whether rows come from the south, columns from the east."""
+    t = grid.transform
+    if not grid.with_transform or t.b or t.d:
+        return False, False
+    return t.e > 0, t.a < 0
+
+
+def _turned(data: Any, turned: tuple[bool, bool]) -> Any:
+    rows, cols = (slice(None, None, -1 if turn else None) for turn in turned)
+    return data[:, rows, cols] if any(turned) else data
+
+
+def _north_up(grid: Grid, turned: tuple[bool, bool]) -> Grid:
+    t, (rows, cols) = grid.transform, turned
+    if not rows and not cols:
+        return grid
+    flipped = Affine(
+        -t.a if cols else t.a,
+        0.0,
+        t.c + t.a * grid.width if cols else t.c,
+        0.0,
+        -t.e if rows else t.e,
+        t.f + t.e * grid.height if rows else t.f,
+    )
+    return replace(grid, transform=flipped)
+
+
+def _axes(place: xarray.DataArray) -> dict[str, xarray.Variable]:
+    """One-dimensional coordinates of rows and columns."""
+    return {
+        dim: place.coords[dim].variable.to_base_variable()
+        for dim in ("y", "x")
+        if dim in place.coords and place.coords[dim].dims == (dim,)
+    }
+
+
+def _are_numbers_of_pixels(place: xarray.DataArray) -> bool:
+    """Whether the coordinates only count rows and columns, as those of a plain picture do."""
+    for dim in ("y", "x"):
+        if dim not in place.coords or place.coords[dim].dtype.kind not in "iuf":
+            return False
+        values = np.asarray(place.coords[dim].values, np.float64)
+        if values[0] not in (0, 0.5, 1) or not (np.diff(values) == 1).all():
+            return False
+    return _carried(place) in (None, Affine.identity())
+
+
+def _are_whole(values: npt.NDArray[Any]) -> bool:
+    if not values.size:
+        return False
+    return bool(values.max() > 1 and (values == np.rint(values)).all())
+
+
+def _whole_type(array: xarray.DataArray) -> np.dtype[np.integer[Any]] | None:
+    """Type of the whole numbers that a reader may have turned into floats to mark nodata."""
+    encoding = array.encoding
+    stored = np.dtype(encoding.get("rasterio_dtype", encoding.get("dtype", array.dtype)))
+    scaled = {"scale_factor", "add_offset", "scales", "offsets"} & encoding.keys()
+    if scaled or stored.kind not in "iu" or stored == array.dtype:
+        return None
+    return np.dtype(stored)
+
+
+def _fill(array: xarray.DataArray) -> float | None:
+    """Value that is no data: of the attributes, or of the encoding where it was not decoded."""
+    stored = next((array.encoding[k] for k in _FILLS if k in array.encoding), None)
+    if stored is not None:
+        # Decoded floats have NaN in its place, and another value may have become the same.
+        decoded = array.dtype.kind == "f" and (
+            {"scale_factor", "add_offset", "scales", "offsets"} & array.encoding.keys()
+        )
+        return None if decoded else _as_number(stored)
+    try:
+        return _as_number(array.rio.nodata)
+    except (OverflowError, ValueError, MissingSpatialDimensionError):
+        return None
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        number = float(np.asarray(value).ravel()[0])
+    except (TypeError, ValueError, IndexError):
+        return None
+    return None if math.isnan(number) else number
+
+
+def _units(array: xarray.DataArray, count: int) -> tuple[tuple[float, float], ...]:
+    """Scale and offset of the bands by the attributes; empty if values mean themselves.
+
+    Floats mean themselves: of those that somebody has scaled, xarray keeps the attributes.
+    """
+    if array.dtype.kind == "f":
+        return ()
+    columns = []
+    for one, many, default in (("scale_factor", "scales", 1.0), ("add_offset", "offsets", 0.0)):
+        value = array.attrs.get(one, array.attrs.get(many, default))
+        column = np.ravel(value)
+        try:
+            columns.append([float(v) for v in (column if len(column) == count else column[:1])])
+        except (TypeError, ValueError):
+            return ()
+    scales, offsets = (column * count if len(column) == 1 else column for column in columns)
+    found = tuple(zip(scales, offsets, strict=True))
+    usable = all(math.isfinite(a) and a > 0 and math.isfinite(b) for a, b in found)
+    return found if usable and set(found) != {(1.0, 0.0)} else ()
+
+
+def _valid(data: npt.NDArray[Any], fills: Fills) -> BoolArray:
+    """Where pixels hold data; a value that real pixels can take is none only where all have it."""
+    valid = np.ones(data.shape[1:], np.bool_)
+    floating = data.dtype.kind == "f"
+    if floating:
+        valid &= np.isfinite(data).all(axis=0)
+    known = [fill for fill in fills if fill is not None]
+    if not known:
+        return valid
+    hits = [
+        np.zeros(band.shape, np.bool_)
+        if fill is None
+        else band == np.float64(fill).astype(data.dtype if floating else np.float64)
+        for band, fill in zip(data, fills, strict=True)
+    ]
+    sentinels = [
+        hit for hit, fill in zip(hits, fills, strict=True) if fill is not None and is_sentinel(fill)
+    ]
+    held = np.logical_or.reduce(sentinels) if sentinels else np.logical_and.reduce(hits)
+    return np.asarray(valid & ~held)
+
+
+def _spatial(array: xarray.DataArray) -> tuple[Hashable, Hashable]:
+    """Dimensions of rows and columns."""
     names = [str(dim) for dim in array.dims]
     try:
-        y, x = str(array.rio.y_dim), str(array.rio.x_dim)
+        y, x = array.rio.y_dim, array.rio.x_dim
     except MissingSpatialDimensionError:
         y = next((name for name in names if name.lower() in _Y), "")
         x = next((name for name in names if name.lower() in _X), "")
-    others = [name for name in names if name not in (y, x)]
-    if not y or not x or len(others) > 1:
+    if not y or not x:
         raise SceneError(
             f"{_NAME} has dimensions {', '.join(names) or 'none'}; geoseg reads (band, y, x) or "
             "(y, x, band): rename or select them, or name them with rio.set_spatial_dims"
         )
+    return y, x
+
+
+def _order_dims(array: xarray.DataArray) -> tuple[xarray.DataArray, tuple[Hashable, Hashable]]:
+    """Bring the dimensions to ``(band, y, x)``; and what rows and columns are called."""
+    y, x = _spatial(array)
+    others = [dim for dim in array.dims if dim not in (y, x)]
+    if len(others) > 1:
+        raise SceneError(
+            f"{_NAME} has dimensions {', '.join(map(str, array.dims))}; geoseg reads (band, y, x) "
+            "or (y, x, band), and with time (time, band, y, x): rename or select them"
+        )
     if not others:
+        if "band" in array.coords:
+            array = array.drop_vars("band")
         array, others = array.expand_dims("band"), ["band"]
-    renamed = {old: new for old, new in ((others[0], "band"), (y, "y"), (x, "x")) if old != new}
-    return array.rename(renamed).transpose("band", "y", "x")
+    wanted = ((others[0], "band"), (y, "y"), (x, "x"))
+    renamed = {old: new for old, new in wanted if old != new}
+    # A scalar coordinate may have one of these names already.
+    array = array.drop_vars([new for new in renamed.values() if new in array.coords])
+    return array.rename(renamed).transpose("band", "y", "x"), (y, x)
 
 
-def _names(array: xarray.DataArray) -> list[Band]:
+def _names(array: xarray.DataArray) -> tuple[Band, ...]:
     """What names the bands: values of their coordinate, ``long_name``, coordinates beside it."""
     count = array.sizes["band"]
     told: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -234,35 +620,54 @@ def _names(array: xarray.DataArray) -> list[Band]:
         for one, value in zip(told, coord.values, strict=True):
             one["bandname" if kind == "band" else kind] = value
     long = array.attrs.get("long_name", ())
+    long = [long] if isinstance(long, str) and count == 1 else long
     names = list(long) if isinstance(long, list | tuple) and len(long) == count else [None] * count
-    return [band_of(name, tags) for name, tags in zip(names, told, strict=True)]
+    return tuple(band_of(name, tags) for name, tags in zip(names, told, strict=True))
 
 
 def _choose_bands(
-    array: xarray.DataArray, bands: Sequence[int] | None, *, colours: bool
-) -> tuple[int, ...]:
-    count = array.sizes["band"]
-    if bands is None:
-        if (told := by_words(_names(array))) is not None:
-            return told[0]
-        if count > 4 or (count == 4 and array.dtype != np.uint8):
-            warnings.warn(
-                f"{_NAME} has {count} bands without names, taking 1,2,3 as red, green, blue; "
-                "give bands if that is wrong",
-                GeosegWarning,
-                stacklevel=2,
-            )
-        if count == 2 and not colours:
-            return (1, 2)
-        if count == 2 or count == 0:
-            raise SceneError(f"{_NAME} has {count} bands, neither one (grey) nor three (RGB)")
-        return (1,) if count == 1 else (1, 2, 3)
-    chosen = tuple(bands)
-    if not chosen or (colours and len(chosen) not in (1, 3)):
-        raise OptionError(f"bands {chosen}: give three (red, green, blue) or one (grey)")
-    if not all(1 <= band <= count for band in chosen):
-        raise SceneError(f"{_NAME} has bands 1 to {count}, not all of {chosen}")
-    return chosen
+    planes: _Planes, bands: Sequence[int | str] | None, *, colours: bool
+) -> tuple[tuple[int, ...], str]:
+    count = planes.count
+    if bands is not None:
+        chosen = bands_named(bands, planes.told, _NAME)
+        if not chosen or (colours and len(chosen) not in (1, 3)):
+            raise OptionError(f"bands {tuple(bands)}: give three (red, green, blue) or one (grey)")
+        if not all(1 <= band <= count for band in chosen):
+            raise SceneError(f"{_NAME} has bands 1 to {count}, not all of {chosen}")
+        return chosen, "given"
+    if (told := by_words(planes.told)) is not None:
+        return told
+    if count > 3 and (tagged := _by_file(planes)) is not None:
+        return tagged, "tags"
+    if count > 3:
+        named = any(band.names for band in planes.told)
+        warn(
+            f"{_NAME} has {count} bands "
+            + (f"({', '.join(planes.called)}) and nothing says which" if named else "without names")
+            + ", taking 1,2,3 as red, green, blue; give bands if that is wrong"
+        )
+    if count == 2 and not colours:
+        return (1, 2), "order"
+    if count == 2:
+        raise SceneError(
+            f"{_NAME} has {count} bands, neither one (grey) nor three (RGB); give bands, one of "
+            f"{', '.join(planes.called)}"
+        )
+    return ((1,), "one band") if count == 1 else ((1, 2, 3), "order")
+
+
+def _by_file(planes: _Planes) -> tuple[int, int, int] | None:
+    """Red, green and blue by the colour tags of the file that an array was opened from."""
+    numbers = planes.parts[0].coords.get("band")
+    if planes.source is None or numbers is None or numbers.dtype.kind not in "iu":
+        return None
+    try:
+        with open_dataset(planes.source) as dataset:
+            kinds = [dataset.colorinterp[int(number) - 1] for number in numbers.values]
+    except (RasterioError, IndexError):
+        return None
+    return by_tags(kinds)
 
 
 def _transform(array: xarray.DataArray) -> Affine:

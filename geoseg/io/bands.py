@@ -9,6 +9,9 @@ from typing import Any
 
 from rasterio.enums import ColorInterp
 
+from geoseg._inputs import shown
+from geoseg.errors import OptionError
+
 Triple = tuple[int, int, int]
 
 _COLOURS = ("red", "green", "blue")
@@ -21,6 +24,7 @@ _NANOMETRES = ((600, 690, 660), (510, 600, 560), (430, 515, 482))
 """Lowest, highest and best wavelength of red, green and blue."""
 _FIRST_FOUR_THREE_TWO = r"\bS2[ABC]|SENTINEL.?2|\bL[COE]0?[89]|LANDSAT.?[89]|\bOLI"
 _FIRST_THREE_TWO_ONE = r"\bL[TE]0?[4567]|LANDSAT.?[4567]\b|\bETM|\bTM\b"
+_NAMES = ("bandname", "common_name", "eo:common_name", "color", "long_name", "standard_name")
 _CODE = re.compile(r"(?:^|[^a-z0-9])(b0?)(\d{1,2}a?)(?:$|[^a-z0-9])", re.IGNORECASE)
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(nm|nanomet|um|µm|μm|micromet|micron)", re.IGNORECASE)
 
@@ -48,7 +52,7 @@ def bands_of(dataset: Any) -> tuple[Band, ...]:
 def band_of(name: Any, tags: Mapping[str, Any], other: Any = None) -> Band:
     """One band, from its name and its metadata."""
     low = {str(key).lower(): str(value) for key, value in tags.items()}
-    told = (low.get(key) for key in ("bandname", "common_name", "long_name", "standard_name"))
+    told = (low.get(key) for key in _NAMES)
     names = tuple(dict.fromkeys(str(one).strip() for one in (name, *told, other) if one))
     return Band(names, _wavelength(low, names))
 
@@ -90,6 +94,72 @@ def by_words(bands: Sequence[Band], about: str = "") -> tuple[Triple, str] | Non
             return triple, told
     triple = _by_code(bands, about)
     return None if triple is None else (triple, "names")
+
+
+def bands_named(
+    wanted: Sequence[int | str],
+    bands: Sequence[Band],
+    path: str,
+    kinds: Sequence[ColorInterp] = (),
+) -> tuple[int, ...]:
+    """Numbers of bands, counted from 1, that are given by number or by name.
+
+    Parameters
+    ----------
+    wanted
+        Numbers stay as they are; ``B4`` is also ``B04`` and ``SR_B4``, and red, green, blue and
+        nir are found as they are where nobody says which bands to take.
+    bands
+        What there is.
+    path
+        The scene, for messages.
+    kinds
+        Colour tags of the bands, if there are any.
+
+    Raises
+    ------
+    OptionError
+        If no band, or more than one, has a name; the message lists the names there are.
+    """
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    words = by_words(bands)
+    triple = words[0] if words is not None else by_tags(kinds)
+
+    def number(name: int | str) -> int:
+        if not isinstance(name, str):
+            return int(name)
+        key = name.strip().lower()
+        if key.isdecimal():
+            return int(key)
+        for fits in (_is_called, _has_code, _has_colour):
+            found = [i for i, band in enumerate(bands, 1) if fits(band, key)]
+            if len(found) == 1:
+                return found[0]
+        if triple is not None and key in _COLOURS and not found:
+            return triple[_COLOURS.index(key)]
+        names = ", ".join(b.names[0] if b.names else str(i) for i, b in enumerate(bands, 1))
+        what = f"{len(found)} bands are" if found else "no band is"
+        raise OptionError(f"{path}: {what} called '{shown(name)}'; its bands are {shown(names)}")
+
+    return tuple(map(number, wanted))
+
+
+def _is_called(band: Band, key: str) -> bool:
+    return any(name.lower() == key for name in band.names)
+
+
+def _has_code(band: Band, key: str) -> bool:
+    hit = _CODE.search(key)
+    own = [found for name in band.names if (found := _CODE.search(name))]
+    return hit is not None and any(
+        found[2].lower().lstrip("0") == hit[2].lstrip("0") for found in own
+    )
+
+
+def _has_colour(band: Band, key: str) -> bool:
+    if key in _COLOURS:
+        return _says(band, key, exact=False)
+    return key == "nir" and any("nir" in _words(name) for name in band.names)
 
 
 def grey_of(band: Band, stem: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,9 @@ from rasterio.errors import RasterioIOError
 
 from geoseg._address import is_address
 from geoseg._remote import http_address
-from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
-from geoseg.io.bands import bands_of, by_tags, by_words, grey_of
+from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.formats import what_it_is
@@ -90,22 +89,19 @@ def settle_crs(found: CRS | None, given: str | None, path: str) -> CRS | None:
     if reason is not None:
         raise SceneError(f"{path}: {reason}")
     if given is not None and found is not None and not same_crs(found, crs):
-        warnings.warn(
-            f"{path}: says that its CRS is {crs_name(found)}; --crs {crs_name(crs)} holds",
-            GeosegWarning,
-            stacklevel=2,
-        )
+        warn(f"{path}: says that its CRS is {crs_name(found)}; --crs {crs_name(crs)} holds")
     return crs
 
 
 def choose_bands(
-    dataset: Any, bands: Sequence[int] | None, path: str, *, colours: bool = True
+    dataset: Any, bands: Sequence[int | str] | None, path: str, *, colours: bool = True
 ) -> tuple[tuple[int, ...], str]:
     """Bands to read, and what told which they are; any number of them unless ``colours``."""
-    if bands is not None:
-        return _check_bands(dataset, tuple(bands), path, colours=colours), "given"
     kinds = dataset.colorinterp
     named = bands_of(dataset)
+    if bands is not None:
+        numbers = bands_named(bands, named, path, kinds)
+        return _check_bands(dataset, numbers, path, colours=colours), "given"
     about = " ".join([Path(path).name, *map(str, dataset.tags().values())])
     words = by_words(named, about)
     if (tagged := by_tags(kinds)) is not None:
@@ -142,7 +138,7 @@ def choose_bands(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, GeosegWarning, stacklevel=2)
+    warn(message)
 
 
 def _listed(bands: Sequence[int]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geoseg.errors import GeosegWarning, SceneError
+from geoseg.errors import SceneError, warn
 from geoseg.io.source import RasterSource
 from geoseg.types import BoolArray
 
@@ -83,4 +82,4 @@ def warn_about_alpha(source: RasterSource) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, GeosegWarning, stacklevel=3)
+    warn(message)

@@ -17,6 +17,7 @@ from geoseg._address import as_given
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.described import mask_kind, nodata_as, why_unreadable
+from geoseg.io.flags import classes_in
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.legends import legend_beside
 from geoseg.io.source import decimated_shape, decimation
@@ -90,8 +91,9 @@ class LabelRaster:
                 stored=None if masked or file_nodata is None else StoredBlocks.of(dataset),
                 tags=dataset.tags(),
             )
-            names = _tagged_names(raster.tags | dataset.tags(1))
-            colours = _colours(dataset)
+            tags = raster.tags | dataset.tags(1)
+            names = _tagged_names(tags)
+            colours = _colours(dataset) or _tagged_colours(tags)
         if not names:
             legend = legend_beside(path)
             names = {v: legend.get(v, (f"class {v}", None))[0] for v in raster.counts()}
@@ -247,6 +249,13 @@ def _tagged_names(tags: Mapping[str, str]) -> dict[int, str]:
         for key, name in tags.items()
         if key.startswith(_TAG) and key.removeprefix(_TAG).isdecimal()
     }
+
+
+def _tagged_colours(tags: Mapping[str, str]) -> dict[int, str]:
+    """Colours that rioxarray keeps of labels as a tag."""
+    if "flag_colors" not in tags:
+        return {}
+    return {item.index: item.color for item in classes_in(tags)}
 
 
 def _colours(dataset: Any) -> dict[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +29,7 @@ from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._files import absolute
 from geoseg._inputs import shown
 from geoseg._remote import http_address
-from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io._handles import close_handle, shared_handle
 from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.described import local_files, open_readable
@@ -395,4 +394,4 @@ def _listed(values: Sequence[float] | FloatArray) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(shown_address(message), GeosegWarning, stacklevel=2)
+    warn(shown_address(message))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy as np
 
 from geoseg._address import as_given, lasting_address
 from geoseg._remote import http_address
-from geoseg.errors import GeosegWarning, OptionError
+from geoseg.errors import OptionError, warn
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import file_records, identities, server_marks
@@ -93,7 +92,7 @@ class Scene:
         cls,
         path: str | Path,
         *,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         stretch: str = "auto",
         gsd: float | None = None,
         crs: str | None = None,
@@ -343,13 +342,13 @@ def _warn_about_empty_detail(source: RasterSource) -> None:
             f"{source.path}: its own pixels are {finer:.0f} times as large as --gsd asks for: "
             f"about {finer**2:,.0f} times the work, and no detail that is not in the file"
         )
-        warnings.warn(message, GeosegWarning, stacklevel=3)
+        warn(message)
 
 
 def _warn_about_placement(source: RasterSource) -> None:
     remark = about_place(source.grid)
     if remark is not None:
-        warnings.warn(f"{source.path}: {remark}", GeosegWarning, stacklevel=3)
+        warn(f"{source.path}: {remark}")
 
 
 def about_place(grid: Grid) -> str | None:

@@ -101,7 +101,7 @@ class RasterSource:
     def open(
         cls,
         path: str,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
         *,
         crs: str | None = None,
         nodata: Sequence[float] | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg._inputs import shown
-from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.types import BoolArray, FloatArray
 
 AUTO_PERCENTILES = (2.0, 98.0)
@@ -29,6 +28,8 @@ class Stretch:
     """Percentile (``percent``) or pixel value (``range``) that becomes 0."""
     high: float = 0.0
     """Percentile or pixel value that becomes 1."""
+    bands: Limits = ()
+    """``(low, high)`` of each band, where a ``range`` is not the same for all."""
 
     def for_dtype(self, dtype: np.dtype[Any]) -> Stretch:
         """Resolve ``auto``: none for 8-bit, 2 to 98 per cent for everything else."""
@@ -41,11 +42,20 @@ class Stretch:
     def __str__(self) -> str:
         if self.kind == "percent":
             return f"{self.low:g},{self.high:g}"
+        if self.bands:
+            return limits_as_text(self.bands)
         return f"{self.low:g}:{self.high:g}" if self.kind == "range" else self.kind
+
+
+def limits_as_text(limits: Limits) -> str:
+    """Limits of every band as `parse_stretch` reads them."""
+    return ",".join(f"{low!r}:{high!r}" for low, high in limits)
 
 
 def parse_stretch(text: str) -> Stretch:
     """Read ``auto``, ``none``, ``raw``, ``P1,P2`` (percentiles) or ``min:max`` (pixel values).
+
+    Several ``min:max``, with commas between them, are one for each band.
 
     Raises
     ------
@@ -59,6 +69,9 @@ def parse_stretch(text: str) -> Stretch:
         return Stretch("none")
     if word == "raw":
         return Stretch("raw")
+    if ":" in word and "," in word:
+        pairs = tuple(_two_numbers(part, ":", text) for part in word.split(","))
+        return Stretch("range", *pairs[0], bands=pairs)
     if ":" in word:
         low, high = _two_numbers(word, ":", text)
         return Stretch("range", low, high)
@@ -115,7 +128,7 @@ def measure_limits(
         If ``none`` is asked for but float values leave [0, 1].
     """
     stretch = stretch.for_dtype(sample.dtype)
-    values = sample[:, valid]
+    values = sample.reshape(len(sample), -1) if valid.all() else sample[:, valid]
     if stretch.kind == "none":
         if np.issubdtype(sample.dtype, np.integer):
             return None
@@ -126,23 +139,29 @@ def measure_limits(
             )
         return ((0.0, 1.0),) * len(sample)
     if stretch.kind == "range":
+        wanted = stretch.bands or ((stretch.low, stretch.high),) * len(sample)
+        if len(wanted) != len(sample):
+            raise OptionError(
+                f"stretch {shown(str(stretch))} is for {len(wanted)} bands, and {len(sample)} are "
+                "read; give one min:max for all, or one for each"
+            )
         limits = tuple(
-            ((stretch.low - offset) / scale, (stretch.high - offset) / scale)
-            for scale, offset in units or ((1.0, 0.0),) * len(sample)
+            ((low - offset) / scale, (high - offset) / scale)
+            for (low, high), (scale, offset) in zip(
+                wanted, units or ((1.0, 0.0),) * len(sample), strict=True
+            )
         )
         _warn_if_outside(limits, values, units, path)
         return limits
     if not values.size:
-        warnings.warn(
-            f"{path}: no pixel with data found to measure the stretch on",
-            GeosegWarning,
-            stacklevel=2,
-        )
+        warn(f"{path}: no pixel with data found to measure the stretch on")
         return ((0.0, 1.0),) * len(sample)
     return tuple(_percentile_limits(band, stretch) for band in values)
 
 
 _OUTSIDE = 0.99
+_FLAT = 0.01
+"""Share of a range below which its values are one grey."""
 
 
 def _warn_if_outside(
@@ -154,11 +173,15 @@ def _warn_if_outside(
     """Say so where nearly every pixel would be black or white."""
     if not values.size:
         return
-    outside = [
-        np.count_nonzero((band < low) | (band > high))
+    outside = sum(
+        int(np.count_nonzero((band < low) | (band > high)))
         for band, (low, high) in zip(values, limits, strict=True)
-    ]
-    if sum(outside) <= _OUTSIDE * values.size:
+    )
+    flat = all(
+        0 < float(band.max()) - float(band.min()) < _FLAT * (high - low)
+        for band, (low, high) in zip(values, limits, strict=True)
+    )
+    if outside <= _OUTSIDE * values.size and not flat:
         return
     lowest, highest = float(values.min()), float(values.max())
     words = f"values run from {lowest:g} to {highest:g}"
@@ -168,12 +191,8 @@ def _warn_if_outside(
             f"values run from {lowest * scale + offset:g} to {highest * scale + offset:g} in the "
             f"units of the file's scale and offset (stored: {lowest:g} to {highest:g})"
         )
-    warnings.warn(
-        f"{path}: --stretch leaves {100 * sum(outside) / values.size:.0f} % of the pixels black or "
-        f"white: {words}",
-        GeosegWarning,
-        stacklevel=2,
-    )
+    share = f"{100 * outside / values.size:.0f} % of the pixels black or white"
+    warn(f"{path}: --stretch leaves {'all pixels nearly the same' if flat else share}: {words}")
 
 
 def _percentile_limits(values: npt.NDArray[Any], stretch: Stretch) -> tuple[float, float]:
@@ -219,7 +238,7 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     whole = bool(valid.all())
     for target, band, (low, high) in zip(out, data, pairs, strict=True):
         values = band if whole else np.where(valid, band, 0)
-        scaled = np.subtract(values, work(low), dtype=work)
+        scaled = np.subtract(values, work(low), out=target if small else None, dtype=work)
         scaled /= work(high - low)
         np.clip(scaled, 0, 1, out=target, casting="same_kind")
     if not whole:

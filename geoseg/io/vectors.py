@@ -5,7 +5,6 @@ Areas of interest, zones and truth all come through :func:`read_polygons`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from pyproj.exceptions import ProjError
 from geoseg._address import as_given, is_address
 from geoseg._inputs import file_looks_like, named_path, shown
 from geoseg._optional import require
-from geoseg.errors import GeosegWarning, OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.crs import crs_name, horizontal, same_crs
 from geoseg.io.grid import FloatArray, Grid, is_plain_degrees
 
@@ -106,7 +105,24 @@ def read_polygons(
         If there is no such file or layer, or several layers have polygons.
     """
     name = shown(as_given(path))
-    frame = _read(_find(path, what), name, what, layer)
+    return _laid(_read(_find(path, what), name, what, layer), name, grid, what, points=points)
+
+
+def lay_polygons(
+    frame: gpd.GeoDataFrame | gpd.GeoSeries, grid: Grid, *, what: str, points: bool = False
+) -> Laid:
+    """Lay the features of a GeoDataFrame on a raster, as `read_polygons` does those of a file.
+
+    One without a CRS counts in the raster's.
+    """
+    if isinstance(frame, gpd.GeoSeries):
+        frame = gpd.GeoDataFrame(geometry=frame)
+    if frame.crs is None and grid.crs is not None:
+        frame = frame.set_crs(pyproj.CRS.from_user_input(grid.crs))
+    return _laid(frame, f"the {what}", grid, what, points=points)
+
+
+def _laid(frame: gpd.GeoDataFrame, name: str, grid: Grid, what: str, *, points: bool) -> Laid:
     frame = _only_areas(frame, name, what, points=points)
     crs = frame.crs
     if (crs is None) != (grid.crs is None):
@@ -212,11 +228,9 @@ def _choose_layer(
         )
     if not found:
         return spatial[0][0]
-    warnings.warn(
+    warn(
         f"{name}: takes the layer '{shown(found[0])}', the only one of {len(spatial)} that has "
-        f"polygons; --{what}-layer names another",
-        GeosegWarning,
-        stacklevel=2,
+        f"polygons; --{what}-layer names another"
     )
     return found[0]
 
@@ -249,11 +263,8 @@ def _only_areas(frame: gpd.GeoDataFrame, name: str, what: str, *, points: bool) 
         [area for area in areas if area is not None], frame.index, crs=frame.crs
     )
     if not kept.all():
-        warnings.warn(
-            f"{name}: {int((~kept).sum())} of {len(kept)} features have no polygon and are left "
-            "out",
-            GeosegWarning,
-            stacklevel=2,
+        warn(
+            f"{name}: {int((~kept).sum())} of {len(kept)} features have no polygon and are left out"
         )
     return frame
 

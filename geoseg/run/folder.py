@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from geoseg._claim import claimed
 from geoseg._files import local_target, release_database, writing_to
-from geoseg.errors import GeosegWarning, OptionError, OutputError
+from geoseg.errors import OptionError, OutputError, warn
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS, SIDE_FILES
@@ -240,7 +239,7 @@ class OutputFolder:
                 if update:
                     if (self.path / name).exists():
                         words = "has changed since the run that made it, and is made anew"
-                        warnings.warn(f"{self.path / name} {words}", GeosegWarning, stacklevel=2)
+                        warn(f"{self.path / name} {words}")
                     return None
                 raise OutputError(
                     f"{self.path / name} is missing or has changed since the run that made it; "
@@ -248,11 +247,9 @@ class OutputFolder:
                 )
         changed = [name for name in side_files if not self._is_intact(name, report)]
         if changed:
-            warnings.warn(
+            warn(
                 f"{self.path}: {', '.join(changed)} is missing or has changed since the run; if "
-                "no other program did that, make all anew with --overwrite",
-                GeosegWarning,
-                stacklevel=2,
+                "no other program did that, make all anew with --overwrite"
             )
         self.clear()
         return report

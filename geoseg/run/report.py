@@ -106,17 +106,29 @@ def run_facts(
 ) -> dict[str, Any]:
     """Everything the outputs depend on, by the name the user knows it by."""
     return {
+        **reading_facts(scene, reading, area),
+        "--tile": tile,
+        "the wanted products": asdict(products),
+        **method.facts(),
+    }
+
+
+def reading_facts(scene: Scene, reading: Reading, area: Aoi | None) -> dict[str, Any]:
+    """Everything of the input that labels depend on, by the name the user knows it by."""
+    return {
         "geoseg's version": version("geoseg"),
         "the scene": scene.fingerprint(),
         "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
         "--crs": reading.crs,
         "--nodata or --ignore-alpha": [reading.fill, reading.ignore_alpha],
         "--mask": None if scene.source.left_out is None else scene.source.left_out.identity(),
-        "--aoi": None if area is None else digest([area.window, area.outline.wkt]),
-        "--tile": tile,
-        "the wanted products": asdict(products),
-        **method.facts(),
+        "--aoi": area_digest(area),
     }
+
+
+def area_digest(area: Aoi | None) -> str | None:
+    """Which part of a scene is mapped; None for all of it."""
+    return None if area is None else digest([area.window, area.outline.wkt])
 
 
 def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:

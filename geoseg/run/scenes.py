@@ -6,7 +6,6 @@ import atexit
 import math
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from geoseg._address import (
 )
 from geoseg._files import absolute
 from geoseg._inputs import shown
-from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
+from geoseg.errors import OptionError, OutputError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
 from geoseg.io.crs import same_crs
@@ -224,11 +223,9 @@ def _folder_name(scene: str, pattern: str) -> str:
 def warn_of_neighbours(scenes: Sequence[str | Path]) -> None:
     """Say so where scenes that are mapped apart lie side by side."""
     if (near := touching(scenes)) is not None:
-        warnings.warn(
+        warn(
             f"{near[0]} and {near[1]} lie side by side and are mapped apart, so that classes may "
-            "change where they meet; --mosaic maps scenes as one",
-            GeosegWarning,
-            stacklevel=2,
+            "change where they meet; --mosaic maps scenes as one"
         )
 
 

@@ -310,7 +310,7 @@ def _run_away(job: TileJob, indices: Sequence[int]) -> list[Found]:
     keep_freed_memory()
 
     def plain(error: GeosegError) -> GeosegError:
-        return type(error)(str(error))
+        return type(error)(*error.args)
 
     try:
         return [

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from geoseg._address import as_given, is_address, scene_name
 from geoseg._inputs import shown
-from geoseg.errors import GeosegWarning, VocabularyError
+from geoseg.errors import VocabularyError, warn
 from geoseg.text._files import collapse, content_lines, read_utf8
 
 _FILE = "class file"
@@ -36,6 +35,7 @@ _OF_RUN = ("name", "queries", "color", "threshold", "offset")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
+_HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})")
 _TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
 
 
@@ -77,11 +77,13 @@ def read_source(source: object) -> RawVocabulary:
         return RawVocabulary("class list", _from_inline(source))
     if isinstance(source, Mapping):
         return RawVocabulary("class mapping", _from_mapping(source))
+    if hasattr(source, "columns") and hasattr(source, "itertuples"):
+        return RawVocabulary("class table", _from_frame(source))
     if isinstance(source, Sequence) and not isinstance(source, bytes | bytearray):
         return RawVocabulary("class list", _from_sequence(source))
     raise VocabularyError(
         f"classes cannot be read from a {type(source).__name__}: give a file, a string like "
-        "'building,roof;road;water', a list or a mapping from names to prompts"
+        "'building,roof;road;water', a list, a mapping from names to prompts or a DataFrame"
     )
 
 
@@ -293,6 +295,14 @@ def _unaliased(item: Mapping[str, Any], where: str) -> dict[str, Any]:
     return table
 
 
+def _as_written(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A mapping of Python's, whose prompts may be one string."""
+    table = _unaliased(item, where)
+    if isinstance(table.get("prompts"), str):
+        table["prompts"] = [w for w in map(collapse, table["prompts"].split(",")) if w]
+    return table
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for key, value in pairs:
@@ -321,14 +331,86 @@ def _from_inline(text: str) -> tuple[RawClass, ...]:
 
 
 def _from_words(words: str, origin: str, where: str) -> RawClass:
-    """Read ``name, synonym, synonym``; empty ones are skipped with a warning."""
+    """Read ``name, synonym, synonym``; empty ones are skipped with a warning.
+
+    A colour among them is the class's.
+    """
     pieces = [collapse(piece) for piece in words.split(",")]
-    kept = tuple(piece for piece in pieces if piece)
+    kept, color = _without_color(tuple(piece for piece in pieces if piece), origin, where)
     if not kept:
         raise VocabularyError(f"{origin}, {where}: '{shown(words)}' names no class")
-    if len(kept) < len(pieces):
+    if not all(pieces):
         _warn(origin, f"{where}: an empty name between commas in '{shown(words)}' is skipped")
-    return RawClass(where, kept[0], kept)
+    return RawClass(where, kept[0], kept, color)
+
+
+def _without_color(
+    words: Sequence[str], origin: str, where: str
+) -> tuple[tuple[str, ...], str | None]:
+    """Words that are asked for, and the colour that stood among them, if one did."""
+    colors = [word for word in words if _HEX.fullmatch(word)]
+    if len(colors) > 1:
+        raise VocabularyError(f"{origin}, {where}: has two colours, {' and '.join(colors[:2])}")
+    color = colors[0].lower() if colors else None
+    if color is not None and len(color) < 7:
+        color = "#" + "".join(2 * digit for digit in color[1:4])
+    kept = tuple(word for word in words if not _HEX.fullmatch(word))
+    return kept, None if color is None else color[:7]
+
+
+def _from_item(item: Sequence[Any], where: str) -> RawClass:
+    """A class as a list: name or prompts, and maybe a colour, also as three levels."""
+    words: list[str] = []
+    color = None
+    for part in item:
+        if _is_level(part):
+            levels = [value for value in item if _is_level(value)]
+            color = _hex([str(value) for value in levels])
+            if len(levels) != len(_LEVELS) or color is None:
+                raise VocabularyError(
+                    f"class list, {where}: write a colour as '#rrggbb' or as three numbers from 0 "
+                    "to 255"
+                )
+        elif isinstance(part, list | tuple):
+            nested = _from_item(part, where)
+            words += nested.prompts
+            color = nested.color or color
+        elif part is not None:
+            words += _strings([part], "class list", where)
+    kept, told = _without_color(words, "class list", where)
+    name = kept[0] if kept else ""
+    return RawClass(where, name, tuple(dict.fromkeys(kept)), told or color)
+
+
+def _is_level(value: Any) -> bool:
+    return _is_number(value) and float(value).is_integer()
+
+
+def _from_frame(frame: Any) -> tuple[RawClass, ...]:
+    """A table as pandas has it, with the columns of a CSV file."""
+    header = [_COLUMNS.get(_plain(str(column))) for column in frame.columns]
+    if header.count("name") != 1:
+        raise VocabularyError(
+            "class table: no one column is headed name or class; it has "
+            f"{shown(', '.join(map(str, frame.columns)))}"
+        )
+    plain = [_plain(str(column)) for column in frame.columns]
+    numbered = next((plain.index(head) for head in _NUMBERS if head in plain), len(plain))
+    classes = []
+    for line, row in enumerate(frame.itertuples(index=False), start=1):
+        cells = [
+            ",".join(map(str, cell))
+            if isinstance(cell, list | tuple)
+            else ""
+            if cell is None or cell != cell
+            else str(cell)
+            for cell in row
+        ]
+        where = f"row {line}"
+        number = collapse("".join(cells[numbered : numbered + 1])) or None
+        table = _row(header, cells, f"class table, {where}")
+        classes.append(replace(_from_table(table, "class table", where), number=number))
+    return tuple(classes)
 
 
 def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
@@ -338,10 +420,22 @@ def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
         if isinstance(item, str):
             classes.append(_from_words(item, "class list", where))
             continue
-        prompts = _strings(item, "class list", where)
-        if not prompts:
+        if isinstance(item, Mapping):
+            table = _as_written(item, f"class list, {where}")
+            classes.append(_from_table(table, "class list", where))
+            continue
+        if hasattr(item, "prompts") and hasattr(item, "color"):  # a VocabularyClass
+            one: Any = item
+            classes.append(
+                RawClass(where, one.name, one.prompts, one.color, one.threshold, one.offset)
+            )
+            continue
+        if not isinstance(item, list | tuple):
+            raise VocabularyError(f"class list, {where}: prompts must be a list of strings")
+        found = _from_item(item, where)
+        if not found.prompts:
             raise VocabularyError(f"class list, {where}: the list of its prompts is empty")
-        classes.append(RawClass(where, prompts[0], prompts))
+        classes.append(found)
     return tuple(classes)
 
 
@@ -353,11 +447,18 @@ def _from_mapping(items: Mapping[Any, Any]) -> tuple[RawClass, ...]:
             raise VocabularyError(
                 f"class mapping, {where}: its name {shown(repr(name))} is not a string"
             )
-        if isinstance(value, str):
-            prompts = _from_words(value, "class mapping", where).prompts
-        else:
-            prompts = _strings(value, "class mapping", where)
-        classes.append(RawClass(where, name, prompts or (name,)))
+        if isinstance(value, Mapping):
+            table = {"name": name} | _as_written(value, f"class mapping, '{shown(name)}'")
+            classes.append(_from_table(table, "class mapping", where))
+            continue
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, list | tuple):
+            raise VocabularyError(f"class mapping, {where}: prompts must be a list of strings")
+        found = _from_item([collapse(w) if isinstance(w, str) else w for w in words], where)
+        prompts = tuple(word for word in found.prompts if word)
+        if isinstance(value, str) and not prompts and found.color is None:
+            raise VocabularyError(f"class mapping, {where}: '{shown(value)}' names no class")
+        classes.append(RawClass(where, name, prompts or (name,), found.color))
     return tuple(classes)
 
 
@@ -397,7 +498,9 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f"{origin}, {where}: threshold must be a number from 0 to 1")
     if not _is_number(offset):
         raise VocabularyError(f"{origin}, {where}: offset must be a number from -1 to 1")
-    prompts = _strings(table.get("prompts", [name]), origin, where)
+    given = table.get("prompts", [name])
+    prompts, own = _without_color(_strings(given, origin, where), origin, where)
+    color = color or own
     if not prompts:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
     return RawClass(where, name, prompts, color, threshold, offset)
@@ -438,4 +541,4 @@ _NOT_READ = {
 
 
 def _warn(origin: str, message: str) -> None:
-    warnings.warn(f"{origin}: {message}", GeosegWarning, stacklevel=2)
+    warn(f"{origin}: {message}")

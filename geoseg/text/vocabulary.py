@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._files import whole_file, writing_to
+from geoseg._html import swatch, table
 from geoseg._inputs import shown
-from geoseg.errors import VocabularyError
+from geoseg.errors import OptionError, OutputError, VocabularyError
 from geoseg.text._sources import RawVocabulary, read_source
 from geoseg.text._words import MOST_CLASSES, MOST_QUERIES, clean_name, clean_prompt
 from geoseg.text.colors import expected_color
 from geoseg.types import LabelClass, default_color
 
+_LONGEST_REPR = 200
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -102,7 +105,9 @@ class Vocabulary:
             (``name`` or ``class`` among them); a JSON file with an object of names and prompts, or
             a list of names or of such objects; an inline string
             ``"building,roof;road;water"``; a sequence with one string or list of prompts a class;
-            a mapping from names to prompts.
+            a mapping from names to prompts, or to mappings with ``prompts``, ``color``,
+            ``threshold`` and ``offset``; a DataFrame with the columns of a CSV file. A colour
+            (``#rrggbb``) among the words is the class's and is not asked for.
             A string that is the path of an existing file is read; one that ends in ``.txt``,
             ``.toml``, ``.csv``, ``.tsv`` or ``.json``, or has a path separator and no ``;``,
             must be a file.
@@ -128,6 +133,85 @@ class Vocabulary:
         classes = _build(raw)
         _refuse_clashes(classes, [entry.where for entry in raw.classes], raw.origin)
         return cls(classes)
+
+    def __repr__(self) -> str:
+        names = shown(", ".join(self.names))
+        names = names if len(names) <= _LONGEST_REPR else f"{names[:_LONGEST_REPR]}…"
+        return f"Vocabulary({len(self.classes)} classes: {names})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (value, swatch(entry.color), entry.name, ", ".join(entry.prompts))
+            for value, entry in enumerate(self.classes)
+        ]
+        return table(f"{len(rows)} classes", ("value", "", "name", "words"), rows)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.casefold() in map(str.casefold, self.names)
+
+    def __getitem__(self, name: str | int) -> VocabularyClass:
+        return self.classes[self._place(name)]
+
+    def keys(self) -> tuple[str, ...]:
+        """The names, in the order of label values."""
+        return self.names
+
+    def items(self) -> tuple[tuple[str, VocabularyClass], ...]:
+        """Names and classes, in the order of label values."""
+        return tuple(zip(self.names, self.classes, strict=True))
+
+    def with_class(
+        self, name: str, prompts: Sequence[str] = (), color: str | None = None
+    ) -> Vocabulary:
+        """Return the vocabulary with one class more, which has the next label value."""
+        given = {"name": name, "prompts": list(prompts) or [name]}
+        added = given if color is None else given | {"color": color}
+        return Vocabulary.parse([*self.classes, added])
+
+    def with_prompts(self, name: str, *prompts: str) -> Vocabulary:
+        """Return the vocabulary with other words for a class."""
+        return self._changed(name, prompts=prompts)
+
+    def with_color(self, name: str, color: str) -> Vocabulary:
+        """Return the vocabulary with another colour, ``#rrggbb``, for a class."""
+        return self._changed(name, color=color)
+
+    def without(self, *names: str) -> Vocabulary:
+        """Return the vocabulary without some classes; those that are left are counted anew."""
+        gone = {self._place(name) for name in names}
+        return Vocabulary(tuple(c for i, c in enumerate(self.classes) if i not in gone))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a class file, ``.toml``, that `parse` reads back to the same value."""
+        target = Path(path)
+        if target.suffix.lower() != ".toml":
+            raise OptionError(f"{target}: a class file ends in .toml")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target}: exists already; replace it with --overwrite")
+        with writing_to(target), whole_file(target, replaces=overwrite) as part:
+            part.write_text(self.to_toml(), encoding="utf-8")
+        return target
+
+    def _changed(self, name: str, **values: Any) -> Vocabulary:
+        place = self._place(name)
+        changed = replace(self.classes[place], **values)
+        return Vocabulary((*self.classes[:place], changed, *self.classes[place + 1 :]))
+
+    def _place(self, name: str | int) -> int:
+        if isinstance(name, int):
+            return range(len(self.classes))[name]
+        known = [own.casefold() for own in self.names]
+        if name.casefold() in known:
+            return known.index(name.casefold())
+        raise VocabularyError(
+            f"there is no class '{shown(name)}'; there are {shown(', '.join(self.names))}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -157,9 +241,8 @@ class Vocabulary:
         return "\n".join(_toml_table(entry) for entry in self.classes)
 
 
-VocabularySource: TypeAlias = (
-    Vocabulary | str | Path | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
-)
+VocabularySource: TypeAlias = Vocabulary | str | Path | Sequence[Any] | Mapping[str, Any] | Any
+"""What `Vocabulary.parse` takes; a DataFrame too."""
 
 
 def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import shapely
 
 from geoseg._files import local_target
-from geoseg.errors import GeosegWarning, OptionError
+from geoseg.errors import OptionError, warn
 from geoseg.io.labels import LabelRaster
+from geoseg.io.objects import on_disk
 from geoseg.io.times import TIFF_TIME, read_time
 from geoseg.legend import open_labels
-from geoseg.options import VectorOptions
+from geoseg.options import VectorOptions, as_made
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import Window
+from geoseg.vector import style
 from geoseg.vector.components import Tallies
 from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
@@ -58,18 +61,17 @@ class VectorSummary:
     """Geodesic area by class name; None where the labels have no coordinate system."""
 
 
-@bounded_cache()
 def vectorize(
-    labels: str | Path | Sequence[str | Path],
-    out: str | Path,
+    labels: str | Path | Sequence[str | Path] | Any,
+    out: str | Path | None = None,
     *,
-    confidence: str | Path | None = None,
-    runner_up: str | Path | None = None,
+    confidence: str | Path | Any = None,
+    runner_up: str | Path | Any = None,
     classes: VocabularySource | None = None,
-    options: VectorOptions | None = None,
+    options: VectorOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> VectorSummary:
+) -> VectorSummary | Any:
     """Turn a label raster into polygons that partition it exactly.
 
     Neighbours share their boundary vertex for vertex, also when it is simplified or smoothed;
@@ -87,14 +89,16 @@ def vectorize(
     Parameters
     ----------
     labels
-        Label raster, or several of the same classes on one grid: polygons go on across their
-        borders.
+        Label raster: a path, several of the same classes on one grid, whose polygons go on across
+        their borders, or the labels that `geoseg.segment` gives (a DataArray, or the Dataset with
+        them).
     out
-        File to write: ``.gpkg``, ``.parquet``, ``.fgb`` or ``.geojson``.
+        File to write: ``.gpkg`` (with the style for QGIS in ``.qml`` beside it), ``.parquet``,
+        ``.fgb`` or ``.geojson``. Without one the polygons come back.
     confidence
-        Raster of per cent on the grid of the labels.
+        Raster of per cent on the grid of the labels, a path or an array.
     runner_up
-        Raster of the second best class on the grid of the labels.
+        Raster of the second best class on the grid of the labels, a path or an array.
     classes
         Names and colours of the values, in place of the raster's own, see
         `geoseg.legend.open_labels`.
@@ -104,6 +108,12 @@ def vectorize(
         Replace ``out`` if it exists.
     progress
         Called with rows done and rows in all.
+
+    Returns
+    -------
+    VectorSummary or geopandas.GeoDataFrame
+        What was written; without ``out`` the polygons with their attributes, and a column
+        ``color`` with the ``#rrggbb`` of their class.
 
     Raises
     ------
@@ -116,9 +126,37 @@ def vectorize(
     MissingExtraError
         If the format needs a package that is not installed.
     """
-    target = local_target(out)
+    with on_disk(labels, confidence, runner_up) as (raster, scores, second), bounded_cache():
+        given: dict[str, Any] = {
+            "confidence": scores,
+            "runner_up": second,
+            "classes": classes,
+            "options": options,
+            "progress": progress,
+        }
+        if out is not None:
+            return _to_file(raster, local_target(out), overwrite=overwrite, **given)
+        with TemporaryDirectory(prefix="geoseg-") as folder:
+            target = Path(folder) / "polygons.gpkg"
+            _to_file(raster, target, overwrite=False, **given)
+            colours = {c.index: c.color for c in open_labels(raster, classes).classes}
+            table = gpd.read_file(target, engine="pyogrio")
+            return table.assign(color=table["class_id"].map(colours))
+
+
+def _to_file(
+    labels: str | Path | Sequence[str | Path],
+    target: Path,
+    *,
+    confidence: str | Path | None,
+    runner_up: str | Path | None,
+    classes: VocabularySource | None,
+    options: VectorOptions | Mapping[str, Any] | None,
+    overwrite: bool,
+    progress: Progress | None,
+) -> VectorSummary:
     check_target(target, overwrite=overwrite)
-    chosen = options or VectorOptions()
+    chosen = as_made(VectorOptions, options)
     job = _Job.prepare(open_labels(labels, classes), confidence, runner_up, chosen)
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
@@ -143,6 +181,8 @@ def vectorize(
             # A polygon may span the scene: it shall not stay while the next ones are traced.
             del wkb
             totals.add(columns)
+    if target.suffix.lower() == ".gpkg":
+        style.write_polygon_style(target, job.raster.classes)
     return totals.summary(target, measured=job.ground.measures)
 
 
@@ -354,11 +394,9 @@ def _told(raster: LabelRaster, wanted: Sequence[str]) -> dict[str, Any]:
         known["date"] = read_time(known["date"] or "")
     for name in wanted:
         if known[name] is None:
-            warnings.warn(
+            warn(
                 f"{Path(raster.path).name}: no tag {tags[name]} says its {name}, so the polygons' "
-                "stays empty",
-                GeosegWarning,
-                stacklevel=2,
+                "stays empty"
             )
     return known
 

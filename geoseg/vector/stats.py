@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -17,6 +18,7 @@ from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import horizontal
 from geoseg.io.grid import plane_unit
 from geoseg.io.labels import LabelRaster
+from geoseg.io.objects import on_disk
 from geoseg.io.vectors import Laid, read_polygons
 from geoseg.legend import open_labels
 from geoseg.runtime.gdal import bounded_cache
@@ -30,10 +32,9 @@ COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2",
 """Columns of a table of zones, in this order."""
 
 
-@bounded_cache()
 def zone_stats(
-    labels: str | Path | Sequence[str | Path],
-    zones: str | Path,
+    labels: str | Path | Sequence[str | Path] | Any,
+    zones: str | Path | Any,
     *,
     column: str | None = None,
     layer: str | None = None,
@@ -45,9 +46,10 @@ def zone_stats(
     Parameters
     ----------
     labels
-        Label raster, or several of the same classes on one grid, which count as one.
+        Label raster: a path, several of the same classes on one grid, which count as one, or an
+        array as `geoseg.segment` gives it.
     zones
-        Vector file with polygons, in any coordinate system. Zones may overlap.
+        Vector file with polygons, in any coordinate system, or a GeoDataFrame. Zones may overlap.
     column
         Field that names the zones; without it they are numbered from 1.
     layer
@@ -71,6 +73,18 @@ def zone_stats(
     OptionError
         If there is no such column.
     """
+    with on_disk(labels, zones) as (raster, polygons), bounded_cache():
+        return _zone_stats(raster, polygons, column, layer, classes, progress)
+
+
+def _zone_stats(
+    labels: str | Path,
+    zones: str | Path,
+    column: str | None,
+    layer: str | None,
+    classes: VocabularySource | None,
+    progress: Callable[[float], None] | None,
+) -> pd.DataFrame:
     raster = open_labels(labels, classes)
     ground = Ground(raster.grid)
     if not ground.measures:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from geoseg._files import whole_files, writing_to, xml_text
+from geoseg._files import whole_file, whole_files, writing_to, xml_text
 from geoseg.errors import OutputError
 from geoseg.legend import open_labels
 from geoseg.text.vocabulary import VocabularySource
@@ -195,6 +195,20 @@ def side_files(
     }
 
 
+def write_polygon_style(polygons: Path, classes: Sequence[LabelClass]) -> None:
+    """Write the style that QGIS opens polygons with beside them, unless another style lies there.
+
+    It may be one of the user's, or that of a raster of the same name.
+    """
+    path = polygons.with_suffix(".qml")
+    if any(polygons.with_suffix(end).exists() for end in (".tif", ".tiff", ".vrt")):
+        return  # whose style QGIS would look for under the same name
+    if path.exists() and not (_is_ours(path) and "<renderer-v2" in path.read_text("utf-8")):
+        return
+    with writing_to(path), whole_file(path) as part:
+        part.write_text(polygon_qml(classes), encoding="utf-8")
+
+
 def _is_ours(path: Path) -> bool:
     return _MADE_BY in path.read_text(encoding="utf-8", errors="replace")
 
@@ -266,7 +280,7 @@ def geometry_column(connection: sqlite3.Connection, layer: str) -> str:
 def add_to_geopackage(
     path: Path, layer: str, classes: Sequence[LabelClass], time: str | None = None
 ) -> None:
-    """Store the polygons' style in a GeoPackage as the one QGIS opens the layer with.
+    """Store the polygons' style in a GeoPackage, for programs that look for its table.
 
     ``time`` is when it was made, in place of the clock's.
     """
@@ -274,8 +288,9 @@ def add_to_geopackage(
         column = geometry_column(connection, layer)
         connection.execute(_TABLE)
         connection.execute(
+            # As a table of a kind of its own: readers that take the only layer find one.
             "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier) "
-            "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+            "VALUES ('layer_styles', 'styles', 'layer_styles')"
         )
         connection.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
