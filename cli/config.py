@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from geoseg_cli.options import RUN
+
 _RUNS = "geoseg/run/"
 _NOT_AGAIN = ("batch_size", "precision")
 """Of a run's options: what was picked for its machine."""
@@ -109,7 +111,9 @@ def _as_given(value: Any, parameter: Any) -> Any:
 
 ConfigOption = typer.Option(
     "--config",
+    envvar="GEOSEG_CONFIG",
     metavar="FILE",
+    rich_help_panel=RUN,
     is_eager=True,
     callback=read_config,
     help="Options from a TOML file (classes = …, gsd = 0.5), or those of an earlier run from its "

@@ -116,6 +116,7 @@ def segment(
         bool,
         typer.Option(
             "--dry-run",
+            envvar="GEOSEG_DRY_RUN",
             rich_help_panel=RUN,
             help="Only say what would become of each scene, a line each.",
         ),
