@@ -72,14 +72,19 @@ def _of_run(report: Mapping[str, Any], path: str) -> dict[str, Any]:
     from geoseg.errors import OptionError
     from geoseg.options import Options, Products, Reading, choices
 
-    if "scorer" in report["model"]:
-        raise OptionError(f"{path}: is of a run with --scorer, which no such record holds whole")
-    values: dict[str, Any] = {"model": report["model"]["spec"], "classes": path}
-    for kind, part in ((Options, "options"), (Reading, "reading"), (Products, "products")):
-        names = [name for name in choices(kind) if name not in _NOT_AGAIN]
-        values |= {name: report[part][name] for name in names if name in report[part]}
-    if report["reading"]["bands_told_by"] != "given":
-        del values["bands"]
+    try:
+        if "scorer" in report["model"]:
+            raise OptionError(
+                f"{path}: is of a run with --scorer, which no such record holds whole"
+            )
+        values: dict[str, Any] = {"model": report["model"]["spec"], "classes": path}
+        for kind, part in ((Options, "options"), (Reading, "reading"), (Products, "products")):
+            names = [name for name in choices(kind) if name not in _NOT_AGAIN]
+            values |= {name: report[part][name] for name in names if name in report[part]}
+        if report["reading"]["bands_told_by"] != "given":
+            del values["bands"]
+    except (KeyError, TypeError):
+        raise OptionError(f"{path}: is no whole record of a run") from None
     return {name: value for name, value in values.items() if value not in (None, [])}
 
 

@@ -426,6 +426,9 @@ def test_a_record_of_a_run_makes_the_same_map(folder: Path, tmp_path: Path, spec
         assert reports[0][key] == reports[1][key]
     assert (one / "labels.tif").read_bytes() == (tmp_path / "other" / "labels.tif").read_bytes()
     assert runner.invoke(app, [*again, str(one), "--update", "--json"]).stdout.count("skipped") == 1
+    (tmp_path / "run.json").write_text('{"schema": "geoseg/run/1", "model": {}}')
+    wrong = ["segment", scene, "--config", str(tmp_path / "run.json"), "--out", str(one)]
+    assert "is no whole record of a run" in runner.invoke(app, wrong).stderr
 
 
 def test_a_log_for_machines_has_a_line_of_json_for_all(

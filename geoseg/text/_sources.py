@@ -234,7 +234,11 @@ def _from_json(path: str) -> tuple[RawClass, ...]:
     except ValueError as error:
         raise VocabularyError(f"{origin} is not valid JSON: {shown(error)}") from None
     if isinstance(found, Mapping) and str(found.get("schema", "")).startswith(_RUNS):
-        found = [{k: v for k, v in one.items() if k in _OF_RUN} for one in found["classes"]]
+        found = [
+            {key: value for key, value in one.items() if key in _OF_RUN}
+            for one in found.get("classes", ())
+            if isinstance(one, Mapping)
+        ]
     if isinstance(found, Mapping) and set(found) == {"classes"}:
         found = found["classes"]
     if isinstance(found, Mapping):
