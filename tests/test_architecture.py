@@ -46,6 +46,9 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": FOUNDATION | INPUTS | PRODUCTS | {"inference", "run"},
     "lazy": FOUNDATION | INPUTS | {"inference", "run"},
     "inspect": FOUNDATION | INPUTS | {"inference", "run"},
+    "xarray": FOUNDATION | INPUTS | PRODUCTS | {"inference", "run", "legend", "lazy", "explore"},
+    "explore": FOUNDATION | {"io"},
+    "changes": FOUNDATION | {"io", "vector", "xarray"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
-from geoseg.errors import OptionError, SceneError, warn
+from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
@@ -33,10 +33,16 @@ def open_readable(path: str, **options: str) -> Any:
     try:
         return open_dataset(path, **options)
     except RasterioIOError as error:
-        raise SceneError(why_unreadable(path, error)) from error
+        raise unreadable(path, error) from error
 
 
-def why_unreadable(path: str, error: RasterioIOError) -> str:
+def unreadable(path: str, error: RasterioIOError) -> GeosegError:
+    """The error of a file that cannot be opened; one that is not there is not found."""
+    words = _why_unreadable(path, error)
+    return (not_found(SceneError) if words.endswith("no such file") else SceneError)(words)
+
+
+def _why_unreadable(path: str, error: RasterioIOError) -> str:
     """Say why a file cannot be opened, and what to give instead where that is plain."""
     if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
         file = Path(path)

@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg._address import scene_name
 from geoseg._files import whole_file, writing_to, xml_text
-from geoseg.errors import OutputError, SceneError
+from geoseg.errors import OutputError, SceneError, not_found
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import Band, bands_of, by_tags, by_words
 from geoseg.io.crs import crs_name, parse_crs, same_crs
@@ -65,7 +65,8 @@ class _Part:
             dataset = open_dataset(path)
         except RasterioIOError as error:
             reason = "cannot be opened" if "://" in path or Path(path).exists() else "no such file"
-            raise SceneError(f"{path}: {reason}, so it cannot be part of a mosaic") from error
+            kind = not_found(SceneError) if reason == "no such file" else SceneError
+            raise kind(f"{path}: {reason}, so it cannot be part of a mosaic") from error
         full = str(Path(path).resolve()) if Path(path).exists() else path
         if "\r" in full or xml_text(full) != full:
             raise SceneError(f"{path}: has characters in its name that no VRT holds; rename it")

@@ -21,6 +21,7 @@ from geoseg.errors import (
     OptionError,
     UnknownModelError,
     WeightsError,
+    not_found,
 )
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
 from geoseg.model.config import CONFIG_FILE, described_weights, read_config
@@ -236,7 +237,8 @@ def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
     folder = named_path(spec.source, "model folder", ModelError)
     if folder is None or not folder.is_dir():
         reason = "does not exist" if folder is None else "is a file, not a folder"
-        raise ModelError(f"model folder {shown(spec.source)} {reason}; check the path")
+        kind = not_found(ModelError) if folder is None else ModelError
+        raise kind(f"model folder {shown(spec.source)} {reason}; check the path")
     file = folder / CONFIG_FILE
     if named_path(file, "model config", ModelError) is None:
         raise ModelError(

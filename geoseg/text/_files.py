@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from geoseg._inputs import looks_like, named_path, read_at_most, shown
-from geoseg.errors import VocabularyError
+from geoseg.errors import VocabularyError, not_found
 
 LARGEST_FILE_BYTES = 4 * 2**20
 """Of class and template files: every word that 65,534 classes need, and read in an instant."""
@@ -35,7 +35,7 @@ def read_utf8(path: Path, what: str) -> str:
     """
     found = named_path(path, what, VocabularyError)
     if found is None:
-        raise VocabularyError(f"{what} {shown(path)} does not exist{_neighbours(path)}")
+        raise not_found(VocabularyError)(f"{what} {shown(path)} does not exist{_neighbours(path)}")
     if found.is_dir():
         raise VocabularyError(f"{what} {shown(path)} is a folder, not a file")
     data = read_at_most(found, what, VocabularyError, LARGEST_FILE_BYTES)

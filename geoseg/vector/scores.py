@@ -11,7 +11,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, not_found
 from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.grid import Grid
 from geoseg.types import Window
@@ -53,7 +53,8 @@ class ScoreRaster:
             self._dataset = rasterio.open(path)
         except RasterioIOError as error:
             reason = "is not a raster GDAL can open" if Path(path).exists() else "no such file"
-            raise SceneError(f"{path}: {reason}") from error
+            kind = not_found(SceneError) if reason == "no such file" else SceneError
+            raise kind(f"{path}: {reason}") from error
         found = self._dataset
         if found.count != 1:
             found.close()
