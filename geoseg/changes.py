@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray
 
-from geoseg import _html
+from geoseg._html import table
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.flags import flags_of
 from geoseg.io.grid import pieces
@@ -49,7 +49,7 @@ class Change:
                 strict=True,
             )
         ]
-        return _html.table(title, ("from", "to", self.unit, "share"), rows)
+        return table(title, ("from", "to", self.unit, "share"), rows)
 
     @property
     def changed(self) -> float:
