@@ -16,7 +16,10 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-_PACKAGES = ("geoseg", "torch", "open_clip_torch", "numpy", "rasterio", "dask", "distributed")
+_PACKAGES = (
+    *("geoseg", "torch", "open_clip_torch", "numpy", "rasterio", "dask", "distributed"),
+    *("monai", "terratorch", "torchgeo"),
+)
 
 
 def machine() -> dict[str, Any]:

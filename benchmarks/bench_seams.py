@@ -23,6 +23,7 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.scene import Scene
 from geoseg.model.loading import load_model
 from geoseg.options import Blend, Options
+from geoseg.tiling.lattice import Lattice
 from geoseg.types import LabelArray
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs
 from tools.scenes import vocabulary_lines
@@ -50,16 +51,15 @@ class Changes:
         return self.at / self.beside if self.beside else float("nan")
 
 
-def changes(labels: LabelArray, segmenter: Segmenter) -> Changes:
+def changes(labels: LabelArray, lattice: Lattice) -> Changes:
     """Count over rows and columns of a scene."""
-    lattice = segmenter.lattice(*labels.shape)
     height, width = lattice.window_shape
     rows, cols = lattice.row_starts.tolist(), lattice.col_starts.tolist()
-    down = _across(labels, sorted({*rows, *(row + height for row in rows)}))
-    return down + _across(labels.T, sorted({*cols, *(col + width for col in cols)}))
+    down = across(labels, sorted({*rows, *(row + height for row in rows)}))
+    return down + across(labels.T, sorted({*cols, *(col + width for col in cols)}))
 
 
-def _across(labels: LabelArray, lines: Sequence[int]) -> Changes:
+def across(labels: LabelArray, lines: Sequence[int]) -> Changes:
     """Count across rows ``line - 1`` and ``line``."""
     differ = (labels[1:] != labels[:-1]).sum(axis=1)
     found = Changes()
@@ -92,7 +92,8 @@ def rows(given: Any) -> Iterator[dict[str, Any]]:
         for path in paths:
             row: dict[str, Any] = {"upsampler": upsampler, "scene": Path(path).stem}
             for blend, segmenter in made.items():
-                found = changes(scene_labels(segmenter, path), segmenter)
+                labels = scene_labels(segmenter, path)
+                found = changes(labels, segmenter.lattice(*labels.shape))
                 totals[blend] += found
                 row |= _row(blend, found)
             yield row

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from geoseg.run.result import Progress
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, NONE_DONE, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes: the input, the run or some of several scenes failed; wrong usage; each of several
+scenes failed; interrupted. What is terminated ends with 143."""
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +35,11 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         with (
             _signals.stoppable(),
-            reporting(debug=values["debug"], quiet=values.get("quiet", False)),
+            reporting(
+                debug=values["debug"],
+                quiet=values.get("quiet", False),
+                as_json=values.get("as_json", False),
+            ),
             own_process(),
             native_lines(shown=values["debug"]),
         ):
@@ -41,45 +48,49 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@contextmanager
-def reporting(*, debug: bool, quiet: bool = False) -> Iterator[None]:
-    """Turn errors into one line on stderr and an exit code.
+def started() -> tuple[str, Callable[[], float]]:
+    """When the command began, and a clock of its seconds, the start of Python included."""
+    from geoseg.run.times import now
+    from geoseg_cli.start import CLOCK
 
-    Exit codes: 1 the input or the run failed, 2 wrong usage, 130 interrupted, 143 terminated.
-    ``debug`` shows the traceback as well.
+    return now(), lambda: time.perf_counter() - CLOCK
+
+
+@contextmanager
+def reporting(*, debug: bool, quiet: bool = False, as_json: bool = False) -> Iterator[None]:
+    """Turn errors into one line on stderr and an exit code, see `code_of`.
+
+    ``debug`` shows the traceback as well; with ``as_json`` what stands on stdout is JSON all the
+    same.
     """
-    from geoseg.errors import GeosegError, OptionError, on_command_line
+    from geoseg.errors import GeosegError, on_command_line
+    from geoseg.run.result import in_a_line
 
     with warnings.catch_warnings(), on_command_line():
         _install_warnings(debug=debug, quiet=quiet)
         try:
             yield
         except GeosegError as error:
-            fail(str(error), USAGE if isinstance(error, OptionError) else FAILED, debug=debug)
+            fail(str(error), code_of(error), debug=debug, as_json=as_json)
         except KeyboardInterrupt as stop:
             words = [str(stop) or "interrupted", *getattr(stop, "__notes__", ())]
-            fail("; ".join(words), getattr(stop, "code", INTERRUPTED), debug=debug)
+            code = getattr(stop, "code", INTERRUPTED)
+            fail("; ".join(words), code, debug=debug, as_json=as_json)
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            fail(in_a_line(error), FAILED, debug=debug)
+            fail(in_a_line(error), FAILED, debug=debug, as_json=as_json)
 
 
-def in_a_line(error: Exception) -> str:
-    """Say in one line what went wrong, expected or not."""
-    from geoseg._files import complaint, lacks_room
-    from geoseg.errors import GeosegError
+def code_of(error: Exception) -> int:
+    """Exit code for an error: wrong usage, or a failure."""
+    from geoseg.errors import OptionError
 
-    if isinstance(error, GeosegError):
-        return str(error)
-    if lacks_room(error):
-        return complaint(Path(getattr(error, "filename", None) or "standard output"), error)
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"unexpected failure ({what}); run again with --debug and report what it shows"
+    return USAGE if isinstance(error, OptionError) else FAILED
 
 
-def fail(message: str, code: int, *, debug: bool) -> None:
-    """Print one error line and leave with ``code``."""
+def fail(message: str, code: int, *, debug: bool, as_json: bool = False) -> None:
+    """Print one error line, with ``as_json`` also an object on stdout, and leave with ``code``."""
     if debug and sys.exc_info()[0] is not None:
         import traceback
 
@@ -87,6 +98,8 @@ def fail(message: str, code: int, *, debug: bool) -> None:
 
         sys.stderr.write(shown_address(traceback.format_exc()))
     say_error(message)
+    if as_json:
+        print_json({"error": " ".join(message.split()), "exit_code": code})
     raise typer.Exit(code)
 
 
@@ -127,6 +140,21 @@ def _install_warnings(*, debug: bool, quiet: bool) -> None:
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     warnings.showwarning = show
+
+
+def warn_of_nameless(labels: Sequence[str], names: Iterable[str]) -> None:
+    """Say so where nobody has said what the values of label rasters mean."""
+    from geoseg._address import scene_name
+    from geoseg.errors import GeosegWarning
+
+    known = list(names)
+    if known and all(re.fullmatch(r"class \d+", name) for name in known):
+        warnings.warn(
+            f"{scene_name(labels[0])}: nothing says what its values mean, so they are called "
+            f"{known[0]} and so on; name them with --classes",
+            GeosegWarning,
+            stacklevel=2,
+        )
 
 
 def printable(text: str) -> str:

@@ -33,6 +33,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
+        envvar="GEOSEG_MODEL",
         metavar="SPEC",
         rich_help_panel="Model",
         help="geoseg-tiny (bundled, offline), ARCH/PRETRAINED as open_clip names them, "
@@ -44,6 +45,7 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         "-c",
+        envvar="GEOSEG_CLASSES",
         metavar="FILE|LIST",
         rich_help_panel="Input",
         help="Class names: a text file (one class a line, synonyms after commas), a TOML, "
@@ -65,6 +67,7 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
+        envvar="GEOSEG_DEVICE",
         metavar="NAME",
         rich_help_panel=RUN,
         help="auto (a GPU when there is one), cpu, cuda or cuda:N.",
@@ -76,6 +79,7 @@ MosaicOption = Annotated[
     bool,
     typer.Option(
         "--mosaic",
+        envvar="GEOSEG_MOSAIC",
         rich_help_panel=SCENE,
         help="Map all scenes as one, on one grid and without seams between the files.",
     ),
@@ -90,6 +94,7 @@ TileOption = Annotated[
     int | None,
     typer.Option(
         parser=_side,
+        envvar="GEOSEG_TILE",
         metavar="PX|auto",
         rich_help_panel="Windows and tiles",
         help="Side of a tile, the unit of work and memory; the map does not depend on it. auto: "
@@ -97,27 +102,44 @@ TileOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", rich_help_panel=RUN, help="Finish an interrupted run.")
+    bool,
+    typer.Option(
+        "--resume", envvar="GEOSEG_RESUME", rich_help_panel=RUN, help="Finish an interrupted run."
+    ),
 ]
 OverwriteOption = Annotated[
     bool,
     typer.Option(
-        "--overwrite", rich_help_panel=RUN, help="Replace what an earlier run left there."
+        "--overwrite",
+        envvar="GEOSEG_OVERWRITE",
+        rich_help_panel=RUN,
+        help="Replace what an earlier run left there.",
     ),
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option("--json", rich_help_panel=RUN, help="Print one JSON object on stdout."),
+    typer.Option(
+        "--json", envvar="GEOSEG_JSON", rich_help_panel=RUN, help="Print one JSON object on stdout."
+    ),
 ]
 QuietOption = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", rich_help_panel=RUN, help="No progress, warnings or summary; errors only."
+        "--quiet",
+        "-q",
+        envvar="GEOSEG_QUIET",
+        rich_help_panel=RUN,
+        help="No progress, warnings or summary; errors only.",
     ),
 ]
 DebugOption = Annotated[
     bool,
-    typer.Option("--debug", rich_help_panel=RUN, help="Show tracebacks and library warnings."),
+    typer.Option(
+        "--debug",
+        envvar="GEOSEG_DEBUG",
+        rich_help_panel=RUN,
+        help="Show tracebacks and library warnings.",
+    ),
 ]
 
 Command = Callable[..., None]
@@ -176,6 +198,7 @@ def _parameter(
     """One option, as typer wants it."""
     option = typer.Option(
         *filter(None, [choice.flag]),
+        envvar=_variable(choice.flag or name),
         help=_help(choice),
         metavar="METHOD" if choice.table is not None else choice.metavar,
         rich_help_panel=panel or choice.panel,
@@ -186,6 +209,11 @@ def _parameter(
         default=list(default) if isinstance(default, tuple) else default,
         annotation=Annotated.__class_getitem__((_typed(hint, default), option)),  # type: ignore[attr-defined]
     )
+
+
+def _variable(flag: str) -> str:
+    """Environment variable that sets an option's default."""
+    return "GEOSEG_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
 def _typed(hint: Any, default: Any) -> Any:

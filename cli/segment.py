@@ -13,7 +13,7 @@ from geoseg_cli import _run, options
 from geoseg_cli.options import RUN, takes
 
 if TYPE_CHECKING:
-    from geoseg.run.result import Run
+    from geoseg.run.result import Batch, Run
 
 
 @takes(Options)
@@ -25,20 +25,49 @@ def segment(
         list[str],
         typer.Argument(
             metavar="SCENE",
-            help="Rasters, folders or glob patterns; several scenes get a folder each.",
+            help="Rasters, folders or patterns, @FILE with one a line, or - for lines on standard "
+            "input. A scene that is named as a file goes to --out itself; others get a folder each "
+            "in it.",
         ),
     ],
     classes: options.ClassesOption,
     out: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--out", "-o", metavar="DIR", rich_help_panel=OUTPUT, help="Folder for the results."
+            "--out",
+            "-o",
+            envvar="GEOSEG_OUT",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+            help="Folder for the results.",
         ),
     ],
     reading: Reading,
     chosen: Options,
     scorer: Scorer,
     products: Products,
+    out_name: Annotated[
+        str,
+        typer.Option(
+            "--out-name",
+            envvar="GEOSEG_OUT_NAME",
+            metavar="PATTERN",
+            rich_help_panel=OUTPUT,
+            help="Name of the folder of each of several scenes: {stem}, {name} (with the suffix) "
+            "and {parent} (the folder that the scene lies in) are filled in.",
+        ),
+    ] = "{stem}",
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            "--manifest",
+            envvar="GEOSEG_MANIFEST",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Append a line of JSON as each scene ends: done, resumed, skipped or failed, "
+            "files, areas, warnings, error.",
+        ),
+    ] = None,
     mosaic: options.MosaicOption = False,
     model: options.ModelOption = DEFAULT_MODEL,
     tile: options.TileOption = None,
@@ -46,6 +75,7 @@ def segment(
     workers: Annotated[
         int,
         typer.Option(
+            envvar="GEOSEG_WORKERS",
             metavar="N",
             rich_help_panel=RUN,
             help="Dask worker processes on this machine; 0 runs in this process.",
@@ -54,6 +84,7 @@ def segment(
     scheduler: Annotated[
         str | None,
         typer.Option(
+            envvar="GEOSEG_SCHEDULER",
             metavar="ADDRESS",
             rich_help_panel=RUN,
             help="Address of a running Dask scheduler whose workers run the tiles.",
@@ -63,6 +94,7 @@ def segment(
         bool,
         typer.Option(
             "--dashboard",
+            envvar="GEOSEG_DASHBOARD",
             rich_help_panel=RUN,
             help="Serve Dask's dashboard of --workers on this machine.",
         ),
@@ -70,10 +102,21 @@ def segment(
     naclip_std: Annotated[float | None, typer.Option(hidden=True)] = None,
     gem_depth: Annotated[int | None, typer.Option(hidden=True)] = None,
     resume: options.ResumeOption = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            envvar="GEOSEG_UPDATE",
+            rich_help_panel=RUN,
+            help="Do what is to be done: skip what is there and the same, finish what was "
+            "interrupted, make anew what has changed. Replaces geoseg's own files alone.",
+        ),
+    ] = False,
     keep_going: Annotated[
         bool,
         typer.Option(
             "--keep-going",
+            envvar="GEOSEG_KEEP_GOING",
             rich_help_panel=RUN,
             help="Map the rest where a part of a scene fails twice; it stays nodata, run.json "
             "lists it, and --resume tries it again.",
@@ -90,17 +133,19 @@ def segment(
 
     Example: geoseg segment town.tif --classes "building,roof; road; water" --out map
     """
-    from geoseg._address import shown_address
     from geoseg.errors import OptionError
-    from geoseg.io.expand import expand_scenes
-    from geoseg.pipeline import JOURNAL, WORK_FOLDER, segment_many, segment_to_files
+    from geoseg.io.expand import expand_scenes, is_one_scene
+    from geoseg.pipeline import JOURNAL, WORK_FOLDER, Job, segment_jobs, segment_many
     from geoseg.run.cluster import connect
+    from geoseg.run.times import now
 
     chosen = _with_retired_options(chosen, {"naclip:std": naclip_std, "gem:depth": gem_depth})
-    paths = expand_scenes(scenes)
+    started, clock = _run.started()
     if mosaic and reading.rgb:
         raise OptionError("--mosaic and --rgb: files side by side, or bands of one scene; give one")
-    several = len(paths) > 1 and not (mosaic or reading.rgb)
+    paths = expand_scenes(scenes)
+    as_one = mosaic or reading.rgb
+    several = not (as_one or is_one_scene(scenes))
     try:
         with (
             connect(workers=workers, scheduler=scheduler, dashboard=dashboard) as client,
@@ -108,47 +153,67 @@ def segment(
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
-            run_all: Any = segment_many if several else segment_to_files
-            done = run_all(
-                paths if several or mosaic or reading.rgb else paths[0],
-                classes,
-                out,
-                model=model,
-                scorer=None if scorer.call is None else scorer,
-                options=chosen,
-                reading=reading,
-                products=products,
-                tile=tile,
-                device=device,
-                overwrite=overwrite,
-                resume=resume,
-                keep_going=keep_going,
-                client=client,
-                progress=progress,
-                **({"on_scene": _announce(quiet=quiet, debug=debug)} if several else {}),
-            )
+            settings: dict[str, Any] = {
+                "model": model,
+                "scorer": None if scorer.call is None else scorer,
+                "options": chosen,
+                "reading": reading,
+                "products": products,
+                "tile": tile,
+                "device": device,
+                "overwrite": overwrite,
+                "resume": resume,
+                "update": update,
+                "keep_going": keep_going,
+                "client": client,
+                "progress": progress,
+                "manifest": manifest,
+            }
+            if several:
+                settings |= {"out_name": out_name, "on_scene": _announce(quiet=quiet, debug=debug)}
+                done = segment_many(paths, classes, out, **settings)
+            else:
+                job = Job(paths if as_one else paths[0], Path(out))
+                done = segment_jobs([job], classes, **settings)
     except KeyboardInterrupt as stop:
-        if any(out.glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
+        if any(Path(out).glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
             stop.add_note("run the same command with --resume to go on")
         raise
-    runs = [run for run in done.runs if run is not None] if several else [done]
+    code = _exit_code(done, several=several)
     if as_json:
-        failed = [
-            {"scene": shown_address(scene), "error": _of_scene(scene, error)}
-            for scene, error in (done.errors if several else {}).items()
-        ]
-        _run.print_json({"runs": [_as_json(run) for run in runs], "failed": failed})
+        times = {"started": started, "finished": now(), "seconds": round(clock(), 3)}
+        _run.print_json(_as_json(done) | times | {"exit_code": code})
     elif not quiet:
-        for run in runs:
+        for run in filter(None, done.runs):
             _summarise(run)
-    for run in runs:
-        for hole in run.report["holes"]:
-            _run.say_error(f"{run.report['scene']}: {hole['error']}")
+    _say_what_failed(done, several=several, debug=debug)
+    if code:
+        raise typer.Exit(code)
+
+
+def _exit_code(done: Batch, *, several: bool) -> int:
+    failed = [one for one in done.outcomes if one.status == "failed"]
+    if not several and failed and failed[0].error is not None:
+        return _run.code_of(failed[0].error)
+    if several and failed and all(one.error is not None for one in done.outcomes):
+        return _run.NONE_DONE
+    return _run.FAILED if failed else 0
+
+
+def _say_what_failed(done: Batch, *, several: bool, debug: bool) -> None:
+    """Lines that come last; those of each of several scenes have been said."""
+    from geoseg._address import shown_address
+    from geoseg.run.result import in_a_line
+
+    for one in done.outcomes:
+        if one.run is not None:
+            for hole in one.run.report["holes"]:
+                _run.say_error(f"{one.run.report['scene']}: {hole['error']}")
+        if one.error is not None and not several:
+            _run.say_error(in_a_line(one.error), error=one.error if debug else None)
     if several and done.errors:
         names = ", ".join(map(shown_address, done.errors))
-        _run.say_error(f"{len(done.errors)} of {len(paths)} scenes failed: {names}")
-    if (several and done.errors) or any(run.report["holes"] for run in runs):
-        raise typer.Exit(_run.FAILED)
+        _run.say_error(f"{len(done.errors)} of {len(done.outcomes)} scenes failed: {names}")
 
 
 def _with_retired_options(chosen: Options, retired: dict[str, float | None]) -> Options:
@@ -186,13 +251,23 @@ def _announce(*, quiet: bool, debug: bool) -> Any:
 def _of_scene(scene: str, error: Exception) -> str:
     """What went wrong, with the scene's name."""
     from geoseg._address import shown_address
+    from geoseg.run.result import in_a_line
 
-    words, name = _run.in_a_line(error), shown_address(scene)
+    words, name = in_a_line(error), shown_address(scene)
     return words if name in words else f"{name}: {words}"
 
 
-def _as_json(run: Run) -> dict[str, Any]:
-    return {"out": str(run.out), "files": [str(file) for file in run.files]} | run.report
+def _as_json(done: Batch) -> dict[str, Any]:
+    """What came of each scene: the report of a run with the paths of its files, or the error."""
+    runs = []
+    for one in done.outcomes:
+        if one.run is None:
+            continue
+        report = dict(one.run.report)
+        checksums = report.pop("files")
+        runs.append(one.record() | report | {"checksums": checksums})
+    failed = [one.record() for one in done.outcomes if one.run is None]
+    return {"runs": runs, "failed": failed}
 
 
 def _summarise(run: Run) -> None:

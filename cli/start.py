@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
+CLOCK = time.perf_counter()
+"""When this process began, nearly."""
+
 
 def run() -> None:
     """Load the commands, and run what the command line names."""

@@ -14,7 +14,13 @@ _RESULT = "Output"
 
 
 def stats(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label raster.")],
+    labels: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LABELS",
+            help="Label raster; several on one grid and of the same classes count as one.",
+        ),
+    ],
     zones: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Vector file with the zones as polygons, in any CRS."),
@@ -62,13 +68,14 @@ def stats(
         check_stats_target(out, overwrite=overwrite)
     with _run.share_bar("zones", quiet=quiet) as progress:
         table = zone_stats(
-            labels,
+            labels if len(labels) > 1 else labels[0],
             zones,
             column=zone_column,
             layer=zone_layer,
             classes=classes,
             progress=progress,
         )
+    _run.warn_of_nameless(labels, table.class_name.unique())
     if out is not None:
         write_stats(table, out, overwrite=overwrite)
     if as_json:

@@ -99,8 +99,10 @@ def tune(
 
     Example: geoseg tune chips --truth labels --classes classes.txt --out tuned.toml
     """
+    from geoseg._files import local_target
     from geoseg.errors import OptionError, OutputError
 
+    local_target(out)
     if out.suffix.lower() != ".toml":
         raise OptionError(f"--out {out}: a class file ends in .toml")
     if out.exists() and not overwrite:

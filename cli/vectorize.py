@@ -18,7 +18,13 @@ _SUFFIXES = ", ".join(f".{name}" for name in POLYGON_FORMATS if name != "none")
 
 @takes(VectorOptions)
 def vectorize(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label raster.")],
+    labels: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LABELS",
+            help="Label raster; several on one grid and of the same classes are joined.",
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -65,17 +71,20 @@ def vectorize(
     debug: options.DebugOption = False,
 ) -> None:
     """Turn a label raster into polygons that share their boundaries exactly."""
+    from geoseg.errors import OptionError
     from geoseg.vector import vectorize as run
     from geoseg.vector.style import raster_style as style_beside
 
+    if raster_style and len(labels) > 1:
+        raise OptionError("--raster-style lies beside one label raster; give each by itself")
     style = (
-        style_beside(labels, classes=classes, overwrite=overwrite)
+        style_beside(labels[0], classes=classes, overwrite=overwrite)
         if raster_style
         else nullcontext()
     )
     with style, _run.share_bar("polygons", quiet=quiet) as show:
         summary = run(
-            labels,
+            labels if len(labels) > 1 else labels[0],
             out,
             confidence=confidence,
             runner_up=runner_up,
@@ -84,6 +93,7 @@ def vectorize(
             overwrite=overwrite,
             progress=show and (lambda done, total: show(done / total)),
         )
+    _run.warn_of_nameless(labels, summary.count_by_class)
     if as_json:
         _run.print_json(
             {

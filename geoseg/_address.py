@@ -8,11 +8,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 HIDDEN = "***"
-_ADDRESS = re.compile(r"(?:https?|ftp|s3|gs|az|adls?|abfss?|oss|swift|hdfs|webhdfs)://[^\s\"'<>|]+")
+_SCHEMES = "https?|ftp|s3|gs|az|adls?|abfss?|oss|swift|hdfs|webhdfs"
+_ADDRESS = re.compile(rf"(?:{_SCHEMES})://[^\s\"'<>|]+")
+_LOST_SLASH = re.compile(rf"^((?:{_SCHEMES}|[a-z]+\+[a-z0-9]+):)/(?=[^/])")
+"""What `pathlib.Path` leaves of an address."""
 _SIGNED = re.compile(r"/vsi(?:curl|s3|gs|az)[a-z_]*\?[^\s\"'<>|]+")
 _QUERY = re.compile(r"(?<=[^\s\"'<>?])\?[^\s\"'<>=]+=[^\s\"'<>]*")
 """What GDAL writes behind the last part of an address alone."""
@@ -25,6 +29,18 @@ _SIGNS = re.compile(
     r".*(token|secret|password|passwd|auth|credential|key|sign).*|pw|pass|pwd|user|exp)$"
 )
 """Parameters that say who may read a file and until when, not which file it is."""
+
+
+def as_given(path: str | Path) -> str:
+    """Return a path or an address as text, with the slash that `pathlib.Path` takes away."""
+    text = str(path)
+    return _LOST_SLASH.sub(r"\1//", text) if isinstance(path, Path) else text
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether GDAL finds what a path names somewhere else than in the file system."""
+    text = as_given(path)
+    return "://" in text or text.startswith("/vsi")
 
 
 def shown_address(text: str) -> str:

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
+from geoseg._address import as_given, is_address
 from geoseg.errors import GeosegError, OutputError
 
 _numbers = itertools.count(1)
@@ -218,6 +219,22 @@ def _opened(path: Path) -> sqlite3.Connection:
 def absolute(path: str | Path) -> str:
     """Return a path as a process in another folder finds it; as it is where nothing lies there."""
     return str(Path(path).absolute()) if Path(path).exists() else str(path)
+
+
+def local_target(path: str | Path) -> Path:
+    """Return the path of a file or folder that is to be written.
+
+    Raises
+    ------
+    OutputError
+        If it is an address.
+    """
+    if is_address(path):
+        raise OutputError(
+            f"{as_given(path)}: is an address, and this is written on this machine alone; give "
+            "a local path and copy it there"
+        )
+    return Path(path)
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}

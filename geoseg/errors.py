@@ -217,6 +217,22 @@ class GeosegWarning(UserWarning):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*_shown(arguments))
+        for heard in tuple(_listening):
+            heard.setdefault(" ".join(str(self).split()))
 
     def __str__(self) -> str:
         return _as_spoken(super().__str__())
+
+
+_listening: list[dict[str, None]] = []
+
+
+@contextmanager
+def heard_warnings() -> Iterator[dict[str, None]]:
+    """Give what geoseg warns of while this is open, each text once, whatever is shown of it."""
+    heard: dict[str, None] = {}
+    _listening.append(heard)
+    try:
+        yield heard
+    finally:
+        _listening[:] = [one for one in _listening if one is not heard]

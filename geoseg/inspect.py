@@ -83,7 +83,7 @@ def inspect_scene(
         "stride": resolved.stride,
         "windows": plan.window_runs,
         "windows_of_lattice": plan.windows,
-        "tile": list(plan.tile),
+        "tile": list(plan.core(0).shape),
         "tiles": len(plan),
         "memory_gb": round(_memory(plan) / 1e9, 2),
         "inference_seconds": _seconds(segmenter, plan),
@@ -127,7 +127,7 @@ def _segmenter(model: str, options: Options, device: str) -> tuple[Segmenter | N
 
 def _memory(plan: TilePlan) -> float:
     tile = plan[0].read
-    merging = plan.lattice.window_shape[0] * 1.5 * tile.width * 4 * _QUERIES  # open logits
+    merging = plan.lattice.window_shape[0] * tile.width * 4 * _QUERIES  # open logits
     return _BASE_BYTES + _TILES_IN_FLIGHT * tile.area * _BYTES_PER_TILE_PIXEL + merging
 
 

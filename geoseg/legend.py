@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from geoseg._inputs import shown
 from geoseg.errors import VocabularyError, warn
+from geoseg.io.joined import join_labels
 from geoseg.io.labels import LabelRaster
 from geoseg.io.legends import Legend, legend_file
 from geoseg.text._sources import RawVocabulary, read_source
@@ -17,13 +18,16 @@ from geoseg.text.vocabulary import Vocabulary, VocabularyClass, VocabularySource
 from geoseg.types import LabelClass
 
 
-def open_labels(path: str | Path, classes: VocabularySource | None = None) -> LabelRaster:
+def open_labels(
+    path: str | Path | Sequence[str | Path], classes: VocabularySource | None = None
+) -> LabelRaster:
     """Open a label raster, its values named and coloured as a legend says.
 
     Parameters
     ----------
     path
-        Label raster, see `LabelRaster.open`.
+        Label raster, see `LabelRaster.open`; several are shown as one, see
+        `geoseg.io.joined.join_labels`.
     classes
         A QGIS style (``.qml``), an attribute table (``.aux.xml``, ``.vat.dbf``), or anything that
         `Vocabulary.parse` takes. Classes in a table with a column ``value`` (or ``id``, ``code``,
@@ -40,6 +44,8 @@ def open_labels(path: str | Path, classes: VocabularySource | None = None) -> La
     GeosegWarning
         Where neither the legend nor the raster names a value that occurs.
     """
+    if not isinstance(path, str | Path):
+        return join_labels([open_labels(one, classes) for one in path])
     raster = LabelRaster.open(path)
     if classes is None:
         return raster

@@ -6,15 +6,23 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
-from geoseg.errors import GeosegError, OptionError, OutputError, SceneError, warn
+from geoseg.errors import (
+    GeosegError,
+    OptionError,
+    OutputError,
+    SceneError,
+    heard_warnings,
+    warn,
+)
 from geoseg.inference.lane import TileResult
 from geoseg.inference.network import (
     NetworkSegmenter,
@@ -25,10 +33,12 @@ from geoseg.inference.network import (
 )
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
+from geoseg.io.fingerprint import remember
 from geoseg.io.grid import Grid
 from geoseg.io.objects import is_array, scene_on_disk
 from geoseg.io.scene import Scene
 from geoseg.io.scores import ScoredScene, with_scores
+from geoseg.io.times import source_date
 from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
@@ -37,25 +47,33 @@ from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
+from geoseg.run.manifest import Manifest
 from geoseg.run.rasters import WorkRasters, is_intact, write_tile
 from geoseg.run.report import (
+    SCHEMA,
     Method,
     class_report,
     method_report,
+    place_report,
     run_facts,
     scene_report,
+    source_report,
     versions,
 )
-from geoseg.run.result import Batch, Progress, ProgressCallback, Run
+from geoseg.run.result import Batch, Outcome, Progress, ProgressCallback, Run
 from geoseg.run.scenes import (
+    OUT_NAME,
+    Job,
     SceneSource,
-    folder_names,
+    jobs_of,
     open_area,
     open_input,
     passing_mosaic,
+    touching,
 )
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
+from geoseg.run.times import now
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -64,7 +82,10 @@ from geoseg.vector import style, vectorize
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["JOURNAL", "WORK_FOLDER", "Batch", "Progress", "Run", "segment_many", "segment_to_files"]
+__all__ = [
+    "JOURNAL", "WORK_FOLDER", "Batch", "Job", "Outcome", "Progress", "Run",
+    "segment_jobs", "segment_many", "segment_to_files",
+]  # fmt: skip
 
 
 def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
@@ -98,6 +119,7 @@ def segment_to_files(
     device: str = "auto",
     overwrite: bool = False,
     resume: bool = False,
+    update: bool = False,
     keep_going: bool = False,
     client: Any = None,
     progress: ProgressCallback | None = None,
@@ -137,6 +159,10 @@ def segment_to_files(
         Replace the products of an earlier run in ``out``.
     resume
         Go on with an interrupted run in ``out``.
+    update
+        Have the map of this scene with these options in ``out``, whatever is there of geoseg's:
+        nothing is done if it is there already, an interrupted run is gone on with, and what was
+        made of another scene or with other options is made anew.
     keep_going
         Map the rest where a tile fails twice, and leave nodata there; ``run.json`` lists such
         holes, and a run with ``resume`` tries them again. Tiles that a second try could map are
@@ -157,38 +183,47 @@ def segment_to_files(
         With one line that says what is wrong and what to do. Nothing is left under a final name
         unless it is complete.
     """
-    reading, products = as_made(Reading, reading), as_made(Products, products)
-    vocabulary = Vocabulary.parse(classes)
-    folder = OutputFolder(out)
-    folder.check(overwrite=overwrite, resume=resume)
-    with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
-        source = open_input(
-            scene, reading, folder.path, travels=client is not None, colours=scorer is None
-        )
-        sources = [str(file) for file, *_ in source.source.all_files]
-        folder.check(overwrite=overwrite, resume=resume, sources=sources)
-        _check_products(source, products)
-        pixels = with_scores(source, scores_of(scorer), reading)
-        # The model has no name here, so that the run can let go of it when no tile needs it.
-        run = _SceneRun(
-            source,
-            _ready(
-                segmenter_of(
-                    model, vocabulary, windows_of(options, window, stride), device, scorer
+    with heard_warnings() as heard:
+        started, clock = now(), time.perf_counter()
+        reading, products = as_made(Reading, reading), as_made(Products, products)
+        vocabulary = Vocabulary.parse(classes)
+        folder = OutputFolder(out)
+        check = partial(folder.check, overwrite=overwrite, resume=resume, update=update)
+        check()
+        with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
+            source = open_input(
+                scene, reading, folder.path, travels=client is not None, colours=scorer is None
+            )
+            sources = [str(file) for file, *_ in source.source.all_files]
+            check(sources=sources)
+            remember(folder.recorded().get("sources", ()))
+            _check_products(source, products)
+            pixels = with_scores(source, scores_of(scorer), reading)
+            loading = time.perf_counter()
+            # The model has no name here, so that the run can let go of it when no tile needs it.
+            run = _SceneRun(
+                source,
+                _ready(
+                    segmenter_of(
+                        model, vocabulary, windows_of(options, window, stride), device, scorer
+                    ),
+                    pixels,
+                    client,
                 ),
-                pixels,
+                reading,
+                products,
+                folder,
+                tile,
                 client,
-            ),
-            reading,
-            products,
-            folder,
-            tile,
-            client,
-            progress or (lambda state: None),
-            keep_going=keep_going,
-            pixels=pixels,
-        )
-        return run.execute(resume=resume)
+                progress or (lambda state: None),
+                keep_going=keep_going,
+                pixels=pixels,
+                started=started,
+                clock=clock,
+                heard=heard,
+            )
+            run.seconds["model"] = time.perf_counter() - loading
+            return run.execute(resume=resume, update=update)
 
 
 def _ready(segmenter: Segmenter, scene: Scene | ScoredScene, client: Any) -> Segmenter:
@@ -205,11 +240,7 @@ def segment_many(
     classes: VocabularySource,
     out: str | Path,
     *,
-    model: str | Model = DEFAULT_MODEL,
-    scorer: Any = None,
-    device: str = "auto",
-    options: Options | None = None,
-    on_scene: Callable[[str, Path, Exception | None], None] | None = None,
+    out_name: str = OUT_NAME,
     **settings: Any,
 ) -> Batch:
     """Map several scenes one after another with one model, a folder in ``out`` for each.
@@ -218,12 +249,59 @@ def segment_many(
     ----------
     scenes
         Their paths.
-    classes, model, scorer, device, options
+    classes
         As for `segment_to_files`.
     out
-        Folder for the folders, which are named like the scenes.
+        Folder for the folders.
+    out_name
+        Names of the folders: ``{stem}``, ``{name}`` and ``{parent}`` are what a scene is called
+        without and with its suffix, and the folder it lies in.
+    **settings
+        Everything else that `segment_jobs` takes.
+
+    Returns
+    -------
+    Batch
+        A scene that fails, for whatever reason, does not stop the others.
+
+    Raises
+    ------
+    GeosegError
+        For what is wrong with all of them: options, classes, model, or names that two scenes have.
+    """
+    jobs = jobs_of(scenes, out, out_name)
+    if (near := touching(scenes)) is not None:
+        warn(
+            f"{near[0]} and {near[1]} lie side by side and are mapped apart, so that classes may "
+            "change where they meet; --mosaic maps scenes as one"
+        )
+    return segment_jobs(jobs, classes, **settings)
+
+
+def segment_jobs(
+    jobs: Sequence[Job],
+    classes: VocabularySource,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    scorer: Any = None,
+    device: str = "auto",
+    options: Options | None = None,
+    on_scene: Callable[[str, Path, Exception | None], None] | None = None,
+    manifest: str | Path | None = None,
+    **settings: Any,
+) -> Batch:
+    """Map scenes one after another with one model, each into the folder that is given for it.
+
+    Parameters
+    ----------
+    jobs
+        Scenes, or files that make one, and their folders.
+    classes, model, scorer, device, options
+        As for `segment_to_files`.
     on_scene
         Called with scene, folder and None before a scene, and with its error if it fails.
+    manifest
+        File that gets a line of JSON as each scene ends, see `geoseg.run.manifest.Manifest`.
     **settings
         Everything else that `segment_to_files` takes.
 
@@ -235,34 +313,51 @@ def segment_many(
     Raises
     ------
     GeosegError
-        For what is wrong with all of them: options, classes, model, or a folder that is taken.
+        For what is wrong with all of them: options, classes, or the model.
     """
-    vocabulary = Vocabulary.parse(classes) if scorer is None else names_only(classes)
-    paths = [str(scene) for scene in scenes]
-    folders = [Path(out) / name for name in folder_names(paths)]
-    rules = {name: settings.get(name, False) for name in ("overwrite", "resume")}
-    for folder in folders:
-        OutputFolder(folder).check(**rules)
-    # Impossible options show before the first scene.
-    first = segmenter_of(model, vocabulary, options, device, scorer)
-    if scorer is None:
-        settings["model"] = first.model
-    else:
-        settings |= {"scorer": scorer, "model": model}
-    settings["device"] = device
-    del first
     say = on_scene or (lambda scene, folder, error: None)
-    runs: list[Run | None] = []
-    errors: dict[str, Exception] = {}
-    for path, folder in zip(paths, folders, strict=True):
-        say(path, folder, None)
+    outcomes: list[Outcome] = []
+    with Manifest(manifest) as lines:
         try:
-            runs.append(segment_to_files(path, vocabulary, folder, options=options, **settings))
-        except Exception as error:  # whatever it is, the other scenes are not to blame
-            runs.append(None)
-            errors[path] = error
-            say(path, folder, error)
-    return Batch(tuple(runs), errors)
+            with heard_warnings() as common:
+                vocabulary = Vocabulary.parse(classes) if scorer is None else names_only(classes)
+                if len(jobs) > 1 and any(_is_free(job, settings) for job in jobs):
+                    # One model for all; and impossible options show before the first scene.
+                    first = segmenter_of(model, vocabulary, options, device, scorer)
+                    model = first.model if scorer is None else model
+                    del first
+        except GeosegError as error:
+            for job in jobs:
+                lines.add(Outcome(job.name, job.out, 0.0, tuple(common), error=error))
+            raise
+        settings |= {"model": model, "scorer": scorer, "device": device, "options": options}
+        for job in jobs:
+            say(job.name, job.out, None)
+            run, failure, clock = None, None, time.perf_counter()
+            with heard_warnings() as heard:
+                heard |= common
+                try:
+                    run = segment_to_files(job.scene, vocabulary, job.out, **settings)
+                except Exception as error:  # whatever it is, the other scenes are not to blame
+                    failure = error
+            seconds = time.perf_counter() - clock
+            outcomes.append(Outcome(job.name, job.out, seconds, tuple(heard), run, failure))
+            lines.add(outcomes[-1])
+            if failure is not None:
+                say(job.name, job.out, failure)
+    return Batch(tuple(outcomes))
+
+
+def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
+    """Whether a scene's folder can be written, as far as is known before its turn."""
+    overwrite, resume, update = (
+        settings.get(name, False) for name in ("overwrite", "resume", "update")
+    )
+    try:
+        OutputFolder(job.out).check(overwrite=overwrite, resume=resume, update=update)
+    except OutputError:
+        return False
+    return True
 
 
 def _warn_if_untold(scene: dict[str, Any]) -> None:
@@ -312,6 +407,10 @@ class _SceneRun:
     keep_going: bool = False
     pixels: Scene | ScoredScene | None = None
     """What the windows see, where that is not the scene."""
+    started: str = field(default_factory=now)
+    clock: float = field(default_factory=time.perf_counter)
+    heard: Iterable[str] = ()
+    """What was warned of so far, which grows."""
 
     def __post_init__(self) -> None:
         assert self.segmenter is not None
@@ -338,19 +437,24 @@ class _SceneRun:
         self.seconds: dict[str, float] = {}
         self.holes: dict[int, str] = {}
 
-    def execute(self, *, resume: bool) -> Run:
+    def execute(self, *, resume: bool, update: bool) -> Run:
         names, side_files = self.products.names, self.products.side_files
-        if resume and (done := self.folder.finished(digest(self.facts), names, side_files)):
-            return Run(self.folder.path, tuple(self.folder.path / name for name in names), done)
-        journal = self.folder.open_journal(self.facts, resume=resume)
-        if journal.finished:
+        if resume or update:
+            done = self.folder.finished(digest(self.facts), names, side_files, update=update)
+            if done is not None:
+                _warn_if_untold(self.facts["the scene"])
+                files = tuple(self.folder.path / name for name in names)
+                return Run(self.folder.path, files, done, "skipped")
+        journal = self.folder.open_journal(self.facts, resume=resume, update=update)
+        resumed = bool(journal.finished)
+        if resumed:
             _warn_if_untold(self.facts["the scene"])
         with kept_memory():
             self._segment(journal)
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
         files = self.folder.publish(names, side_files, finished=not self.holes)
-        return Run(self.folder.path, files, report)
+        return Run(self.folder.path, files, report, "resumed" if resumed else "done")
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
@@ -471,12 +575,12 @@ class _SceneRun:
                     ready / "preview.png",
                     title=scene_name(self.scene.path),
                 )
-        report = self._report(rasters.grid, tally, journal) | polygons
-        report["checksums"] = {
+        files = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
             for name in (*products.names, *products.side_files)
             if name != REPORT
         }
+        report = self._report(rasters.grid, tally, journal) | polygons | {"files": files}
         with writing_to(self.folder.path / REPORT):
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
@@ -497,12 +601,18 @@ class _SceneRun:
                 path.write_text(text, encoding="utf-8")
 
     def _report(self, grid: Grid, tally: Tally, journal: Journal) -> dict[str, Any]:
+        seconds = self.seconds | {"total": time.perf_counter() - self.clock}
         report = {
+            "schema": SCHEMA,
+            "started": self.started,
+            "finished": now(),
             **scene_report(self.scene, self.reading, grid),
+            **place_report(grid),
+            "sources": source_report(self.scene, self.folder.path),
             **class_report(self.method.vocabulary, grid, tally),
             **method_report(self.method),
             "products": asdict(self.products),
-            "tile": list(self.plan.tile),
+            "tile": list(self.plan.core(0).shape),
             "tiles": len(self.plan),
             "windows": sum(record.windows for record in journal.finished.values()),
             "windows_of_lattice": self.plan.windows,
@@ -510,7 +620,9 @@ class _SceneRun:
             "retried": self._reasons(
                 {record.tile: record.retried for record in journal.finished.values()}
             ),
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            # What the clock says has no place among files that are to be the same, byte by byte.
+            "seconds": {} if source_date() else {k: round(v, 3) for k, v in seconds.items()},
+            "warnings": list(self.heard),
             "versions": versions(),
             "identity": digest(self.facts),
         }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from geoseg._files import whole_file, writing_to
+from geoseg._files import local_target, whole_file, writing_to
 from geoseg._fonts import Font, font_for, warn_of_boxes
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import same_crs
@@ -150,6 +150,7 @@ def preview_files(
     OutputError
         If the PNG exists or cannot be written.
     """
+    out = local_target(out)
     if out.suffix.lower() != ".png":
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
     labels = open_labels(labels_path, classes)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 from rasters import make, rgb
 from typer.testing import CliRunner
 
@@ -21,7 +24,8 @@ import geoseg
 from geoseg._address import lasting_address, scene_name, shown_address
 from geoseg.errors import GeosegError, GeosegWarning, OutputError, SceneError
 from geoseg.io._handles import open_dataset
-from geoseg.io.mosaic import build_stack
+from geoseg.io.expand import expand_scenes
+from geoseg.io.mosaic import build_mosaic, build_stack
 from geoseg.io.scene import Scene
 from geoseg.run.result import Progress
 from geoseg.testing import tiny_random_model, write_scene
@@ -42,6 +46,7 @@ _SERVER = """
 import sys
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 from range_server import RangeHandler
 
 class Handler(RangeHandler):
@@ -53,9 +58,34 @@ class Handler(RangeHandler):
             self.send_error(503 if "busy" in does else 403)
         elif "refuses" in does:
             self.send_error(403)
+        elif {"prefix", "delimiter", "max-keys"} & parse_qs(self.path.partition("?")[2]).keys():
+            self.list_bucket()
         else:
             self.path = self.path.partition("?")[0]
             super().do_GET()
+
+    def list_bucket(self):
+        place, _, query = self.path.partition("?")
+        prefix = parse_qs(query).get("prefix", [""])[0]
+        bucket = self.folder / place.strip("/")
+        keys = (f.relative_to(bucket).as_posix() for f in sorted(bucket.rglob("*")) if f.is_file())
+        keys = [key for key in keys if key.startswith(prefix)]
+        if "delimiter" in query:
+            rests = [key[len(prefix):] for key in keys]
+            folders = {prefix + rest.split("/")[0] for rest in rests if "/" in rest}
+            keys = [prefix + rest for rest in rests if "/" not in rest]
+        else:
+            folders = ()
+        body = "".join(
+            [f"<Contents><Key>{k}</Key><Size>9</Size><ETag>1</ETag><LastModified>"
+             "2026-01-01T00:00:00.000Z</LastModified></Contents>" for k in keys]
+            + [f"<CommonPrefixes><Prefix>{f}/</Prefix></CommonPrefixes>" for f in sorted(folders)]
+        )
+        text = f"<ListBucketResult><Prefix>{prefix}</Prefix>{body}</ListBucketResult>".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def end_headers(self):
         self.send_header("ETag", '"one"')
@@ -93,6 +123,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         assert running.stdout is not None
         yield Server(running.stdout.readline().strip(), folder)
         running.kill()
+
+
+@pytest.fixture
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder that GDAL finds at ``s3://NAME``, another one in every test, since GDAL caches."""
+    for name, value in {
+        "AWS_NO_SIGN_REQUEST": "YES", "AWS_S3_ENDPOINT": server.address.removeprefix("http://"),
+        "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    folder = server.folder / f"bkt-{server.address.rpartition(':')[2]}"
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -288,3 +331,98 @@ def test_a_vrt_of_the_users_stays_where_signed_scenes_are_mapped(
             [f"{server.address}/scene.tif{SIGNED}"], "a; b", tmp_path, model=spec, options=QUICK
         )
     assert (tmp_path / "mosaic.vrt").read_text() == "<VRTDataset/>"
+
+
+def test_class_files_are_read_at_addresses(server: Server) -> None:
+    (server.folder / "classes.txt").write_text("water, lake\ntree\n")
+    (server.folder / "classes.toml").write_text('[[class]]\nname = "a"\n[[class]]\nname = "b"\n')
+    address = f"{server.address}/classes.txt"
+    for given in (address, f"{address}?sig={SECRET}", f"/vsicurl/{address}", Path(address)):
+        assert geoseg.Vocabulary.parse(given).names == ("water", "tree")
+    assert geoseg.Vocabulary.parse(f"{server.address}/classes.toml").names == ("a", "b")
+    with pytest.raises(GeosegError, match=rf"{server.address}/no.txt cannot.* 404"):
+        geoseg.Vocabulary.parse(f"{server.address}/no.txt")
+
+
+def test_messages_of_files_at_addresses_keep_the_address(tmp_path: Path) -> None:
+    for given in ("s3://b/x.pt", "https://h/x.pt"):
+        with pytest.raises(GeosegError, match=f"fetch {given} and give ViT-B-32:/path"):
+            geoseg.load_model(f"ViT-B-32:{given}")
+    with pytest.raises(GeosegError, match=r"s3://b/x\.qml: such a file is read from this"):
+        geoseg.vectorize(labels(tmp_path / "l.tif"), tmp_path / "p.fgb", classes="s3://b/x.qml")
+    with pytest.raises(GeosegError, match=r"s3://b/p\.fgb: is an address.*copy it there"):
+        geoseg.vectorize(tmp_path / "l.tif", "s3://b/p.fgb")
+
+
+def labels(path: Path, names: tuple[str, ...] = ("water", "tree")) -> Path:
+    """Halves of two classes."""
+    values = np.repeat([[0, 1]], 40, axis=0).repeat(20, axis=1).astype(np.uint8)[None]
+    make(path, values, nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{f"CLASS_{i}": name for i, name in enumerate(names)})
+    return path
+
+
+def test_every_command_takes_the_addresses_that_segment_takes(
+    bucket: Path, server: Server, tmp_path: Path, runner: CliRunner
+) -> None:
+    labels(bucket / "labels.tif")
+    geoseg.vectorize(bucket / "labels.tif", bucket / "zones.geojson")
+    for start in (
+        f"s3://{bucket.name}",
+        f"/vsis3/{bucket.name}",
+        f"{server.address}/{bucket.name}",
+    ):
+        out = tmp_path / start.strip("/").replace("/", "_").replace(":", "_")
+        out.mkdir()
+        for arguments in (
+            ["vectorize", f"{start}/labels.tif", "-o", f"{out}/p.geojson"],
+            ["vectorize", f"{start}/labels.tif", "-o", f"{out}/c.fgb",
+             "--confidence", f"{start}/labels.tif", "--runner-up", f"{start}/labels.tif"],
+            ["stats", f"{start}/labels.tif", "--zones", f"{start}/zones.geojson", "-o",
+             f"{out}/s.csv"],
+            ["preview", f"{start}/labels.tif", f"{start}/labels.tif", "-o", f"{out}/p.png"],
+            ["evaluate", f"{start}/labels.tif", f"{start}/labels.tif", "-o", f"{out}/e"],
+            ["evaluate", f"{start}/labels.tif", f"{start}/zones.geojson", "-o", f"{out}/v"],
+            ["info", f"{start}/labels.tif", "--model", "geoseg-tiny"],
+        ):  # fmt: skip
+            done = runner.invoke(app, arguments)
+            assert done.exit_code == 0, (arguments, done.output)
+
+
+def test_a_mosaic_of_addresses_is_that_of_the_files(bucket: Path, tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        make(
+            bucket / f"{name}.tif",
+            rgb(seed=number)[:, :30, :30],
+            transform=from_origin(5e5 + 30 * number, 5e6, 1, 1),
+        )
+    names = [
+        f"{place}/{name}.tif" for place in (f"s3://{bucket.name}", str(bucket)) for name in "ab"
+    ]
+    far = Scene.open(build_mosaic(names[:2], tmp_path / "far.vrt"))
+    near = Scene.open(build_mosaic(names[2:], tmp_path / "near.vrt"))
+    assert near.shape == (30, 60)
+    window = near.grid.window
+    np.testing.assert_array_equal(far.read(window).rgb, near.read(window).rgb)
+    with pytest.raises(SceneError, match=r"/none\.tif: cannot be opened"):
+        build_mosaic([f"s3://{bucket.name}/none.tif"], tmp_path / "none.vrt")
+
+
+def test_prefixes_and_patterns_of_a_store_are_listed(bucket: Path, server: Server) -> None:
+    for name in ("x/b.tif", "x/a.tif", "x/notes.txt", "x/deep/c.tif", "y.tif"):
+        (bucket / name).parent.mkdir(parents=True, exist_ok=True)
+        (bucket / name).write_bytes(b"123456789")
+    assert expand_scenes([f"s3://{bucket.name}/x/"]) == [
+        f"s3://{bucket.name}/x/a.tif",
+        f"s3://{bucket.name}/x/b.tif",
+    ]
+    assert expand_scenes([f"/vsis3/{bucket.name}/x/a*"]) == [f"/vsis3/{bucket.name}/x/a.tif"]
+    assert expand_scenes([f"s3://{bucket.name}/x/d*/c.tif"]) == [f"s3://{bucket.name}/x/deep/c.tif"]
+    for pattern in (f"s3://{bucket.name}/z/", f"s3://{bucket.name}/x/*.png"):
+        with pytest.raises(SceneError, match=rf"{re.escape(pattern)}: "):
+            expand_scenes([pattern])
+    with pytest.raises(SceneError, match=r"web server cannot be listed; .*@FILE"):
+        expand_scenes([f"{server.address}/*.tif"])
+    signed = f"{server.address}/a.tif?x=[1]*"
+    assert expand_scenes([signed]) == [signed]

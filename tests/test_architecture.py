@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
     "_address", "_html", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs",
+    "_remote",
     "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
@@ -29,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "_address": set(),
     "_html": set(),
     "errors": {"_address"},
-    "_files": {"errors"},
+    "_files": {"errors", "_address"},
+    "_remote": {"errors", "_address"},
     "_fonts": {"errors"},
     "_claim": {"errors"},
     "_inputs": {"errors"},

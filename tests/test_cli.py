@@ -123,6 +123,35 @@ def test_library_and_command_line_are_twins() -> None:
             assert (field.name in given) == (table is None or bool(table.entries)), field.name
 
 
+def test_defaults_come_from_the_environment(
+    scene: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = " ".join(run("segment", "--help").output.replace("│", " ").split())
+    for parameter in COMMANDS["segment"].params:
+        named = [] if parameter.hidden or parameter.name == "help" else parameter.opts
+        if named and named[0].startswith("--"):
+            name = max(named, key=len).removeprefix("--").replace("-", "_").upper()
+            assert f"GEOSEG_{name}" in shown, name
+    for name, value in {
+        "GEOSEG_MODEL": model, "GEOSEG_CLASSES": "water;tree", "GEOSEG_OUT": str(tmp_path / "out"),
+        "GEOSEG_TEMPLATES": "none", "GEOSEG_POLYGONS": "none", "GEOSEG_PREVIEW": "0",
+        "GEOSEG_CONFIDENCE": "no", "GEOSEG_NODATA": "0 255", "GEOSEG_BANDS": "3,2,1",
+        "GEOSEG_THRESHOLD": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert run("segment", scene, "--bands", "1,2,3").exit_code == 0
+    report = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [c["name"] for c in report["classes"]] == ["water", "tree"]
+    assert set(report["files"]) == {"labels.tif", "labels.tif.aux.xml", "labels.qml"}
+    assert (report["reading"]["nodata"], report["reading"]["bands"]) == ([0, 255], [1, 2, 3])
+    # What means a file of this one call elsewhere is not taken from there.
+    done = run("vectorize", tmp_path / "out" / "labels.tif", "-o", tmp_path / "p.geojson")
+    assert done.exit_code == 0, done.output
+    assert set(gpd.read_file(tmp_path / "p.geojson").columns) >= {"class_name"}
+    monkeypatch.setenv("GEOSEG_STRIDE", "far")
+    assert "GEOSEG_STRIDE" in run("segment", scene).stderr
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom geoseg_cli.main import app\n"

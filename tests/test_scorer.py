@@ -85,6 +85,21 @@ def test_labels_are_those_of_a_sliding_window_by_hand_whatever_the_tile(
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("blend", ["uniform", "hann"])
+def test_the_benchmarks_loop_by_hand_makes_the_same_map(tmp_path: Path, blend: str) -> None:
+    from benchmarks.bench_peers import Task, run_geoseg, run_hand
+
+    scene = str(scene_of(tmp_path, size=(340, 300)))
+    task = Task(Net(classes=8), "conv", batch=3)
+    with torch.inference_mode():
+        for name, run in (("ours", run_geoseg), ("loop", run_hand)):
+            (tmp_path / name).mkdir()
+            run(task, scene, tmp_path / name / "labels.tif", blend)
+    found = labels(tmp_path / "ours")
+    assert len(np.unique(found)) > 2
+    assert np.array_equal(found, labels(tmp_path / "loop"))
+
+
 def test_confidence_is_that_of_the_activation(tmp_path: Path) -> None:
     scene = scene_of(tmp_path)
     with rasterio.open(scene) as dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,7 +16,7 @@ from rasterio import features
 from scipy import ndimage
 from vectors import VOID, blobs, label_file, same, trace
 
-from geoseg.vector import VectorOptions, vectorize
+from geoseg.vector import VectorOptions, merge, vectorize
 from geoseg.vector.merge import SmallMerger
 from geoseg.vector.shape import Shaper
 
@@ -195,6 +196,26 @@ def test_nothing_small_is_left(
             inside = parts == part
             beside = ndimage.binary_dilation(inside) & ~inside
             assert inside.sum() >= min_area or (result[beside] == VOID).all()
+
+
+def test_edges_may_lie_on_the_disk_and_be_sorted_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(0).integers(0, 6, (60, 50)).astype(np.uint8)
+    in_memory = merged(values, 9, rows=7)
+    monkeypatch.setattr(merge, "_SPOOL_BYTES", 10)
+    monkeypatch.setattr(merge, "_AT_ONCE", 40)
+    np.testing.assert_array_equal(in_memory, merged(values, 9, rows=7))
+
+
+def test_noise_costs_little_memory_a_pixel() -> None:
+    values = np.random.default_rng(0).integers(0, 6, (1500, 500)).astype(np.uint8)
+    tracemalloc.start()
+    merged(values, 20, rows=50)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    edges = merge._SPOOL_BYTES  # which would be on the disk
+    assert peak < edges + 60 * values.size
 
 
 def test_min_area_merges_and_drop_small_leaves_holes(tmp_path: Path) -> None:

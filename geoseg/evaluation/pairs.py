@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from geoseg._address import is_address
 from geoseg.errors import EvaluationError, not_found
 from geoseg.evaluation.truth import RASTER_SUFFIXES, is_vector
 from geoseg.io.vectors import VECTOR_SUFFIXES
@@ -68,7 +69,9 @@ def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
 
 def _is_one(truth: Path) -> bool:
     """Whether a truth is one file; a File Geodatabase is a folder."""
-    return truth.is_file() or (truth.is_dir() and truth.suffix.lower() == ".gdb")
+    return (
+        is_address(truth) or truth.is_file() or (truth.is_dir() and truth.suffix.lower() == ".gdb")
+    )
 
 
 def confidence_beside(labels: Path) -> Path | None:
@@ -78,7 +81,7 @@ def confidence_beside(labels: Path) -> Path | None:
 
 
 def _label_rasters(labels: Path) -> list[Path]:
-    if labels.is_file():
+    if is_address(labels) or labels.is_file():
         return [labels]
     if not labels.is_dir():
         raise not_found(EvaluationError)(f"{labels}: no such file or folder")

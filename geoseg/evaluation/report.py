@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from geoseg._files import csv_cell, whole_files, writing_to
+from geoseg._files import csv_cell, local_target, whole_files, writing_to
 from geoseg._fonts import font_for, warn_of_boxes
 from geoseg.errors import OutputError
 from geoseg.evaluation.compare import Evaluation
@@ -109,7 +109,7 @@ def write_report(evaluation: Evaluation, folder: str | Path, *, overwrite: bool 
     OutputError
         If a file exists and `overwrite` is False, or the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = local_target(folder)
     writers = _writers(evaluation)
     taken = [name for name in writers if (folder / name).exists()]
     if taken and not overwrite:

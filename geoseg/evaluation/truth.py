@@ -15,6 +15,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
+from geoseg._address import as_given
 from geoseg.errors import EvaluationError, OptionError, SceneError, warn
 from geoseg.evaluation.metrics import IGNORE, IndexArray
 from geoseg.evaluation.values import (
@@ -274,9 +275,9 @@ def open_raster(path: Path) -> Any:
         If rasterio cannot open it.
     """
     try:
-        return open_dataset(str(path))
+        return open_dataset(as_given(path))
     except RasterioError as error:
-        raise EvaluationError(f"{path}: cannot be opened as a raster: {error}") from error
+        raise EvaluationError(f"{as_given(path)}: cannot be opened as a raster: {error}") from error
 
 
 def _vector_truth(

@@ -37,6 +37,8 @@ class Decision:
     """How the probabilities of a class's queries make its score."""
     activation: Activation = "softmax"
     """What makes probabilities of the scaled logits."""
+    by_logits: bool = False
+    """Of a scorer without thresholds: the best logit's class holds, no matter how it is rounded."""
 
     @classmethod
     def of(
@@ -74,6 +76,15 @@ class Decision:
             pool=queries.pool,
         )
 
+    def __call__(self, logits: Tensor) -> Decided:
+        """Decide what pixels with these averaged logits ``(..., Q)`` are."""
+        return Decided(self, logits)
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Class of the best of ``(..., K)`` logits, and that logit; one query a class."""
+        best, labels = (logits if self.offsets is None else logits + self.offsets).max(-1)
+        return labels, best
+
     def scores(self, logits: Tensor) -> Tensor:
         """Activation (a softmax) over queries, then what a class's queries make of it together.
 
@@ -109,6 +120,43 @@ class Decision:
         if self.hidden:
             labels = labels.where(best >= scores[..., -1], self.background)
         return labels, best
+
+
+class Decided:
+    """What some pixels are; only what is asked for is worked out."""
+
+    def __init__(self, decision: Decision, logits: Tensor) -> None:
+        self._decision, self._logits = decision, logits
+
+    @functools.cached_property
+    def _all_scores(self) -> Tensor:
+        return self._decision.scores(self._logits)
+
+    @functools.cached_property
+    def _labels(self) -> tuple[Tensor, Tensor]:
+        if self._decision.by_logits:
+            return self._decision.best(self._logits)
+        return self._decision.labels(self._all_scores)
+
+    @property
+    def labels(self) -> Tensor:
+        """``(...)`` class index."""
+        return self._labels[0]
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether all logits are that decide; bool, of no dimension."""
+        return self._labels[1].isfinite().all()
+
+    @property
+    def scores(self) -> Tensor:
+        """``(..., K)`` in [0, 1]."""
+        return self._all_scores[..., : self._decision.classes]
+
+    @property
+    def confidence(self) -> Tensor:
+        """``(...)`` the best score."""
+        return self.scores.amax(-1) if self._decision.by_logits else self._labels[1]
 
 
 def lead(scores: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from torch import Tensor
 from geoseg.options import Blend
 from geoseg.types import Window
 
+_PIXELS_AT_A_TIME = 2**18
+"""Pixels of a strip: what is worked out of them takes little memory beside the open rows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -97,8 +100,8 @@ class StripMerger:
         self._stop = max(self._stop, stop)
         rows, old = self._stop - self._first, self._sum
         if old is None or rows > len(old):
-            width, size = self._core.width, rows + rows // 4
-            self._sum = like.new_zeros(size, width, like.shape[-1])
+            width, size = self._core.width, rows if old is None else rows + rows // 4
+            self._sum = _zeros(size, width, like)
             weight, self._weight = self._weight, like.new_zeros(size, width)
             if old is not None:
                 back = torch.arange(self._first, self._first + len(old), device=like.device)
@@ -126,14 +129,25 @@ class StripMerger:
             return
         pieces = list(self._pieces(first, min(stop, self._stop)))
         self._first, self._stop = stop, max(self._stop, stop)
+        step = max(1, _PIXELS_AT_A_TIME // self._core.width)
         for offset, ring in pieces:
-            # Corners that no window with data covers have weight 0; they are nodata. The corner
-            # of a large window has next to none, and counts all the same.
-            weight = self._weight[ring, :, None].clamp_min(torch.finfo(torch.float32).tiny)
-            mean = self._sum[ring] / weight
-            self._sum[ring].zero_()
-            self._weight[ring].zero_()
-            yield first + offset, mean
+            for start in range(ring.start, ring.stop, step):
+                rows = slice(start, min(start + step, ring.stop))
+                # Corners that no window with data covers have weight 0; they are nodata. The corner
+                # of a large window has next to none, and counts all the same.
+                weight = self._weight[rows, :, None].clamp_min(torch.finfo(torch.float32).tiny)
+                mean = self._sum[rows] / weight
+                self._sum[rows].zero_()
+                self._weight[rows].zero_()
+                yield first + offset + start - ring.start, mean
+
+
+def _zeros(rows: int, width: int, like: Tensor) -> Tensor:
+    """Zeros ``(rows, width, C)``, plane after plane in memory if logits ``(H, W, C)`` are."""
+    channels = like.shape[-1]
+    if like.stride(-1) > like.stride(0):
+        return like.new_zeros(channels, rows, width).permute(1, 2, 0)
+    return like.new_zeros(rows, width, channels)
 
 
 def cropped(strips: Iterable[Strip], outer: Window, inner: Window) -> Iterator[Strip]:

@@ -124,6 +124,7 @@ class Network:
         self._classes, self._window, self._views = classes, window, views
         self._activation = scorer.activation
         self._call = loaded(scorer.call, device)
+        self._scales = bool(scorer.mean or scorer.std)
         self._mean, self._std = (
             torch.tensor(values or (empty,), device=device, dtype=torch.float32).view(-1, 1, 1)
             for values, empty in ((scorer.mean, 0.0), (scorer.std, 1.0))
@@ -136,7 +137,9 @@ class Network:
 
     def normalise(self, block: PixelBlock) -> Tensor:
         """Pixels as the network wants them, ``(C, H, W)`` on the device; 0 where not valid."""
-        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
+        pixels = to_device(block.rgb, self.device)
+        if self._scales:
+            pixels = (pixels - self._mean) / self._std
         if not block.valid.all():
             pixels = pixels * to_device(block.valid, self.device)
         return pixels
@@ -145,7 +148,8 @@ class Network:
     def __call__(self, windows: Tensor) -> Tensor:
         """Scores ``(B, H, W, Q)`` float32 of ``(B, C, H, W)`` windows from `normalise`."""
         height, width = windows.shape[2:]
-        filled = F.pad(windows, (0, max(self._window - width, 0), 0, max(self._window - height, 0)))
+        right, below = max(self._window - width, 0), max(self._window - height, 0)
+        filled = F.pad(windows, (0, right, 0, below)) if right or below else windows
         return mean_of_views(self._scores, self._views, filled)[:, :height, :width]
 
     def _scores(self, windows: Tensor) -> Tensor:
@@ -171,7 +175,8 @@ class Network:
                 f"scorer {self.name} gives {scores.shape[1]} scores a pixel, and --classes has "
                 f"{self._classes} names; give one name for each, in their order"
             )
-        if not scores.isfinite().all():
+        # Every value is looked at only where their sum says that there may be something to find.
+        if not scores.sum().isfinite() and not scores.isfinite().all():
             raise TileError(
                 f"scorer {self.name} gives scores that are NaN or infinite; check its weights, and "
                 "that pixels reach it as it was trained (--stretch, --mean, --std)"
@@ -266,9 +271,9 @@ class NetworkSegmenter(Segmenter):
         queries = Queries(
             np.zeros((classes, 0), np.float32), np.arange(classes, dtype=np.int32), offsets, classes
         )
+        decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._decision = replace(
-            Decision.of(queries, self.vocabulary, chosen, self.device),
-            activation=self.scorer.activation,
+            decision, activation=self.scorer.activation, by_logits=decision.thresholds is None
         )
         self._batches = Batches(
             self.device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from geoseg.errors import SceneError, TilingError
 from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
-from geoseg.inference.merge import Strip, blend_weight, cropped, merged
+from geoseg.inference.merge import blend_weight, cropped, merged
 from geoseg.inference.refine import refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
@@ -50,8 +50,6 @@ _TILE_PIXELS = {"cpu": 2**21, "cuda": 2**23}
 """Of a tile whose size nobody chose: what is read at once, and on a GPU some full batches."""
 _TILE = 2048
 """Side of a tile that is a lane of its own, if none is given."""
-_PIXELS_AT_A_TIME = 2**19
-"""Pixels of a lane that are decided at once."""
 _ROWS_AT_A_TIME = 32
 """Rows of an image in memory that are decided at once on a CPU: they stay in the cache."""
 
@@ -344,7 +342,7 @@ class Segmenter:
             strips = refined(merged(run, core), self._refiners, pixels)
             decided = (
                 (first, self._decide(logits, rasters))
-                for first, logits in _in_pieces(cropped(strips, core, lane.core))
+                for first, logits in cropped(strips, core, lane.core)
             )
             for first, arriving in one_behind(decided):
                 yield from unfinished.put(first, arriving.arrays())
@@ -353,18 +351,16 @@ class Segmenter:
 
     def _decide(self, logits: Tensor, rasters: Sequence[str]) -> Arriving:
         """Whether all is finite, and what is wanted of rows."""
-        scores = self._decision.scores(logits)
-        index, best = self._decision.labels(scores)
-        scores = scores[..., : self._decision.classes]
+        decided = self._decision(logits)
         small = torch.uint8 if self._decision.classes <= 256 else torch.int32
         make: dict[str, Callable[[], Tensor]] = {
-            "labels": lambda: index.to(small),
-            "confidence": lambda: _per_cent(best),
-            "margin": lambda: _per_cent(lead(scores)),
-            "probabilities": lambda: _per_cent(scores),
-            "runner_up": lambda: runner_up(scores, index).to(small),
+            "labels": lambda: decided.labels.to(small),
+            "confidence": lambda: _per_cent(decided.confidence),
+            "margin": lambda: _per_cent(lead(decided.scores)),
+            "probabilities": lambda: _per_cent(decided.scores),
+            "runner_up": lambda: runner_up(decided.scores, decided.labels).to(small),
         }
-        return Arriving([best.isfinite().all()[None], *(make[name]() for name in rasters)])
+        return Arriving([decided.finite[None], *(make[name]() for name in rasters)])
 
     def logits(self, block: PixelBlock) -> FloatArray:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
@@ -429,9 +425,9 @@ class Segmenter:
         scores = np.empty((classes, height, width), np.float32)
 
         def decide_rows(rows: slice) -> None:
-            found = self._decision.scores(planes[rows])
-            labels[rows] = self._decision.labels(found)[0].cpu().numpy()
-            scores[:, rows] = found[..., :classes].permute(2, 0, 1).cpu().numpy()
+            decided = self._decision(planes[rows])
+            labels[rows] = decided.labels.cpu().numpy()
+            scores[:, rows] = decided.scores.permute(2, 0, 1).cpu().numpy()
 
         if self.device.type == "cpu":  # a few rows at a time stay in the cache
             step = _ROWS_AT_A_TIME
@@ -450,14 +446,6 @@ def _per_cent(share: Tensor) -> Tensor:
 def _cropped(block: PixelBlock, window: Window) -> PixelBlock:
     rows, cols = window.slices()
     return PixelBlock(block.rgb[:, rows, cols], block.valid[rows, cols])
-
-
-def _in_pieces(strips: Iterable[Strip]) -> Iterator[Strip]:
-    """Cut strips into pieces that are decided at once."""
-    for first, rows in strips:
-        step = max(1, _PIXELS_AT_A_TIME // rows.shape[1])
-        for start in range(0, len(rows), step):
-            yield first + start, rows[start : start + step]
 
 
 def _as_block(pixels: npt.NDArray[np.generic]) -> PixelBlock:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import rasterio
+from rasterio._path import _parse_path, _vsi_path
 from rasterio.errors import NotGeoreferencedWarning
 
 from geoseg.runtime.gdal import http_settings, is_remote, mask_logs, masked_errors
@@ -30,6 +31,11 @@ def open_dataset(path: str, mode: str = "r", **profile: Any) -> Any:
             return rasterio.open(path, mode, **profile)
         with rasterio.Env(**http_settings(path)):
             return rasterio.open(path, mode, **profile)
+
+
+def gdal_name(path: str) -> str:
+    """Return what GDAL itself calls a path or an address, which is ``/vsis3/…`` for ``s3://…``."""
+    return str(_vsi_path(_parse_path(path)))
 
 
 def shared_handle(key: Hashable, opener: Callable[[], Any]) -> Any:

@@ -13,6 +13,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
+from geoseg._address import is_address
+from geoseg._remote import http_address
 from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
@@ -36,15 +38,16 @@ def open_readable(path: str, **options: str) -> Any:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: str, error: RasterioIOError) -> GeosegError:
+def unreadable(path: str, error: RasterioIOError, more: str = "") -> GeosegError:
     """The error of a file that cannot be opened; one that is not there is not found."""
-    words = _why_unreadable(path, error)
-    return (not_found(SceneError) if words.endswith("no such file") else SceneError)(words)
+    words = why_unreadable(path, error)
+    kind = not_found(SceneError) if words.endswith("no such file") else SceneError
+    return kind(f"{words}{more}")
 
 
-def _why_unreadable(path: str, error: RasterioIOError) -> str:
+def why_unreadable(path: str, error: RasterioIOError) -> str:
     """Say why a file cannot be opened, and what to give instead where that is plain."""
-    if "://" not in path and not path.startswith("/vsi") and ":" not in path[2:]:
+    if not is_address(path) and ":" not in path[2:]:
         file = Path(path)
         if not file.exists():
             return f"{path}: no such file"
@@ -249,6 +252,12 @@ def colour_table(
         )
     table = dataset.colormap(bands[0])
     return tuple(table.get(i, (0, 0, 0, 0)) for i in range(max(table) + 1))
+
+
+def remote_files(dataset: Any) -> tuple[str, ...]:
+    """HTTP addresses of the files behind a dataset."""
+    found = (http_address(name) for name in dataset.files)
+    return tuple(dict.fromkeys(address for address in found if address is not None))
 
 
 def local_files(dataset: Any) -> tuple[tuple[str, int, int], ...]:

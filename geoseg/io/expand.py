@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyogrio
 from rasterio.errors import RasterioError
 
+from geoseg._address import as_given, is_address, shown_address
+from geoseg._inputs import named_file, read_at_most
+from geoseg._remote import http_address
 from geoseg.errors import SceneError
-from geoseg.io._handles import open_dataset
+from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.formats import what_it_is
 from geoseg.io.write import PRODUCT_TAG
 
 _RASTER_SUFFIXES = frozenset(
     {".tif", ".tiff", ".gtiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".ntf", ".bil"}
 )
+_LIST = "@"
+_STDIN = "-"
+_MOST_LIST_BYTES = 64 * 2**20
+_MAGIC = re.compile(r"[*?[]")
 
 
-def expand_scenes(paths: Sequence[str]) -> list[str]:
-    """List the scenes that files, folders and glob patterns name, each once, in order.
+def expand_scenes(paths: Sequence[str | Path]) -> list[str]:
+    """List the scenes that files, folders, patterns and lists name, each once, in order.
 
     A folder stands for the rasters directly in it, by name, without those that geoseg wrote
-    (labels, confidence, probabilities). Anything with a scheme (``https://``, ``s3://``,
-    ``/vsi…``) is passed on as it is.
+    (labels, confidence, probabilities). ``@FILE`` is a text file with one of all this a line, ``-``
+    the same on standard input; there are no comments in it, and blank lines count nothing. In an
+    object store (``s3://…``) a name that ends in ``/`` is a folder and one with ``*`` a pattern;
+    every other address is passed on as it is.
 
     Raises
     ------
     SceneError
-        If a folder or a pattern holds no raster.
+        If a folder, pattern or list holds no raster, or the place cannot be listed.
     """
     found: list[str] = []
     for path in paths:
-        found.extend(_expand(str(path)))
+        found.extend(_expand(as_given(path)))
     return list(dict.fromkeys(found))
 
 
+def is_one_scene(paths: Sequence[str | Path]) -> bool:
+    """Whether a command line names one scene as a file, not by a folder, a pattern or a list."""
+    if len(paths) != 1:
+        return False
+    path = as_given(paths[0])
+    if is_address(path):
+        return not _is_listing(path)
+    if Path(path).exists():
+        return not Path(path).is_dir()
+    return not (_is_list(path) or glob.has_magic(path))
+
+
 def _expand(path: str) -> list[str]:
-    if "://" in path or path.startswith("/vsi"):
-        return [path]
+    if is_address(path):
+        return _listed(path) if _is_listing(path) else [path]
+    if _is_list(path) and not Path(path).exists():
+        return _of_list(path)
     if Path(path).is_dir():
         if said := what_it_is(Path(path)):
             raise SceneError(f"{path}: {said}")
@@ -54,6 +81,63 @@ def _expand(path: str) -> list[str]:
     if not scenes:
         raise SceneError(f"{path}: no file matches this pattern")
     return scenes
+
+
+def _is_list(path: str) -> bool:
+    return path == _STDIN or (path.startswith(_LIST) and len(path) > 1)
+
+
+def _of_list(path: str) -> list[str]:
+    """Scenes that the lines of a text file name; relative ones from this folder, not the file's."""
+    if path == _STDIN:
+        data, what = sys.stdin.buffer.read(_MOST_LIST_BYTES), "standard input"
+    else:
+        file = named_file(path.removeprefix(_LIST), "list of scenes", SceneError)
+        data = read_at_most(file, "list of scenes", SceneError, _MOST_LIST_BYTES)
+        what = f"list of scenes {file}"
+    try:
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise SceneError(f"{what}: is no text in UTF-8 with one scene a line") from None
+    if nested := [line for line in lines if _is_list(line) and not Path(line).exists()]:
+        raise SceneError(f"{what}: names another list, {nested[0]}; name scenes")
+    if not any(lines):
+        raise SceneError(f"{what}: names no scene; write one a line")
+    return [scene for line in lines if line for scene in _expand(line)]
+
+
+def _is_listing(address: str) -> bool:
+    """Whether an address is of several files; what follows a ``?`` in HTTP is no pattern."""
+    place = address.partition("?")[0] if http_address(address) else address
+    return place.endswith("/") or _MAGIC.search(place) is not None
+
+
+def _listed(address: str) -> list[str]:
+    shown = shown_address(address)
+    if http_address(address):
+        raise SceneError(
+            f"{shown}: files of a web server cannot be listed; name each, or write them into a "
+            "file, one a line, and give @FILE"
+        )
+    magic = _MAGIC.search(address)
+    start = address if magic is None else address[: address.rindex("/", 0, magic.start()) + 1]
+    place, pattern = gdal_name(start.rstrip("/")), gdal_name(address)
+    try:
+        found = sorted(map(str, pyogrio.vsi_listtree(place)))
+    except Exception as error:  # whatever GDAL and its stores say
+        reason = shown_address(" ".join(str(error).split()))
+        raise SceneError(f"{shown}: cannot be listed ({reason}); name each file") from error
+    wanted = pattern if magic else f"{place}/*"
+    names = [
+        name
+        for name in found
+        if Path(name).suffix.lower() in _RASTER_SUFFIXES
+        and fnmatch.fnmatchcase(name, wanted)
+        and name.count("/") == wanted.count("/")
+    ]
+    if not names:
+        raise SceneError(f"{shown}: no raster lies there that could be a scene")
+    return [start.rstrip("/") + name.removeprefix(place) for name in names]
 
 
 def _is_scene(file: Path) -> bool:

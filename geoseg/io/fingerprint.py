@@ -1,31 +1,37 @@
 """Is this still the file that it was? Told from a little of it, not from all.
 
-A local file counts with its size, its time and a digest of samples: its first and last 64 KiB
-and 256 pieces of 4 KiB, evenly spread. A file of up to 1 MiB is read whole. A file at an address
-counts with what its server says of it: size, and ETag or Last-Modified. Somebody who changes
-single bytes between the samples and puts the time back is not noticed.
+A local file counts with its size and a digest of its bytes, so that one that was fetched again is
+the same. Where size, time and samples (its first and last 64 KiB and 256 pieces of 4 KiB, evenly
+spread) are those of a file whose digest is known, it is not read again: somebody who changes single
+bytes between the samples and puts the time back is not noticed. Of scenes of more than 4 GiB the
+time counts in place of the digest. A file at an address counts with what its server says of it:
+size, and ETag or Last-Modified.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import urllib.error
-import urllib.request
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
-from geoseg._address import holds_secret
+from geoseg._address import holds_secret, lasting_address
+from geoseg._remote import ask, http_address
 
 _END_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
 _PIECES = 256
 _WHOLE_BYTES = 2**20
-_ANSWER_SECONDS = 10
-_PREFIXES = ("/vsicurl/", "/vsicurl_streaming/")
+_DIGESTED_BYTES = 2**32
+_ASKED_AT_ONCE = 8
+
+_known: dict[tuple[str, int, int, str], str] = {}
+"""Digests of files that were read before, by path, size, time and samples."""
 
 
 def sample_digest(path: str | Path) -> str:
@@ -47,11 +53,59 @@ def sample_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def address_of(path: str) -> str | None:
-    """HTTP address that a path names, or None."""
-    for prefix in _PREFIXES:
-        path = path.removeprefix(prefix)
-    return path if path.startswith(("http://", "https://")) else None
+def file_records(files: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """What a record of a run says of local files, given with size in bytes and time in ns.
+
+    ``sha256`` is None where they are too large to be read.
+    """
+    read = sum(size for _, size, _ in files) <= _DIGESTED_BYTES
+    found = []
+    for path, size, time in files:
+        sample = sample_digest(path)
+        record = {"path": path, "bytes": size, "modified_ns": time, "sample_sha256": sample}
+        record["sha256"] = (_digest(path, size, time, sample) if read else "") or None
+        found.append(record)
+    return found
+
+
+def remember(records: Iterable[Any]) -> None:
+    """Take in what an earlier run has recorded, so that files need not be read again."""
+    for record in records:
+        with suppress(KeyError, TypeError):
+            if record["sha256"]:
+                key = (record["path"], record["bytes"], record["modified_ns"])
+                _known[*key, record["sample_sha256"]] = record["sha256"]
+
+
+def identities(records: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """What makes files the same: size and digest, or samples and time where there is none."""
+    return [
+        [one["path"], one["bytes"], one["sha256"] or [one["modified_ns"], one["sample_sha256"]]]
+        for one in records
+    ]
+
+
+def _digest(path: str, size: int, time: int, sample: str) -> str:
+    try:
+        stat = Path(path).stat()
+        if (stat.st_size, stat.st_mtime_ns) != (size, time):
+            return ""  # it is no longer the file that was opened
+        if size <= _WHOLE_BYTES:
+            return sample
+        key = (path, size, time, sample)
+        if key not in _known:
+            with Path(path).open("rb") as file:
+                _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        return _known[key]
+    except OSError:
+        return ""
+
+
+def server_marks(addresses: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What servers say of files, by their lasting addresses."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        marks = list(pool.map(server_mark, addresses))
+    return dict(zip(map(lasting_address, addresses), marks, strict=True))
 
 
 def server_mark(address: str) -> dict[str, str]:
@@ -68,33 +122,18 @@ def server_mark(address: str) -> dict[str, str]:
 def _headers(address: str) -> Message | None:
     # An address that is signed for reading may not be asked in any other way.
     for method, more in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
-        with suppress(OSError, ValueError, HTTPException):
-            return _ask(address, method, more)
+        with suppress(OSError, ValueError, HTTPException), ask(address, method, more) as answer:
+            return answer.headers
     return None
-
-
-def _ask(address: str, method: str, headers: dict[str, str]) -> Message:
-    scheme, _, rest = address.partition("://")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    if at:
-        token = base64.b64encode(unquote(user).encode()).decode()
-        headers = headers | {"Authorization": f"Basic {token}"}
-    request = urllib.request.Request(
-        f"{scheme}://{host}{slash}{path}", method=method, headers=headers
-    )
-    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-        told: Message = answer.headers
-    return told
 
 
 def server_complaint(path: str) -> str | None:
     """What hinders a file at an address from being read, if it is not the file; else None."""
-    address = address_of(path)
+    address = http_address(path)
     if address is None:
         return None
     try:
-        _ask(address, "GET", {"Range": "bytes=0-0"})
+        ask(address, headers={"Range": "bytes=0-0"}).close()
     except urllib.error.HTTPError as error:
         words = f"the server answers {error.code} ({error.reason})"
         if error.code in (401, 403) and holds_secret(address):

@@ -115,6 +115,35 @@ class Grid:
         """Placement and size, as keywords for rasterio."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Least x and y, greatest x and y of the corners, in the CRS."""
+        x, y = self.to_ground(
+            np.array([0, self.width, 0, self.width]), np.array([0, 0, self.height, self.height])
+        )
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+    @cached_property
+    def bbox_wgs84(self) -> tuple[float, float, float, float] | None:
+        """West, south, east and north in degrees on WGS 84; None where there are none.
+
+        West is greater than east where the grid crosses the antimeridian, as GeoJSON has it.
+        """
+        if self.crs is None or self.without_degrees is not None:
+            return None
+        try:
+            to_degrees = pyproj.Transformer.from_crs(horizontal(self.crs), 4326, always_xy=True)
+            box = to_degrees.transform_bounds(*self.bounds, densify_pts=21)
+        except ProjError:
+            return None
+        if not np.isfinite(box).all():
+            return None
+        west, south, east, north = (float(value) for value in box)
+        if abs(west) > 180 or abs(east) > 180:
+            whole = east - west >= 360
+            west, east = (-180.0, 180.0) if whole else ((v + 180) % 360 - 180 for v in (west, east))
+        return west, max(south, -90.0), east, min(north, 90.0)
+
     def window_transform(self, window: Window) -> Affine:
         """Affine transform of the pixels of a window."""
         t = self.transform

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 
+from geoseg._address import as_given
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.described import mask_kind, nodata_as, unreadable
@@ -71,7 +72,7 @@ class LabelRaster:
         SceneError
             If the file cannot be opened, or has several bands or other than whole numbers.
         """
-        path = str(path)
+        path = as_given(path)
         with _open(path) as dataset:
             _refuse_other_rasters(dataset, path)
             stored = np.dtype(dataset.dtypes[0])

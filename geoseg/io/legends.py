@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from geoseg._address import as_given, is_address
 from geoseg.errors import SceneError, not_found
 
 Legend: TypeAlias = dict[int, tuple[str, str | None]]
@@ -47,6 +48,8 @@ def legend_file(path: str | Path) -> Legend | None:
     file = Path(path)
     if file.suffix.lower() not in _READERS:
         return None
+    if is_address(path):
+        raise SceneError(f"{as_given(path)}: such a file is read from this machine; fetch it first")
     found = _read(file)
     if not found:
         reason = "names no pixel value" if file.is_file() else "no such file"

@@ -25,14 +25,15 @@ from rasterio.warp import reproject
 from rasterio.warp import transform as move
 from shapely.geometry.base import BaseGeometry
 
-from geoseg._address import lasting_address, shown_address
+from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._files import absolute
 from geoseg._inputs import shown
+from geoseg._remote import http_address
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io._handles import close_handle, shared_handle
 from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.described import local_files, open_readable
-from geoseg.io.fingerprint import address_of, sample_digest, server_mark
+from geoseg.io.fingerprint import file_records, identities, server_mark
 from geoseg.io.grid import FloatArray, Grid
 from geoseg.io.vectors import VECTOR_SUFFIXES, is_vector_file, read_polygons
 from geoseg.types import BoolArray, Window
@@ -162,8 +163,8 @@ class RasterMask:
 
     def identity(self) -> Any:
         """What a resumed run compares; plain JSON values."""
-        address = address_of(self.path)
-        files = [[*entry, sample_digest(entry[0])] for entry in self.files]
+        address = http_address(self.path)
+        files = identities(file_records(self.files))
         server = server_mark(address) if address else None
         rule = [self.rule.kind, self.rule.values]
         return [lasting_address(self.path), files, server, self.band, *rule]
@@ -242,13 +243,13 @@ def open_mask(
         If values, band or layer cannot be, or a band has to be chosen.
     """
     rule = Rule.parse(values)
-    text = absolute(str(path))
+    text = absolute(as_given(path))
     if Path(text).suffix.lower() in VECTOR_SUFFIXES:
         return _open_vector(text, grid, values, layer)
     try:
         dataset = open_readable(text)
     except SceneError:
-        if "://" not in text and Path(text).exists() and is_vector_file(Path(text)):
+        if not is_address(text) and Path(text).exists() and is_vector_file(Path(text)):
             return _open_vector(text, grid, values, layer)
         raise
     with env_ctx_if_needed(), dataset:

@@ -20,12 +20,13 @@ from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError, RasterioIOError
 
-from geoseg._address import scene_name
+from geoseg._address import as_given, is_address, scene_name
 from geoseg._files import whole_file, writing_to, xml_text
-from geoseg.errors import OutputError, SceneError, not_found
-from geoseg.io._handles import open_dataset
+from geoseg.errors import OutputError, SceneError
+from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.bands import Band, bands_of, by_tags, by_words
 from geoseg.io.crs import crs_name, parse_crs, same_crs
+from geoseg.io.described import unreadable
 
 _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -64,10 +65,10 @@ class _Part:
         try:
             dataset = open_dataset(path)
         except RasterioIOError as error:
-            reason = "cannot be opened" if "://" in path or Path(path).exists() else "no such file"
-            kind = not_found(SceneError) if reason == "no such file" else SceneError
-            raise kind(f"{path}: {reason}, so it cannot be part of a mosaic") from error
-        full = str(Path(path).resolve()) if Path(path).exists() else path
+            why = ", so it cannot be part of a mosaic"
+            raise unreadable(path, error, why) from error
+        local = not is_address(path) and Path(path).exists()
+        full = str(Path(path).resolve()) if local else path
         if "\r" in full or xml_text(full) != full:
             raise SceneError(f"{path}: has characters in its name that no VRT holds; rename it")
         with dataset:
@@ -125,7 +126,7 @@ def build_mosaic(paths: Sequence[str | Path], target: Path, crs: str | None = No
         If ``target`` cannot be written, or is a file that was not written here.
     """
     given = None if crs is None else parse_crs(crs)
-    parts = [_Part.open(str(path), given) for path in paths]
+    parts = [_Part.open(as_given(path), given) for path in paths]
     if not parts:
         raise SceneError("a mosaic needs at least one scene")
     for part in parts[1:]:
@@ -154,7 +155,7 @@ def build_stack(paths: Sequence[str | Path], target: Path, crs: str | None = Non
         If ``target`` cannot be written, or is a file that was not written here.
     """
     known = None if crs is None else parse_crs(crs)
-    parts = [_Part.open(str(path), known) for path in paths]
+    parts = [_Part.open(as_given(path), known) for path in paths]
     for part in parts:
         if len(part.dtypes) != 1:
             raise SceneError(f"{part.path}: has {len(part.dtypes)} bands; --rgb takes one a file")
@@ -251,7 +252,7 @@ def _add_placed(
     place: tuple[float, float, float, float],
 ) -> ElementTree.Element:
     source = _child(band, kind)
-    _child(source, "SourceFilename", part.path, relativeToVRT="0")
+    _child(source, "SourceFilename", gdal_name(part.path), relativeToVRT="0")
     _child(source, "SourceBand", source_band)
     size = {"xSize": str(part.width), "ySize": str(part.height)}
     _child(source, "SrcRect", xOff="0", yOff="0", **size)

@@ -50,9 +50,6 @@ def on_disk(*objects: Any) -> Iterator[tuple[Any, ...]]:
     OptionError
         If it is something else.
     """
-    if all(one is None or isinstance(one, str | Path) for one in objects):
-        yield objects
-        return
     with TemporaryDirectory(prefix="geoseg-") as folder:
         yield tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
 
@@ -170,6 +167,8 @@ def _path_of(value: Any, folder: Path) -> Any:
     if value is None or isinstance(value, str | Path):
         return value
     folder.mkdir()
+    if isinstance(value, list | tuple):
+        return [_path_of(one, folder / str(i)) for i, one in enumerate(value)]
     if is_array(value):
         return write_labels(label_array(value), folder / "labels.tif")
     if isinstance(value, BaseGeometry):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from geoseg._address import lasting_address
+from geoseg._address import as_given, lasting_address
+from geoseg._remote import http_address
 from geoseg.errors import OptionError, warn
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
-from geoseg.io.fingerprint import address_of, sample_digest, server_mark
+from geoseg.io.fingerprint import file_records, identities, server_marks
 from geoseg.io.grid import Grid
 from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
@@ -143,7 +145,7 @@ class Scene:
                 "stretch raw is for a scorer of your own; models of words see colours"
             )
         source = RasterSource.open(
-            str(path),
+            as_given(path),
             bands,
             crs=crs,
             nodata=nodata,
@@ -273,21 +275,36 @@ class Scene:
     def fingerprint(self) -> dict[str, Any]:
         """Identity of the input, for a resumed run to compare; plain JSON values.
 
-        Files behind the scene (a VRT's sources, masks, overviews) count with size, time and
-        samples, a file at an address with what its server says; see `geoseg.io.fingerprint`.
+        Files behind the scene (a VRT's sources, masks, overviews) count with size and content, a
+        file at an address with what its server says, others with some of their pixels; see
+        `geoseg.io.fingerprint`.
         """
-        grid = self.native_grid
-        address = address_of(self.path)
+        grid, files, servers = self.native_grid, self.sources, dict(self.servers)
+        server = servers.pop(lasting_address(http_address(self.path) or ""), None)
+        told = files or {"ETag", "Last-Modified"} & (server or {}).keys()
         return {
-            "path": self.source.files[0][0] if self.source.files else lasting_address(self.path),
-            "files": [[*entry, sample_digest(entry[0])] for entry in self.source.files],
-            "server": server_mark(address) if address else None,
+            "path": files[0]["path"] if files else lasting_address(self.path),
+            "files": identities(files),
+            "server": server,
+            "servers": servers,
+            "pixels": None if told else self.source.sample(),
             "shape": list(grid.shape),
             "transform": list(grid.transform)[:6],
             "crs": None if grid.crs is None else grid.crs.to_wkt(),
             "band_count": self.source.band_count,
             "dtype": self.dtype,
         }
+
+    @cached_property
+    def sources(self) -> list[dict[str, Any]]:
+        """Local files behind the scene, with size, time and digest."""
+        return file_records(self.source.files)
+
+    @cached_property
+    def servers(self) -> dict[str, dict[str, str]]:
+        """What web servers say of the files behind the scene, by their addresses."""
+        own = http_address(self.path)
+        return server_marks(list(dict.fromkeys([*([own] if own else []), *self.source.remote])))
 
     def close(self) -> None:
         """Close this thread's handle; a later read opens it again."""

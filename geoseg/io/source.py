@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,7 @@ from geoseg.io.described import (
     open_readable,
     refuse_unrectified,
     refuse_unusable,
+    remote_files,
     settle_crs,
     special_nodata,
     units_of,
@@ -46,6 +49,7 @@ from geoseg.types import BoolArray, Window
 Pixels = npt.NDArray[Any]
 
 _CHUNK = 64
+_SAMPLES = 4
 _LARGE = 64_000_000
 
 
@@ -80,6 +84,8 @@ class RasterSource:
     """Grid that windows count on; differs from ``native_grid`` only after :meth:`at_gsd`."""
     files: tuple[tuple[str, int, int], ...]
     """Path, size in bytes and mtime in ns of every local file behind the scene."""
+    remote: tuple[str, ...] = field(default=(), repr=False)
+    """HTTP addresses of the files behind the scene."""
     untold: int | None = None
     """Fourth band of an 8-bit file, if no tag or name says what it is."""
     told_by: str = "given"
@@ -153,6 +159,7 @@ class RasterSource:
                 native_grid=grid,
                 grid=grid,
                 files=local_files(dataset),
+                remote=remote_files(dataset),
                 untold=untold_band(dataset),
                 told_by=told_by,
                 units=units_of(dataset, chosen),
@@ -407,6 +414,21 @@ class RasterSource:
         rgba = table[np.minimum(index[0], len(table) - 1)]
         valid &= (rgba[..., 3] > 0) & (index[0] < len(table))
         return np.ascontiguousarray(rgba[..., :3].transpose(2, 0, 1)), valid
+
+    def sample(self) -> str:
+        """SHA-256 of some pixels, evenly spread; empty if they cannot be read."""
+        digest, native = hashlib.sha256(), self.native()
+        height, width = native.grid.shape
+        side = (min(height, _CHUNK), min(width, _CHUNK))
+        try:
+            for row, col in itertools.product(range(_SAMPLES), repeat=2):
+                top = row * (height - side[0]) // (_SAMPLES - 1)
+                left = col * (width - side[1]) // (_SAMPLES - 1)
+                window = Window(top, left, *side)
+                digest.update(np.ascontiguousarray(native.read(window)[0]).data)
+        except SceneError:
+            return ""
+        return digest.hexdigest()
 
     # -- emptiness ------------------------------------------------------------------------------
 

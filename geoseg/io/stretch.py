@@ -128,7 +128,7 @@ def measure_limits(
         If ``none`` is asked for but float values leave [0, 1].
     """
     stretch = stretch.for_dtype(sample.dtype)
-    values = sample[:, valid]
+    values = sample.reshape(len(sample), -1) if valid.all() else sample[:, valid]
     if stretch.kind == "none":
         if np.issubdtype(sample.dtype, np.integer):
             return None
@@ -245,7 +245,7 @@ def apply_limits(data: npt.NDArray[Any], valid: BoolArray, limits: Limits | None
     whole = bool(valid.all())
     for target, band, (low, high) in zip(out, data, pairs, strict=True):
         values = band if whole else np.where(valid, band, 0)
-        scaled = np.subtract(values, work(low), dtype=work)
+        scaled = np.subtract(values, work(low), out=target if small else None, dtype=work)
         scaled /= work(high - low)
         np.clip(scaled, 0, 1, out=target, casting="same_kind")
     if not whole:

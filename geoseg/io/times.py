@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import Any
+
+from geoseg.errors import OptionError
 
 TIFF_TIME = "TIFFTAG_DATETIME"
 _FORMAT = "%Y:%m:%d %H:%M:%S"
@@ -34,6 +37,27 @@ def read_time(text: str) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def source_date() -> datetime | None:
+    """When files shall say that they were made: ``SOURCE_DATE_EPOCH``, else None for the clock.
+
+    With it the same input makes the same bytes, see reproducible-builds.org.
+
+    Raises
+    ------
+    OptionError
+        If it is not a whole number of seconds since 1970.
+    """
+    told = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not told:
+        return None
+    try:
+        return datetime.fromtimestamp(int(told), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise OptionError(
+            f"SOURCE_DATE_EPOCH is '{told}'; give whole seconds since 1970, or unset it"
+        ) from None
 
 
 def as_tiff_time(time: datetime) -> str:

@@ -19,6 +19,7 @@ import shapely
 from pyogrio.errors import DataSourceError
 from pyproj.exceptions import ProjError
 
+from geoseg._address import as_given, is_address
 from geoseg._inputs import file_looks_like, named_path, shown
 from geoseg._optional import require
 from geoseg.errors import OptionError, SceneError, not_found, warn
@@ -66,7 +67,7 @@ def is_vector_file(path: Path) -> bool:
     if path.suffix.lower() in VECTOR_SUFFIXES:
         return True
     try:
-        return len(pyogrio.list_layers(_for_ogr(path))) > 0
+        return len(pyogrio.list_layers(_for_ogr(as_given(path)))) > 0
     except (DataSourceError, OSError, ValueError):
         return False
 
@@ -103,7 +104,7 @@ def read_polygons(
     OptionError
         If there is no such file or layer, or several layers have polygons.
     """
-    name = shown(path)
+    name = shown(as_given(path))
     return _laid(_read(_find(path, what), name, what, layer), name, grid, what, points=points)
 
 
@@ -150,8 +151,8 @@ def _laid(frame: gpd.GeoDataFrame, name: str, grid: Grid, what: str, *, points: 
 
 
 def _find(path: str | Path, what: str) -> str:
-    text = str(path)
-    if "://" in text or text.startswith("/vsi"):
+    text = as_given(path)
+    if is_address(text):
         return text
     found = named_path(text, what, OptionError)  # a folder is a File Geodatabase
     if found is None and what == "aoi":

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from geoseg._address import is_address
 from geoseg._files import absolute
 from geoseg._inputs import shown
-from geoseg.errors import UnknownModelError, UnsupportedModelError
+from geoseg.errors import UnknownModelError, UnsupportedModelError, WeightsError
 
 BUNDLED = "geoseg-tiny"
 DEFAULT_MODEL = "ViT-B-16/openai"
@@ -50,6 +51,11 @@ class ModelSpec:
         if text == BUNDLED:
             return cls(text, "folder", source=str(bundled_folder()))
         scheme, colon, rest = text.partition(":")
+        if is_address(rest):
+            raise WeightsError(
+                f"model {shown(text)}: weights are read from this machine; fetch {shown(rest)} "
+                f"and give {scheme}:/path/to/it"
+            )
         if colon and scheme == "local-dir":
             return cls(text, "folder", source=rest)
         if colon and scheme == "hf-hub":

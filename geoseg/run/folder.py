@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._claim import claimed
-from geoseg._files import release_database, writing_to
+from geoseg._files import local_target, release_database, writing_to
 from geoseg.errors import OptionError, OutputError, warn
+from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
 from geoseg.options import ALL_PRODUCTS, SIDE_FILES
 from geoseg.run.journal import Journal
@@ -22,6 +23,21 @@ JOURNAL = "journal.jsonl"
 CLAIM = ".geoseg-claim"
 REPORT = "run.json"
 GEOPACKAGE = "polygons.gpkg"
+
+
+_MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
+"""What geoseg's own files say of themselves near their beginning."""
+_MARKED_BYTES = 2**20
+
+
+def _is_own(file: Path) -> bool:
+    """Whether a file says that geoseg made it."""
+    try:
+        with file.open("rb") as content:
+            head = content.read(_MARKED_BYTES)
+    except OSError:
+        return False
+    return any(mark in head for mark in _MARKS)
 
 
 def _is_same(file: Path, other: Path) -> bool:
@@ -39,18 +55,20 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_target(path)
         self.work = self.path / WORK_FOLDER
         self.journal = self.work / JOURNAL
         self.ready = self.work / "ready"
         self._opened: Journal | None = None
 
-    def check(self, *, overwrite: bool, resume: bool, sources: Iterable[str] = ()) -> None:
+    def check(
+        self, *, overwrite: bool, resume: bool, update: bool = False, sources: Iterable[str] = ()
+    ) -> None:
         """Fail before anything is loaded if a run would replace something.
 
         Parameters
         ----------
-        overwrite, resume
+        overwrite, resume, update
             As for `geoseg.segment_to_files`.
         sources
             Files that the scene is read from.
@@ -58,16 +76,20 @@ class OutputFolder:
         Raises
         ------
         OutputError
-            If products are there and neither ``overwrite`` nor ``resume`` is set, or one of them
-            is the scene itself.
+            If files are there that may not be replaced, or one of them is the scene itself.
         OptionError
-            If both are set.
+            If two of the three are set.
         """
         out = self.path
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
             raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
+        if update and (overwrite or resume):
+            raise OptionError(
+                "--update goes on or starts anew as need be; give it without --overwrite and "
+                "--resume"
+            )
         for name in (*ALL_PRODUCTS, *SIDE_FILES, CLAIM):
             if (out / name).is_dir():
                 raise OutputError(f"{out / name} is a folder, not a file; give another --out")
@@ -80,9 +102,17 @@ class OutputFolder:
                     f"{file} is the scene itself and would be replaced; give another --out"
                 )
         interrupted = self.journal.exists()
-        if overwrite or interrupted:
+        if overwrite or update or interrupted:
             release_database(out / GEOPACKAGE)
-        if overwrite or (resume and (interrupted or not existing or (out / REPORT).exists())):
+        if overwrite or not (existing or interrupted):
+            return
+        if resume and (interrupted or (out / REPORT).exists() or self._left_over(existing)):
+            return
+        if update:
+            if (strange := self._strange(existing)) is not None:
+                raise OutputError(
+                    f"{out / strange} is not geoseg's; move it, or give another --out"
+                )
             return
         if interrupted:
             raise OutputError(
@@ -95,6 +125,22 @@ class OutputFolder:
                 f"{out} already holds {existing[0]}; replace it with --overwrite, {way_out}"
                 "or give another --out"
             )
+
+    def _strange(self, existing: Sequence[str]) -> str | None:
+        """Name a file that no run here has left; None if there is none."""
+        record = self.recorded()
+        known = {*record.get("files", ()), *([REPORT] if "identity" in record else [])}
+        others = [name for name in existing if name not in known]
+        return None if not others or self._left_over(others) else others[0]
+
+    def _left_over(self, existing: Sequence[str]) -> bool:
+        """Whether files without a record are geoseg's own, of which somebody has taken some away.
+
+        Not every format can say so; in doubt the others speak for such a file.
+        """
+        doubtful = (".geojson", ".fgb", ".parquet")
+        told = [name for name in existing if not name.endswith(doubtful)]
+        return bool(told) and all(_is_own(self.path / name) for name in told)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -118,13 +164,20 @@ class OutputFolder:
             if made_out and self.path.is_dir() and not any(self.path.iterdir()):
                 self.path.rmdir()
 
-    def open_journal(self, facts: dict[str, Any], *, resume: bool) -> Journal:
-        """Open the record of finished tiles; without ``resume`` nothing else stays."""
-        if not (resume and self.journal.exists()):
+    def open_journal(self, facts: dict[str, Any], *, resume: bool, update: bool = False) -> Journal:
+        """Open the record of finished tiles; unless it is gone on with nothing else stays."""
+        if not ((resume or update) and self.journal.exists()):
             self.clear()
             self.work.mkdir()
-        self._opened = Journal(self.journal, facts, resume=resume)
+        self._opened = Journal(self.journal, facts, resume=resume or update, update=update)
         return self._opened
+
+    def recorded(self) -> dict[str, Any]:
+        """Content of ``run.json``; empty where there is none that can be read."""
+        try:
+            return dict(json.loads((self.path / REPORT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return {}
 
     def clear(self) -> None:
         """Remove the work folder."""
@@ -141,11 +194,25 @@ class OutputFolder:
             self.clear()
 
     def finished(
-        self, identity: str, names: Sequence[str], side_files: Sequence[str] = ()
+        self,
+        identity: str,
+        names: Sequence[str],
+        side_files: Sequence[str] = (),
+        *,
+        update: bool = False,
     ) -> dict[str, Any] | None:
         """Report of a finished run with the same identity; None if there is no finished run.
 
         Side files that have changed get a warning: other programs write into them.
+
+        Parameters
+        ----------
+        identity
+            Digest of what the run depends on.
+        names, side_files
+            What it leaves.
+        update
+            Another run, or one whose files have changed, is none.
 
         Raises
         ------
@@ -155,13 +222,12 @@ class OutputFolder:
         record = self.path / REPORT
         if self.journal.exists() or not record.is_file():
             return None
-        try:
-            report = dict(json.loads(record.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise OutputError(
-                f"{record} is not a record of a run; replace it with --overwrite"
-            ) from error
+        report = self.recorded()
+        if not report and not update:
+            raise OutputError(f"{record} is not a record of a run; replace it with --overwrite")
         if report.get("identity") != identity:
+            if update:
+                return None
             raise OutputError(
                 f"{self.path} holds a finished run with other input or options; "
                 "replace it with --overwrite"
@@ -170,6 +236,11 @@ class OutputFolder:
             return None
         for name in names:
             if name != REPORT and not self._is_intact(name, report):
+                if update:
+                    if (self.path / name).exists():
+                        words = "has changed since the run that made it, and is made anew"
+                        warn(f"{self.path / name} {words}")
+                    return None
                 raise OutputError(
                     f"{self.path / name} is missing or has changed since the run that made it; "
                     "make it anew with --overwrite"
@@ -186,7 +257,7 @@ class OutputFolder:
     def _is_intact(self, name: str, report: dict[str, Any]) -> bool:
         """Whether a file is the one that the run left."""
         try:
-            return bool(file_digest(self.path / name) == report["checksums"][name]["sha256"])
+            return bool(file_digest(self.path / name) == report["files"][name]["sha256"])
         except (OSError, KeyError, TypeError):
             return False
 

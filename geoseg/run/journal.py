@@ -64,6 +64,8 @@ class Journal:
         resumed run impossible.
     resume
         Read what an earlier run has finished; otherwise start anew.
+    update
+        Start anew, too, where a resumed run would not be the recorded one.
 
     Raises
     ------
@@ -72,12 +74,18 @@ class Journal:
         record is damaged or cannot be written.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], *, resume: bool, update: bool = False
+    ) -> None:
         self.path = path
         self.finished: dict[int, TileRecord] = {}
         self._facts = json.loads(json.dumps({**facts, _LAYOUT: _VERSION}, default=str))
         if resume and path.is_file():
-            self._read()
+            try:
+                self._read()
+            except OutputError:
+                if not update:
+                    raise
         self._rewrite()
 
     def _read(self) -> None:

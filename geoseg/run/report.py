@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 from geoseg.inference.network import NetworkSegmenter
@@ -17,10 +18,13 @@ from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.options import WORDS_ONLY, Products, Reading, Resolved
 from geoseg.run.journal import digest
+from geoseg.run.scenes import MOSAIC, STACK
 from geoseg.run.tally import Tally
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary
 
+SCHEMA = "geoseg/run/1"
+"""What ``run.json`` says of its own form; ``geoseg/schemas/run.json`` describes it."""
 _PACKAGES = ("geoseg", "torch", "open_clip_torch", "rasterio", "numpy", "dask")
 
 
@@ -144,6 +148,23 @@ def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:
             "fill": list(scene.source.fill),
         },
     }
+
+
+def place_report(grid: Grid) -> dict[str, Any]:
+    """Where a map lies: in its CRS, in degrees, and how pixels are placed."""
+    placed = grid.with_transform
+    return {
+        "bounds": list(grid.bounds) if placed else None,
+        "bbox_wgs84": None if grid.bbox_wgs84 is None else list(grid.bbox_wgs84),
+        "transform": list(grid.transform)[:6] if placed else None,
+    }
+
+
+def source_report(scene: Scene, out: Path) -> list[dict[str, Any]]:
+    """Files that a scene was read from, without those that the run has made itself."""
+    made = {str(out.resolve() / name) for name in (MOSAIC, STACK)}
+    local = [one for one in scene.sources if one["path"] not in made]
+    return local + [{"path": path, "server": mark} for path, mark in scene.servers.items()]
 
 
 def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, Any]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from geoseg._address import holds_secret, scene_name
+from rasterio.errors import RasterioError
+
+from geoseg._address import as_given, holds_secret, is_address, scene_name, shown_address
 from geoseg._files import absolute
+from geoseg._inputs import shown
 from geoseg.errors import OptionError, SceneError
+from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
+from geoseg.io.crs import same_crs
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
@@ -56,7 +64,7 @@ def open_input(
             scene = build_mosaic(scene, out / MOSAIC, reading.crs)
     elif reading.rgb:
         raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
-    return open_scene(absolute(scene) if travels else scene, reading, colours=colours)
+    return open_scene(absolute(as_given(scene)) if travels else scene, reading, colours=colours)
 
 
 @contextmanager
@@ -83,13 +91,105 @@ def open_area(reading: Reading, grid: Grid) -> Aoi | None:
     return None if reading.aoi is None else Aoi.open(reading.aoi, grid, reading.aoi_layer)
 
 
-def folder_names(paths: Sequence[str]) -> list[str]:
-    """Return a folder name for each scene: its stem, numbered where two are the same."""
-    names: list[str] = []
-    for path in paths:
-        stem = Path(scene_name(path)).stem or "scene"
-        name, number = stem, 2
-        while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-    return names
+@dataclass(frozen=True)
+class Job:
+    """A scene, and the folder that its map goes to."""
+
+    scene: SceneSource
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """What the scene is called in messages and records."""
+        if isinstance(self.scene, Scene):
+            return self.scene.path
+        if isinstance(self.scene, str | Path):
+            return as_given(self.scene)
+        parts = [as_given(part) for part in self.scene]
+        return parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more"
+
+
+OUT_NAME = "{stem}"
+_FIELDS = ("stem", "name", "parent")
+_NO_NAME = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+
+
+def jobs_of(scenes: Sequence[str | Path], out: str | Path, out_name: str = OUT_NAME) -> list[Job]:
+    """Give each scene a folder in ``out``, whose name comes from the scene alone.
+
+    Parameters
+    ----------
+    scenes
+        Their paths.
+    out
+        Folder of the folders.
+    out_name
+        Name of a scene's folder, in which ``{stem}`` is the scene's file name without suffix,
+        ``{name}`` with it, and ``{parent}`` the name of the folder that it lies in.
+
+    Raises
+    ------
+    OptionError
+        If a name cannot be, or is that of two scenes.
+    """
+    jobs: dict[str, str] = {}
+    for scene in map(as_given, scenes):
+        name = _folder_name(scene, out_name)
+        if name in jobs:
+            remedy = "give --out-name, for example '{parent}_{stem}'"
+            raise OptionError(
+                f"{jobs[name]} and {scene} would both go to {Path(out) / name}; "
+                + (remedy if out_name == OUT_NAME else "give another --out-name")
+            )
+        jobs[name] = scene
+    return [Job(scene, Path(out) / name) for name, scene in jobs.items()]
+
+
+def _folder_name(scene: str, pattern: str) -> str:
+    name = scene_name(scene)
+    place = shown_address(scene).partition("?")[0] if is_address(scene) else absolute(scene)
+    known = {"stem": Path(name).stem or "scene", "name": name, "parent": Path(place).parent.name}
+    try:
+        made = pattern.format(**{key: _NO_NAME.sub("_", value) for key, value in known.items()})
+    except (KeyError, IndexError, ValueError, AttributeError):
+        words = ", ".join(f"{{{field}}}" for field in _FIELDS)
+        raise OptionError(f"--out-name '{shown(pattern)}': {words} are what it may hold") from None
+    parts = Path(made).parts
+    if not parts or Path(made).is_absolute() or {"..", "."} & set(parts):
+        raise OptionError(f"--out-name '{shown(pattern)}' makes '{shown(made)}', no folder's name")
+    return made
+
+
+def touching(scenes: Sequence[str | Path]) -> tuple[str, str] | None:
+    """Two scenes on this machine that lie side by side on one grid, if any do."""
+    seen: list[tuple[str, Grid, tuple[float, float, float, float]]] = []
+    for scene in map(as_given, scenes):
+        grid = None if is_address(scene) else _grid_of(scene)
+        if grid is None or grid.crs is None or not grid.with_transform:
+            continue
+        box = grid.bounds
+        for name, other, there in seen:
+            if _side_by_side(grid, box, other, there):
+                return name, scene
+        seen.append((scene, grid, box))
+    return None
+
+
+def _grid_of(path: str) -> Grid | None:
+    try:
+        with open_dataset(path) as dataset:
+            return Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
+    except (RasterioError, OSError):
+        return None
+
+
+def _side_by_side(grid: Grid, box: Sequence[float], other: Grid, there: Sequence[float]) -> bool:
+    one, two = grid.transform, other.transform
+    if not all(math.isclose(getattr(one, k), getattr(two, k), rel_tol=1e-6) for k in "abde"):
+        return False
+    pixel = max(abs(one.a), abs(one.b)), max(abs(one.e), abs(one.d))
+    shared = [(min(box[i + 2], there[i + 2]) - max(box[i], there[i])) / pixel[i] for i in (0, 1)]
+    sides = [min(box[i + 2] - box[i], there[i + 2] - there[i]) / pixel[i] for i in (0, 1)]
+    meet = min(shared) > -1 and max(shared) > 1
+    apart = min(shared[i] / sides[i] for i in (0, 1)) < 0.5
+    return meet and apart and same_crs(grid.crs, other.crs)

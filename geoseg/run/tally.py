@@ -16,7 +16,7 @@ from geoseg.types import Window, label_nodata
 
 _EQUAL_AREAS = 1e-4
 """Share by which areas of pixels may differ and still be taken for one."""
-_PIXELS_AT_A_TIME = 2**24
+_PIXELS_AT_A_TIME, _COUNTED_AT_A_TIME = 2**24, 2**18
 _SAMPLE_SIDE = 64
 """Pixels a side whose area is looked at here and there."""
 
@@ -76,5 +76,7 @@ class Tally:
 def class_counts(labels: npt.NDArray[Any], classes: int) -> tuple[int, ...]:
     """Pixels of each class in a block of labels."""
     nodata = label_nodata(labels.dtype)
-    counts = np.bincount(labels.ravel(), minlength=nodata + 1)
+    flat, counts = labels.ravel(), np.zeros(nodata + 1, np.int64)
+    for first in range(0, flat.size, _COUNTED_AT_A_TIME):  # each as large integers meanwhile
+        counts += np.bincount(flat[first : first + _COUNTED_AT_A_TIME], minlength=nodata + 1)
     return tuple(int(n) for n in counts[:classes])

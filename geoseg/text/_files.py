@@ -6,6 +6,8 @@ import difflib
 import re
 from pathlib import Path
 
+from geoseg import _remote
+from geoseg._address import as_given, is_address
 from geoseg._inputs import looks_like, named_path, read_at_most, shown
 from geoseg.errors import VocabularyError, not_found
 
@@ -17,13 +19,13 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 
 
-def read_utf8(path: Path, what: str) -> str:
+def read_utf8(path: str | Path, what: str) -> str:
     r"""Return the text of a UTF-8 file, a byte order mark dropped and line ends as ``\n``.
 
     Parameters
     ----------
     path
-        The file.
+        The file, or its address.
     what
         What the file holds, for messages ("class file").
 
@@ -33,12 +35,11 @@ def read_utf8(path: Path, what: str) -> str:
         If there is no such file, it is not a regular one, cannot be read or is too large, or it
         is not UTF-8.
     """
-    found = named_path(path, what, VocabularyError)
-    if found is None:
-        raise not_found(VocabularyError)(f"{what} {shown(path)} does not exist{_neighbours(path)}")
-    if found.is_dir():
-        raise VocabularyError(f"{what} {shown(path)} is a folder, not a file")
-    data = read_at_most(found, what, VocabularyError, LARGEST_FILE_BYTES)
+    path = as_given(path)
+    if is_address(path):
+        data = _remote.read_at_most(path, what, VocabularyError, LARGEST_FILE_BYTES)
+    else:
+        data = _local_bytes(path, what)
     if said := looks_like(data):
         raise VocabularyError(f"{what} {shown(path)} is none: {said}")
     # A NUL byte in the first line is what UTF-16 without a byte order mark looks like.
@@ -57,7 +58,17 @@ def read_utf8(path: Path, what: str) -> str:
     return _LINE_END.sub("\n", text)
 
 
-def content_lines(path: Path, what: str) -> list[tuple[int, str]]:
+def _local_bytes(path: str, what: str) -> bytes:
+    found = named_path(path, what, VocabularyError)
+    if found is None:
+        words = f"{what} {shown(path)} does not exist{_neighbours(Path(path))}"
+        raise not_found(VocabularyError)(words)
+    if found.is_dir():
+        raise VocabularyError(f"{what} {shown(path)} is a folder, not a file")
+    return read_at_most(found, what, VocabularyError, LARGEST_FILE_BYTES)
+
+
+def content_lines(path: str | Path, what: str) -> list[tuple[int, str]]:
     """Return the lines that say something, with their numbers; comments and blanks dropped.
 
     A comment is a ``#`` at the start of a line or after white space, and what follows it.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg._address import as_given, is_address, scene_name
 from geoseg._inputs import shown
 from geoseg.errors import VocabularyError, warn
 from geoseg.text._files import collapse, content_lines, read_utf8
@@ -68,7 +69,7 @@ def read_source(source: object) -> RawVocabulary:
         If the source is of another type, or unreadable, or breaks its own format.
     """
     if isinstance(source, Path) or (isinstance(source, str) and _means_a_file(source)):
-        return _from_file(Path(source))
+        return _from_file(as_given(source))
     if isinstance(source, str):
         return RawVocabulary("class list", _from_inline(source))
     if isinstance(source, Mapping):
@@ -92,6 +93,8 @@ def _means_a_file(text: str) -> bool:
     """
     if not text.strip() or "\n" in text or "\0" in text:
         return False
+    if is_address(text.strip()) and ";" not in text.partition("?")[0]:
+        return True
     try:
         path = Path(text).expanduser()
         if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -104,18 +107,18 @@ def _means_a_file(text: str) -> bool:
     return ";" not in text and any(separator in text for separator in separators)
 
 
-def _from_file(path: Path) -> RawVocabulary:
-    suffix = path.suffix.lower()
+def _from_file(path: str) -> RawVocabulary:
+    suffix = Path(scene_name(path)).suffix.lower()
     if suffix in _NOT_READ:
         raise VocabularyError(f"{_origin(path)} is {_NOT_READ[suffix]}; save it as .csv or .txt")
     return RawVocabulary(_origin(path), _READERS.get(suffix, _from_text)(path))
 
 
-def _origin(path: Path) -> str:
+def _origin(path: str) -> str:
     return f"{_FILE} {shown(path)}"
 
 
-def _from_text(path: Path) -> tuple[RawClass, ...]:
+def _from_text(path: str) -> tuple[RawClass, ...]:
     origin = _origin(path)
     lines = content_lines(path, _FILE)
     _refuse_other_formats([line for _, line in lines], origin)
@@ -141,7 +144,7 @@ def _refuse_other_formats(lines: Sequence[str], origin: str) -> None:
         )
 
 
-def _from_csv(path: Path) -> tuple[RawClass, ...]:
+def _from_csv(path: str) -> tuple[RawClass, ...]:
     """A table whose header says which column holds names, and maybe prompts and colours."""
     origin = _origin(path)
     text = read_utf8(path, _FILE)
@@ -218,7 +221,7 @@ def _plain(cell: str) -> str:
     return collapse(cell).strip("\"'# ").lower().replace(" ", "_")
 
 
-def _from_json(path: Path) -> tuple[RawClass, ...]:
+def _from_json(path: str) -> tuple[RawClass, ...]:
     """An object of names and prompts, or a list of names, of lists of prompts or of objects."""
     origin = _origin(path)
     try:
@@ -454,7 +457,7 @@ def _from_mapping(items: Mapping[Any, Any]) -> tuple[RawClass, ...]:
     return tuple(classes)
 
 
-def _from_toml(path: Path) -> tuple[RawClass, ...]:
+def _from_toml(path: str) -> tuple[RawClass, ...]:
     origin = _origin(path)
     text = read_utf8(path, _FILE)
     nested = f"{origin} is nested too deeply; write [[class]] tables"

@@ -14,9 +14,10 @@ from geoseg.vector.corners import IntArray, Strip, Values
 from geoseg.vector.scores import Scores
 
 BoolArray = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.integer]
 
 
-def join(count: int, *pairs: tuple[IntArray, IntArray]) -> tuple[int, IntArray]:
+def join(count: int, *pairs: tuple[Indices, Indices]) -> tuple[int, IntArray]:
     """Group ``count`` things so that the two of each pair are in one group.
 
     Returns
@@ -78,6 +79,8 @@ class Numbered:
     """Number of its component 0."""
     carried: tuple[IntArray, IntArray]
     """Numbers that components of the strip above had there and have here."""
+    still_open: IntArray
+    """Components that reach the last row and may go on."""
 
 
 class Numbering:
@@ -121,7 +124,7 @@ class Numbering:
         self._numbered += labels.count
         self._above = rows[-1].copy()
         self._row += len(rows)
-        return Numbered(self._row - len(rows), strip, labels, first, carried)
+        return Numbered(self._row - len(rows), strip, labels, first, carried, still_open)
 
 
 @dataclass(frozen=True, slots=True)

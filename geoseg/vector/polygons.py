@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from geoseg._files import local_target
 from geoseg.errors import OptionError, warn
 from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
@@ -61,7 +62,7 @@ class VectorSummary:
 
 
 def vectorize(
-    labels: str | Path | Any,
+    labels: str | Path | Sequence[str | Path] | Any,
     out: str | Path | None = None,
     *,
     confidence: str | Path | Any = None,
@@ -88,8 +89,9 @@ def vectorize(
     Parameters
     ----------
     labels
-        Label raster: a path, or the labels that `geoseg.segment` gives (a DataArray, or the
-        Dataset with them).
+        Label raster: a path, several of the same classes on one grid, whose polygons go on across
+        their borders, or the labels that `geoseg.segment` gives (a DataArray, or the Dataset with
+        them).
     out
         File to write: ``.gpkg`` (with the style for QGIS in ``.qml`` beside it), ``.parquet``,
         ``.fgb`` or ``.geojson``. Without one the polygons come back.
@@ -133,7 +135,7 @@ def vectorize(
             "progress": progress,
         }
         if out is not None:
-            return _to_file(raster, Path(out), overwrite=overwrite, **given)
+            return _to_file(raster, local_target(out), overwrite=overwrite, **given)
         with TemporaryDirectory(prefix="geoseg-") as folder:
             target = Path(folder) / "polygons.gpkg"
             _to_file(raster, target, overwrite=False, **given)
@@ -143,7 +145,7 @@ def vectorize(
 
 
 def _to_file(
-    labels: str | Path,
+    labels: str | Path | Sequence[str | Path],
     target: Path,
     *,
     confidence: str | Path | None,
@@ -159,7 +161,8 @@ def _to_file(
     nowhere = job.raster.grid.without_degrees
     if target.suffix.lower() == ".geojson" and nowhere is not None:
         raise OptionError(
-            f"{target}: GeoJSON needs longitude and latitude, and {labels} has none, {nowhere}; "
+            f"{target}: GeoJSON needs longitude and latitude, and {job.raster.path} has none, "
+            f"{nowhere}; "
             "write .gpkg, .fgb or .parquet"
         )
     multi = job.options.connectivity == 8

@@ -18,12 +18,12 @@ def offsets_of(sizes: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> IntArr
     return offsets
 
 
-def summed(which: IntArray, values: FloatArray, count: int) -> FloatArray:
+def summed(which: npt.NDArray[np.integer], values: FloatArray, count: int) -> FloatArray:
     """Add up the values of each of ``count`` groups."""
     return np.bincount(which, values, count).astype(np.float64, copy=False)
 
 
-def is_first(values: IntArray) -> npt.NDArray[np.bool_]:
+def is_first(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     """Tell where a run of equal values begins."""
     first = np.ones(len(values), np.bool_)
     np.not_equal(values[1:], values[:-1], out=first[1:])

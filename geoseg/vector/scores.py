@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
-from geoseg.errors import SceneError, not_found
+from geoseg._address import as_given
+from geoseg.errors import SceneError
+from geoseg.io._handles import open_dataset
 from geoseg.io.crs import crs_name, same_crs
+from geoseg.io.described import unreadable
 from geoseg.io.grid import Grid
 from geoseg.types import Window
 
@@ -48,13 +50,11 @@ class ScoreRaster:
     """
 
     def __init__(self, path: str | Path, grid: Grid, labels: str | Path) -> None:
-        self._path = path
+        self._path = path = as_given(path)
         try:
-            self._dataset = rasterio.open(path)
+            self._dataset = open_dataset(path)
         except RasterioIOError as error:
-            reason = "is not a raster GDAL can open" if Path(path).exists() else "no such file"
-            kind = not_found(SceneError) if reason == "no such file" else SceneError
-            raise kind(f"{path}: {reason}") from error
+            raise unreadable(path, error) from error
         found = self._dataset
         if found.count != 1:
             found.close()

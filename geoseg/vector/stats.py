@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from geoseg._files import csv_cell, whole_file, writing_to
+from geoseg._files import csv_cell, local_target, whole_file, writing_to
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import horizontal
@@ -33,7 +33,7 @@ COLUMNS = ("zone", "class_id", "class_name", "area_m2", "share", "zone_area_m2",
 
 
 def zone_stats(
-    labels: str | Path | Any,
+    labels: str | Path | Sequence[str | Path] | Any,
     zones: str | Path | Any,
     *,
     column: str | None = None,
@@ -46,7 +46,8 @@ def zone_stats(
     Parameters
     ----------
     labels
-        Label raster: a path, or an array as `geoseg.segment` gives it.
+        Label raster: a path, several of the same classes on one grid, which count as one, or an
+        array as `geoseg.segment` gives it.
     zones
         Vector file with polygons, in any coordinate system, or a GeoDataFrame. Zones may overlap.
     column
@@ -88,7 +89,7 @@ def _zone_stats(
     ground = Ground(raster.grid)
     if not ground.measures:
         why = raster.grid.unmeasured or "its CRS has no ellipsoid"
-        raise SceneError(f"{labels}: zones have no areas there, {why}")
+        raise SceneError(f"{raster.path}: zones have no areas there, {why}")
     laid = _read_zones(zones, raster, layer)
     frame = laid.table
     if column is not None and column not in frame.columns:
@@ -122,15 +123,16 @@ def write_stats(table: pd.DataFrame, out: str | Path, *, overwrite: bool = False
     MissingExtraError
         If Parquet is asked for and pyarrow is not installed.
     """
-    target = Path(out)
+    target = local_target(out)
     write = check_stats_target(target, overwrite=overwrite)
     with writing_to(target), whole_file(target, replaces=overwrite) as part:
         write(table, part)
     return target
 
 
-def check_stats_target(target: Path, *, overwrite: bool) -> Callable[[pd.DataFrame, Path], None]:
+def check_stats_target(out: str | Path, *, overwrite: bool) -> Callable[[pd.DataFrame, Path], None]:
     """Return how to write such a file; raise what ``write_stats`` would, before the work."""
+    target = local_target(out)
     suffix = target.suffix.lower()
     if suffix not in _WRITERS:
         raise OptionError(f"{target}: zone tables can be written as {', '.join(_WRITERS)}")

@@ -253,6 +253,14 @@ def raster_style(
         yield qml, names
 
 
+_TIMES = {
+    "layer_styles": "update_time",
+    "gpkg_contents": "last_change",
+    "gpkg_metadata_reference": "timestamp",
+}
+"""Tables of a GeoPackage that say when something was written, and in which column."""
+
+
 def geometry_column(connection: sqlite3.Connection, layer: str) -> str:
     """Name of the column of a GeoPackage's layer that holds the geometries.
 
@@ -269,8 +277,13 @@ def geometry_column(connection: sqlite3.Connection, layer: str) -> str:
     return str(found[0])
 
 
-def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> None:
-    """Store the polygons' style in a GeoPackage, for programs that look for its table."""
+def add_to_geopackage(
+    path: Path, layer: str, classes: Sequence[LabelClass], time: str | None = None
+) -> None:
+    """Store the polygons' style in a GeoPackage, for programs that look for its table.
+
+    ``time`` is when it was made, in place of the clock's.
+    """
     with closing(sqlite3.connect(path)) as connection, connection:
         column = geometry_column(connection, layer)
         connection.execute(_TABLE)
@@ -285,6 +298,12 @@ def add_to_geopackage(path: Path, layer: str, classes: Sequence[LabelClass]) -> 
             "VALUES ('', '', ?, ?, 'classes', ?, ?, 1, 'Class colours', '')",
             (layer, column, polygon_qml(classes), polygon_sld(classes, layer)),
         )
+        if time is not None:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in found}
+            for table, column in _TIMES.items():
+                if table in tables:
+                    connection.execute(f"UPDATE {table} SET {column} = ?", (time,))
 
 
 def _darker(rgb: Iterable[int]) -> list[int]:

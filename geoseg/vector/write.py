@@ -22,6 +22,7 @@ from rasterio.crs import CRS
 from geoseg._files import complaint, plain_path, release_database, whole_file, writing_to, xml_text
 from geoseg._optional import require
 from geoseg.errors import OptionError, OutputError
+from geoseg.io.times import source_date
 from geoseg.runtime.libraries import without_warnings
 from geoseg.runtime.quiet import hushed
 from geoseg.types import LabelClass
@@ -92,7 +93,9 @@ class GeoPackage:
 
     def close(self) -> None:
         """Add the styles."""
-        style.add_to_geopackage(self._path, self._layer.name, self._layer.classes)
+        told = source_date()
+        time = None if told is None else told.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        style.add_to_geopackage(self._path, self._layer.name, self._layer.classes, time)
 
     def count(self) -> int:
         """Count the features in the file that the spatial index knows too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -58,6 +59,14 @@ class Area:
             return self.sent[(slice(None), *here)]
         rgb, valid = self.block.rgb[(slice(None), *here)], self.block.valid[here]
         return self.encoder.normalise(PixelBlock(rgb, valid))
+
+    def weighted(self, logits: Tensor) -> Tensor:
+        """Logits ``(B, H, W, Q)`` times the weight of their pixels, where it is not 1 for all."""
+        return logits if self._even else logits * self.weight[..., None]
+
+    @functools.cached_property
+    def _even(self) -> bool:
+        return bool((self.weight == 1).all())
 
     def batch(self, windows: Sequence[Window]) -> Tensor:
         """Normalised pixels of some windows, ``(B, 3, H, W)``."""

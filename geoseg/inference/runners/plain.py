@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -20,13 +21,14 @@ def run_plain(
     stop: threading.Event | None,
     share_threads: bool,
 ) -> Generator[tuple[int, Sequence[Part]], None, None]:
-    """Yield each batch's first row and its windows' weighted logits."""
+    """Yield the weighted logits of each batch's windows, those of one row together."""
 
     def parts(windows: Sequence[Window]) -> list[Part]:
-        logits = scorer(area.batch(windows)) * area.weight[..., None]
+        logits = area.weighted(scorer(area.batch(windows)))
         return [Part(w, one, area.weight) for w, one in zip(windows, logits, strict=True)]
 
     done = batches.run(parts, area, stop=stop, share_threads=share_threads)
     with closing(done):
-        for windows, found in done:
-            yield windows[0].row, found
+        for _, found in done:
+            for row, parts_of_row in itertools.groupby(found, lambda part: part.window.row):
+                yield row, list(parts_of_row)
