@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoseg.changes import change
+    from geoseg.dense import features, similarity
     from geoseg.evaluation import evaluate
     from geoseg.evaluation.tune_samples import tune_on_scenes as tune
     from geoseg.inference.segmenter import Segmenter
@@ -40,12 +41,14 @@ __all__ = [
     "__version__",
     "change",
     "evaluate",
+    "features",
     "load_model",
     "measure_stretch",
     "open_labels",
     "preview",
     "segment",
     "segment_to_files",
+    "similarity",
     "stats",
     "tune",
     "vectorize",
@@ -61,12 +64,14 @@ _HOMES = {
     "Vocabulary": "geoseg.text.vocabulary",
     "change": "geoseg.changes",
     "evaluate": "geoseg.evaluation",
+    "features": "geoseg.dense",
     "load_model": "geoseg.model.loading",
     "measure_stretch": "geoseg.lazy",
     "open_labels": "geoseg.xarray",
     "preview": "geoseg",  # a module that can be called, since there is one of that name
     "segment": "geoseg.lazy",
     "segment_to_files": "geoseg.pipeline",
+    "similarity": "geoseg.dense",
     "stats": "geoseg.vector.stats:zone_stats",
     "tune": "geoseg.evaluation.tune_samples:tune_on_scenes",
     "vectorize": "geoseg.vector",

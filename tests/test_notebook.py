@@ -866,3 +866,79 @@ def test_from_a_path_to_polygons_in_five_lines(path: Path, loaded: geoseg.Model)
     assert polygons.crs == found.rio.crs
     assert {"class_name", "color", "confidence", "area_m2"} <= set(polygons.columns)
     dask.compute(found.labels)
+
+
+# -- features, and objects that show themselves -------------------------------------------------
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+def test_features_of_a_single_window_are_its_patches(
+    loaded: geoseg.Model, tmp_path: Path, upsample: bool
+) -> None:
+    import torch
+
+    patch = loaded.patch_size
+    file = write_scene(tmp_path / "s.tif", 4 * patch, 6 * patch)
+    options = {"upsampler": "none", "window": 6 * patch}
+    found = geoseg.features(file, model=loaded, options=options, upsample=upsample)
+    side = 1 if upsample else patch
+    assert found.shape == (loaded.embedding_size, 4 * patch // side, 6 * patch // side)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), 1, atol=1e-5)
+    assert found.rio.crs.to_epsg() is not None
+    if not upsample:
+        segmenter = geoseg.Segmenter(loaded, "a; b", options)
+        with rasterio.open(file) as dataset:
+            image = torch.from_numpy(dataset.read([1, 2, 3]).astype(np.float32) / 255)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (loaded.mean, loaded.std))
+        tokens = segmenter.encode(((image - mean) / std)[None]).patches[0]
+        unit = torch.nn.functional.normalize(tokens, dim=-1).detach().numpy()
+        np.testing.assert_allclose(found.values.reshape(len(found), -1).T, unit, atol=1e-4)
+
+
+def test_similarity_to_words_a_place_and_an_area(
+    array: xr.DataArray, path: Path, loaded: geoseg.Model
+) -> None:
+    found = geoseg.features(path, model=loaded)
+    x, y = float(found.x[3]), float(found.y[2])
+    like = geoseg.similarity(found, (x, y), model=loaded)
+    assert float(like[2, 3]) == pytest.approx(1, abs=1e-5)
+    assert float(like.max()) <= 1 + 1e-5
+    words = geoseg.similarity(array, "water", model=loaded, options=QUICK)
+    assert words.shape == like.shape
+    assert -1 <= float(words.min()) <= float(words.max()) <= 1
+    area = geoseg.similarity(found, outline(array), model=loaded)
+    assert area.dims == ("y", "x")
+    with pytest.raises(OptionError, match="the place lies where the scene has no data"):
+        geoseg.similarity(found, (x + 1e6, y), model=loaded)
+
+
+def test_text_is_encoded_from_strings(loaded: geoseg.Model) -> None:
+    found = loaded.encode_text(["water", "road"])
+    assert found.shape == (2, loaded.embedding_size)
+    np.testing.assert_allclose(found, loaded.encode_text(loaded.tokenize(["water", "road"])))
+    np.testing.assert_allclose(found[:1], loaded.encode_text("water"), atol=1e-5)
+
+
+def test_objects_show_themselves(
+    path: Path, labels: xr.DataArray, loaded: geoseg.Model, tmp_path: Path
+) -> None:
+    quick = {"polygons": "none", "preview": False}
+    run = geoseg.segment_to_files(
+        path, CLASSES, tmp_path / "run", model=loaded, options=QUICK, products=quick,
+        progress=True,
+    )  # fmt: skip
+    evaluation = geoseg.evaluate(labels, labels, progress=True)
+    tuning = geoseg.tune(path, labels, CLASSES, model=loaded, options=QUICK, per_class=20)
+    segmenter = geoseg.Segmenter(loaded, CLASSES, QUICK)
+    shown = [loaded, run, evaluation, tuning, segmenter, geoseg.change(labels, labels)]
+    for one in shown:
+        assert len(repr(one)) < 300, repr(one)
+        assert "<" in one._repr_html_()
+    table = evaluation.to_dataframe()
+    assert list(table.name) == NAMES
+    assert {"iou", "f1", "precision", "recall", "support"} <= set(table.columns)
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    ax = evaluation.plot_confusion()
+    assert [text.get_text() for text in ax.get_xticklabels()] == NAMES
+    matplotlib.pyplot.close("all")

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from geoseg._html import table
 from geoseg._inputs import named_file, named_path, shown
 from geoseg.errors import (
     MissingExtraError,
@@ -67,6 +68,20 @@ class Model:
     _rounded: dict[torch.dtype, Any] = field(default_factory=dict, init=False, repr=False)
     """Image towers that `visual` made."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.spec}: patches of {self.patch_size} pixels, {self.embedding_size} "
+            f"numbers, on {self.device})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("weights", self.weights.name),
+            ("sha256", self.weights_sha256),
+            *((name, value) for name, value in self.defaults.items()),
+        ]
+        return table(repr(self), (), rows)
+
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
@@ -111,8 +126,13 @@ class Model:
         return [len(ids) for ids in encoded["input_ids"]]
 
     @torch.no_grad()
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text embeddings ``(N, D)`` float32, not normalised."""
+    def encode_text(self, tokens: Tensor | str | Sequence[str]) -> Tensor:
+        """Text embeddings ``(N, D)`` float32, not normalised, of token ids or of texts as they are.
+
+        `geoseg.text.embedding.embed_queries` averages a word over prompt templates.
+        """
+        if not isinstance(tokens, Tensor):
+            tokens = self.tokenize([tokens] if isinstance(tokens, str) else tokens)
         return encode_text(self.clip, tokens.to(self.device))
 
 
