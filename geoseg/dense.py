@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def features(
     else:
         raise SceneError(f"a scene is a path or an xarray array, not {type(scene).__name__}")
     loaded = load_model(model, device=device) if isinstance(model, str) else model
-    segmenter = Segmenter(loaded, _WORDS, options)
+    plain = replace(as_made(Options, options), templates="none")
+    segmenter = Segmenter(loaded, _WORDS, plain)
     step = 1 if upsample else loaded.patch_size
     height, width = (-(-side // step) for side in source.shape)
     size = 4 * height * width * loaded.embedding_size
@@ -176,9 +178,7 @@ def _of_windows(
             if upsample and segmenter._upsampler is not None:
                 dense = segmenter._upsampler.operator(padded, tokens.grid)(unit)[0]
             else:
-                size = padded.shape[2:]
-                planes = unit.reshape(1, *tokens.grid, -1).permute(0, 3, 1, 2)
-                dense = planes[0].permute(1, 2, 0) if not upsample else _pixels(planes, size)
+                dense = _pixels(unit, padded.shape[2:]) if upsample else unit[0].permute(1, 2, 0)
         weight = blend_weight(segmenter.options.blend, window.shape, encoder.device)
         weight = weight * torch.from_numpy(block.valid).to(weight)
         if upsample:

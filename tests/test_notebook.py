@@ -879,7 +879,7 @@ def test_features_of_a_single_window_are_its_patches(
 
     patch = loaded.patch_size
     file = write_scene(tmp_path / "s.tif", 4 * patch, 6 * patch)
-    options = {"upsampler": "none", "window": 6 * patch}
+    options = {"upsampler": "none", "window": 6 * patch, "templates": "none"}
     found = geoseg.features(file, model=loaded, options=options, upsample=upsample)
     side = 1 if upsample else patch
     assert found.shape == (loaded.embedding_size, 4 * patch // side, 6 * patch // side)
