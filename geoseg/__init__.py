@@ -7,7 +7,7 @@ and polygons, with no training and no annotation. Names load when they are first
 Import order inside the package, each room only from those before it::
 
     types, errors -> io | tiling | text | model -> inference -> vector | evaluation | preview
-    -> pipeline, lazy -> geoseg_cli
+    -> pipeline, lazy -> xarray -> geoseg_cli
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoseg.changes import change
+    from geoseg.dense import features, similarity
     from geoseg.evaluation import evaluate
+    from geoseg.evaluation.tune_samples import tune_on_scenes as tune
     from geoseg.inference.segmenter import Segmenter
-    from geoseg.lazy import segment
+    from geoseg.lazy import measure_stretch, segment
     from geoseg.model.loading import Model, load_model
     from geoseg.options import Options, Products, Reading, Scorer
     from geoseg.pipeline import segment_to_files
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
+    from geoseg.vector.stats import zone_stats as stats
+    from geoseg.xarray import open_labels
 
 __all__ = [
     "Model",
@@ -34,10 +39,18 @@ __all__ = [
     "Segmenter",
     "Vocabulary",
     "__version__",
+    "change",
     "evaluate",
+    "features",
     "load_model",
+    "measure_stretch",
+    "open_labels",
+    "preview",
     "segment",
     "segment_to_files",
+    "similarity",
+    "stats",
+    "tune",
     "vectorize",
 ]
 
@@ -49,10 +62,18 @@ _HOMES = {
     "Scorer": "geoseg.options",
     "Segmenter": "geoseg.inference.segmenter",
     "Vocabulary": "geoseg.text.vocabulary",
+    "change": "geoseg.changes",
     "evaluate": "geoseg.evaluation",
+    "features": "geoseg.dense",
     "load_model": "geoseg.model.loading",
+    "measure_stretch": "geoseg.lazy",
+    "open_labels": "geoseg.xarray",
+    "preview": "geoseg",  # a module that can be called, since there is one of that name
     "segment": "geoseg.lazy",
     "segment_to_files": "geoseg.pipeline",
+    "similarity": "geoseg.dense",
+    "stats": "geoseg.vector.stats:zone_stats",
+    "tune": "geoseg.evaluation.tune_samples:tune_on_scenes",
     "vectorize": "geoseg.vector",
 }
 
@@ -64,7 +85,10 @@ def __getattr__(name: str) -> Any:
         return version("geoseg")
     if name not in _HOMES:
         raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home, _, called = _HOMES[name].partition(":")
+    if home == "geoseg":
+        return importlib.import_module(f"geoseg.{name}")
+    value = getattr(importlib.import_module(home), called or name)
     globals()[name] = value
     return value
 

@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, not_found
 
 _SHOWN_LETTERS = 300
 _HEAD_BYTES = 1024
@@ -79,7 +79,7 @@ def named_file(text: str | Path, what: str, error: type[GeosegError]) -> Path:
     """Return the path of a regular file, ``~`` expanded; see `named_path`."""
     path = named_path(text, what, error)
     if path is None:
-        raise error(f"{what} {shown(text)} does not exist; check the path")
+        raise not_found(error)(f"{what} {shown(text)} does not exist; check the path")
     if path.is_dir():
         raise error(f"{what} {shown(path)} is a folder, not a file")
     return path

@@ -163,24 +163,39 @@ class MissingExtraError(GeosegError, ImportError):
     """An optional package is not installed; the message names the extra to install."""
 
 
+def _file_not_found(cls: type[FileNotFoundError], *arguments: Any) -> FileNotFoundError:
+    """Make an error that is one of a value and of a file; Python wants to be told which way."""
+    return FileNotFoundError.__new__(cls, *arguments)
+
+
 class SceneNotFoundError(SceneError, FileNotFoundError):
     """There is no such scene, label raster or vector file."""
+
+    __new__ = _file_not_found  # type: ignore[assignment]
 
 
 class OptionFileNotFoundError(OptionError, FileNotFoundError):
     """There is no file that an option names."""
 
+    __new__ = _file_not_found  # type: ignore[assignment]
+
 
 class VocabularyNotFoundError(VocabularyError, FileNotFoundError):
     """There is no such class file."""
+
+    __new__ = _file_not_found  # type: ignore[assignment]
 
 
 class TruthNotFoundError(EvaluationError, FileNotFoundError):
     """There are no such labels, or no such truth."""
 
+    __new__ = _file_not_found  # type: ignore[assignment]
 
-class WeightsNotFoundError(WeightsError, FileNotFoundError):
-    """There is no such file of weights."""
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no such folder or file of a model."""
+
+    __new__ = _file_not_found  # type: ignore[assignment]
 
 
 _NOT_FOUND: dict[type[GeosegError], type[GeosegError]] = {
@@ -188,7 +203,7 @@ _NOT_FOUND: dict[type[GeosegError], type[GeosegError]] = {
     OptionError: OptionFileNotFoundError,
     VocabularyError: VocabularyNotFoundError,
     EvaluationError: TruthNotFoundError,
-    WeightsError: WeightsNotFoundError,
+    ModelError: ModelNotFoundError,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from geoseg.io.grid import Grid
 from geoseg.io.objects import MARK
 from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import ScoredScene, with_scores
+from geoseg.io.stretch import Limits
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, as_made, is_score_raster
@@ -145,6 +146,55 @@ def segment(
     result = xr.Dataset(data, coords=coords, attrs=about)
     result["labels"].encoding[MARK] = version("geoseg")
     return _placed(result, grid, _turned(source), dims[-2:], label_nodata(dtype))
+
+
+def measure_stretch(
+    scene: str | Path | xr.DataArray | xr.Dataset | Sequence[str | Path],
+    *,
+    stretch: str = "auto",
+    reading: Reading | Mapping[str, Any] | None = None,
+) -> Limits:
+    """Measure which values become black and white, to see several scenes alike.
+
+    Give what comes back as ``Reading(stretch=…)``: a part is then mapped as the whole, and a date
+    as the others.
+
+    Parameters
+    ----------
+    scene
+        As for `segment`: a path, several, an array, or a stack of dates.
+    stretch
+        How: ``auto`` (the whole range of 8-bit values, else 2 to 98 per cent) or percentiles as
+        ``"1,99"``.
+    reading
+        Which bands, and what is no data.
+
+    Returns
+    -------
+    tuple of (low, high)
+        One pair a band, in the units of the scene's scale and offset.
+    """
+    how = replace(as_made(Reading, reading), stretch=stretch)
+    if isinstance(scene, xr.DataArray | xr.Dataset):
+        stack = time_of(scene)
+        given: dict[str, Any] = {"bands": how.bands, "stretch": stretch, "crs": how.crs}
+        one: Scene | ArrayScene
+        if stack is None:
+            one = ArrayScene.open(scene, **given)
+        else:
+            one = open_stack(scene, stack, **given)[0]
+        units, dtype = one.units, one.array.dtype
+    else:
+        one = _open(scene, how, colours=True)
+        units, dtype = one.source.units, np.dtype(one.dtype)
+    full = ((0.0, float(np.iinfo(dtype).max)),) * len(one.bands) if one.stretch is None else ()
+    limits = one.stretch or full
+    return tuple(
+        (low * scale + offset, high * scale + offset)
+        for (low, high), (scale, offset) in zip(
+            limits, units or ((1.0, 0.0),) * len(limits), strict=True
+        )
+    )
 
 
 def _dims(source: Scene | ArrayScene) -> tuple[Any, Any]:

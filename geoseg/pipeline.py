@@ -15,6 +15,7 @@ from typing import Any
 
 from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
+from geoseg.bars import shown
 from geoseg.errors import (
     GeosegError,
     OptionError,
@@ -89,15 +90,17 @@ __all__ = [
 
 
 def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
-    """Let a function that maps files map arrays as well."""
+    """Let a function that maps files map arrays as well, and show a bar."""
 
     @functools.wraps(run)
     def run_any(scene: Any, *given: Any, **settings: Any) -> Run:
-        if not is_array(scene):
-            return run(scene, *given, **settings)
-        reading = as_made(Reading, settings.pop("reading", None))
-        with scene_on_disk(scene, reading) as (path, how):
-            return run(path, *given, reading=how, **settings)
+        with shown(settings.pop("progress", None), "segment") as progress:
+            settings["progress"] = progress
+            if not is_array(scene):
+                return run(scene, *given, **settings)
+            reading = as_made(Reading, settings.pop("reading", None))
+            with scene_on_disk(scene, reading) as (path, how):
+                return run(path, *given, reading=how, **settings)
 
     return run_any
 
@@ -122,7 +125,7 @@ def segment_to_files(
     update: bool = False,
     keep_going: bool = False,
     client: Any = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Run:
     """Map one scene and leave the products in a folder.
 
@@ -170,7 +173,7 @@ def segment_to_files(
     client
         A ``distributed.Client`` whose workers run the tiles; None for this process.
     progress
-        Called after every tile and before every product.
+        Called after every tile and before every product; True shows a bar.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def segment_to_files(
                 folder,
                 tile,
                 client,
-                progress or (lambda state: None),
+                progress if callable(progress) else (lambda state: None),
                 keep_going=keep_going,
                 pixels=pixels,
                 started=started,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -516,3 +518,13 @@ def _window_of(labels: LabelRaster, scene: Scene) -> Window:
     if window.area == 0:
         raise SceneError(f"{labels.path}: is smaller than a pixel of the scene {scene.path}")
     return window
+
+
+class _Callable(types.ModuleType):
+    """``geoseg.preview(…)`` is `preview`, although this module has its name."""
+
+    def __call__(self, *given: Any, **settings: Any) -> Image.Image | Path:
+        return preview(*given, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable

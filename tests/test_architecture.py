@@ -18,8 +18,8 @@ import geoseg
 ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
-    "_address", "_html", "errors", "types", "_optional", "_files", "_fonts", "_claim", "_inputs",
-    "_remote",
+    "_address", "_html", "bars", "errors", "types", "_optional", "_files", "_fonts", "_claim",
+    "_inputs", "_remote",
     "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
@@ -29,6 +29,7 @@ PRODUCTS = {"vector", "evaluation", "preview"}
 ROOMS: dict[str, set[str]] = {
     "_address": set(),
     "_html": set(),
+    "bars": set(),
     "errors": {"_address"},
     "_files": {"errors", "_address"},
     "_remote": {"errors", "_address"},
@@ -48,6 +49,10 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": FOUNDATION | INPUTS | PRODUCTS | {"inference", "run"},
     "lazy": FOUNDATION | INPUTS | {"inference", "run"},
     "inspect": FOUNDATION | INPUTS | {"inference", "run"},
+    "xarray": FOUNDATION | INPUTS | PRODUCTS | {"inference", "run", "legend", "lazy", "explore"},
+    "explore": FOUNDATION | {"io"},
+    "dense": FOUNDATION | INPUTS | {"inference"},
+    "changes": FOUNDATION | {"io", "vector", "xarray"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

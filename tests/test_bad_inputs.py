@@ -111,7 +111,7 @@ def test_these_work(name: str, tmp_path: Path, model: str) -> None:
     assert "Traceback" not in errors
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
         "confidence.qml", "confidence.tif", "labels.qml", "labels.tif", "labels.tif.aux.xml",
-        "polygons.gpkg", "preview.png", "run.json",
+        "polygons.gpkg", "polygons.qml", "preview.png", "run.json",
     ]  # fmt: skip
     with (
         rasterio.open(FOLDER / name) as scene,

@@ -32,7 +32,7 @@ from geoseg_cli.main import app
 
 PRODUCTS = [
     "confidence.qml", "confidence.tif", "labels.qml", "labels.tif", "labels.tif.aux.xml",
-    "polygons.gpkg", "preview.png", "run.json",
+    "polygons.gpkg", "polygons.qml", "preview.png", "run.json",
 ]  # fmt: skip
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 

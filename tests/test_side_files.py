@@ -193,7 +193,7 @@ def test_logs_that_a_killed_program_left_go_with_their_geopackage(tmp_path: Path
     vectorize(labels, out)
     (tmp_path / f"p.gpkg{end}").write_bytes(b"left behind" * 99)
     summary = vectorize(labels, out, overwrite=True)
-    assert {f.name for f in tmp_path.iterdir()} == {"labels.tif", "p.gpkg"}
+    assert {f.name for f in tmp_path.iterdir()} == {"labels.tif", "p.gpkg", "p.qml"}
     with closing(sqlite3.connect(out)) as file:
         assert file.execute("SELECT count(*) FROM segments").fetchone() == (summary.count,)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rasterio.errors import RasterioError
 
+from geoseg._html import table
+from geoseg._optional import require
+from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, warn
 from geoseg.evaluation.metrics import (
     IGNORE,
@@ -69,6 +73,48 @@ class Evaluation:
     nodata_pixels: int
     """Pixels with a true class that the labels leave out as nodata."""
 
+    def __repr__(self) -> str:
+        scores = self.scores
+        return (
+            f"Evaluation(mIoU {100 * scores.miou:.1f} %, accuracy {100 * scores.accuracy:.1f} %, "
+            f"{len(scores.classes)} classes, {scores.pixels:,} pixels)"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row.name, *(f"{100 * value:.1f} %" for value in row[2:6]), f"{row.support:,}")
+            for row in self.to_dataframe().itertuples()
+        ]
+        head = ("class", "IoU", "F1", "precision", "recall", "pixels")
+        return table(repr(self), head, rows)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Scores of every class, 0 to 1: ``name``, ``iou``, ``f1``, ``precision``, ``recall``.
+
+        ``support`` are its pixels in the truth, ``predicted`` those in the labels.
+        """
+        return pd.DataFrame([asdict(one) for one in self.scores.classes])
+
+    def plot_confusion(self, ax: Any = None) -> Any:
+        """Draw which class (rows) was taken for which (columns), as shares of the true pixels."""
+        require("matplotlib", extra="notebooks", feature="A plot")
+        from matplotlib import pyplot as plt
+
+        names = [one.name for one in self.scores.classes]
+        counts = self.scores.confusion
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        ax.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_xlabel("labels")
+        ax.set_ylabel("truth")
+        for (row, col), share in np.ndenumerate(shares):
+            color = "white" if share > 0.5 else "black"
+            ax.text(col, row, f"{100 * share:.0f}", ha="center", va="center", color=color)
+        return ax
+
 
 def evaluate(
     labels: str | Path | Any,
@@ -83,7 +129,7 @@ def evaluate(
     aoi_layer: str | None = None,
     confidence: str | Path | Any = None,
     boundary_tolerance: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Evaluation:
     """Compare label rasters with the truth.
 
@@ -127,7 +173,7 @@ def evaluate(
     boundary_tolerance
         Also score outlines: greatest distance in pixels between matching ones.
     progress
-        Called with the share done, 0 to 1.
+        Called with the share done, 0 to 1; True shows a bar.
 
     Raises
     ------
@@ -143,7 +189,10 @@ def evaluate(
     GeosegWarning
         Where the truth is resampled, or labels and `classes` differ.
     """
-    with on_disk(labels, truth, confidence) as (rasters, known, scores):
+    with (
+        on_disk(labels, truth, confidence) as (rasters, known, scores),
+        shown(progress, "evaluate") as said,
+    ):
         return _evaluate(
             rasters,
             known,
@@ -156,7 +205,7 @@ def evaluate(
             aoi if aoi is None else area_as_text(aoi),
             aoi_layer,
             boundary_tolerance,
-            progress,
+            said,
         )
 
 

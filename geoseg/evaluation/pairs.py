@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geoseg._address import is_address
-from geoseg.errors import EvaluationError
+from geoseg.errors import EvaluationError, not_found
 from geoseg.evaluation.truth import RASTER_SUFFIXES, is_vector
 from geoseg.io.vectors import VECTOR_SUFFIXES
 
@@ -43,7 +43,7 @@ def find_pairs(labels: Path, truth: Path) -> tuple[Pair, ...]:
             )
         return ((rasters[0], truth),)
     if not truth.is_dir():
-        raise EvaluationError(f"{truth}: no such file or folder")
+        raise not_found(EvaluationError)(f"{truth}: no such file or folder")
     return tuple((raster, _truth_in(raster, truth)) for raster in rasters)
 
 
@@ -58,7 +58,7 @@ def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
     if truth.is_dir() and not _is_one(truth):
         return tuple((scene, _truth_in(scene, truth)) for scene in scenes)
     if not _is_one(truth):
-        raise EvaluationError(f"{truth}: no such file or folder")
+        raise not_found(EvaluationError)(f"{truth}: no such file or folder")
     if len(scenes) > 1 and not is_vector(truth):
         raise EvaluationError(
             f"there are {len(scenes)} scenes, but {truth} is one raster; give a folder with one "
@@ -84,7 +84,7 @@ def _label_rasters(labels: Path) -> list[Path]:
     if is_address(labels) or labels.is_file():
         return [labels]
     if not labels.is_dir():
-        raise EvaluationError(f"{labels}: no such file or folder")
+        raise not_found(EvaluationError)(f"{labels}: no such file or folder")
     if (labels / LABELS_NAME).is_file():
         return [labels / LABELS_NAME]
     found = sorted(labels.glob(f"*/{LABELS_NAME}")) or sorted(

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from geoseg._html import table
 from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.metrics import CountArray, IndexArray, Scores
 from geoseg.evaluation.report import percent, plain_table, scores_as_dict
@@ -118,6 +119,16 @@ class Tuning:
     """Pixels that were used."""
     groups: int
     """Groups they came from."""
+
+    def __repr__(self) -> str:
+        return f"Tuning(gain {100 * self.gain:+.1f} % mIoU, {self.pixels:,} pixels: {self.options})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.name, f"{100 * one.score:.1f} %", "taken" if one.taken else "left out")
+            for one in self.steps
+        ]
+        return table(repr(self), ("step", "mIoU", ""), rows)
 
     @property
     def gain(self) -> float:

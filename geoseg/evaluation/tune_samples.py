@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, CountArray
 from geoseg.evaluation.pairs import truths_of
@@ -53,7 +54,7 @@ def tune_on_scenes(
     truth_layer: str | None = None,
     outside: str = "ignore",
     per_class: int = 1000,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Tuning:
     """Suggest settings for a vocabulary from a few labels.
 
@@ -80,7 +81,7 @@ def tune_on_scenes(
     per_class
         About how many pixels are drawn of each class.
     progress
-        Called with the number of tiles done and in all.
+        Called with the number of tiles done and in all; True shows a bar.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def tune_on_scenes(
     """
     given = as_made(Options, options)
     read = as_made(Reading, reading)
-    with on_disk(truth) as (known,):
+    with on_disk(truth) as (known,), shown(progress, "tune") as said:
         return _tune(
             _labelled(scenes, Path(known), read),
             classes,
@@ -104,7 +105,7 @@ def tune_on_scenes(
             truth_layer,
             outside,
             per_class,
-            progress,
+            said,
         )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from geoseg._optional import require
-from geoseg.errors import OptionError
+from geoseg.errors import OptionError, not_found
 from geoseg.model.checkpoint import file_digest
 from geoseg.options import SCORE_RASTERS
 
@@ -55,7 +55,7 @@ def _found(spec: str, device: torch.device) -> Any:
     suffix = Path(spec).suffix.lower()
     if suffix in (*_SCRIPTS, _ONNX, *SCORE_RASTERS):
         if not Path(spec).is_file():
-            raise OptionError(f"scorer {spec} does not exist; check the path")
+            raise not_found(OptionError)(f"scorer {spec} does not exist; check the path")
         if suffix in SCORE_RASTERS:
             return _as_they_are
         return _onnx(spec, device) if suffix == _ONNX else _script(spec, device)

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,17 @@ class Segmenter:
 
         whole = self.options.window == 0
         return Scorer(encoder, head, self._views, whole=whole, encode=encode)
+
+    def __repr__(self) -> str:
+        chosen = self.options
+        return (
+            f"{type(self).__name__}({len(self.vocabulary)} classes, {chosen.attention}, "
+            f"{chosen.upsampler}, windows of {chosen.window} every {chosen.stride} pixels, "
+            f"{self.precision} on {self.device})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<div>{escape(repr(self))}</div>{self.vocabulary._repr_html_()}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self.recipe).segmenter, (self.recipe,)

@@ -30,6 +30,7 @@ from geoseg.io.stretch import (
     as_stored,
     measure_limits,
     parse_stretch,
+    warn_if_outside,
 )
 from geoseg.types import BoolArray, PixelBlock, Window
 
@@ -161,6 +162,12 @@ class ArrayScene:
         grey = self.colours and len(rgb) == 1
         return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
 
+    def check_range(self, data: npt.NDArray[Any]) -> None:
+        """Warn where a range that was given lies beside the values, ``(band, h, w)``."""
+        if self.rule.kind == "range" and self.stretch is not None:
+            values = data[:, _valid(data, self.fills)]
+            warn_if_outside(self.stretch, values, self.units, _NAME)
+
     def is_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window is valid."""
         may = self.fills.count(None) < len(self.fills) or self.array.dtype.kind == "f"
@@ -246,7 +253,7 @@ def open_stack(
         one = _opened(first, bands, stretch, crs, colours=colours, lazily=lazily, measure=not rest)
     others = (_turned(planes.pixels(one.bands), one.turned) for planes in rest)
     scenes = (one, *(replace(one, array=pixels) for pixels in others))
-    if rest and one.pending and not one.is_lazy:
+    if rest and one.pending and not (lazily and one.is_lazy):
         known = one.measured(np.asarray(stacked_sample(scenes)))
         return tuple(replace(s, stretch=known.stretch, pending=False) for s in scenes)
     return scenes
@@ -315,7 +322,7 @@ def _planes(array: ArraySource) -> _Planes:
         return _of_variables(chosen)
     ordered, dims = _order_dims(array)
     told = _names(ordered)
-    fill = _fill(array)
+    fill = fill_of(array)
     return _Planes(
         (ordered,),
         ordered.isel(band=0, drop=True) if ordered.sizes["band"] else ordered,
@@ -346,7 +353,7 @@ def _of_variables(chosen: Sequence[tuple[str, xarray.DataArray]]) -> _Planes:
         tuple(parts),
         parts[0],
         tuple(told),
-        tuple(_fill(variable) for _, variable in chosen),
+        tuple(fill_of(variable) for _, variable in chosen),
         () if plain else tuple(units),
         wholes.pop() if len(wholes) == 1 else None,
         dims,
@@ -505,7 +512,7 @@ def _whole_type(array: xarray.DataArray) -> np.dtype[np.integer[Any]] | None:
     return np.dtype(stored)
 
 
-def _fill(array: xarray.DataArray) -> float | None:
+def fill_of(array: xarray.DataArray) -> float | None:
     """Value that is no data: of the attributes, or of the encoding where it was not decoded."""
     stored = next((array.encoding[k] for k in _FILLS if k in array.encoding), None)
     if stored is not None:

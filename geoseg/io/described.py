@@ -15,7 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from geoseg._address import is_address
 from geoseg._remote import http_address
-from geoseg.errors import OptionError, SceneError, warn
+from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
@@ -35,7 +35,14 @@ def open_readable(path: str, **options: str) -> Any:
     try:
         return open_dataset(path, **options)
     except RasterioIOError as error:
-        raise SceneError(why_unreadable(path, error)) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str, error: RasterioIOError, more: str = "") -> GeosegError:
+    """The error of a file that cannot be opened; one that is not there is not found."""
+    words = why_unreadable(path, error)
+    kind = not_found(SceneError) if words.endswith("no such file") else SceneError
+    return kind(f"{words}{more}")
 
 
 def why_unreadable(path: str, error: RasterioIOError) -> str:

@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 from geoseg._address import as_given
 from geoseg.errors import SceneError
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
-from geoseg.io.described import mask_kind, nodata_as, why_unreadable
+from geoseg.io.described import mask_kind, nodata_as, unreadable
 from geoseg.io.flags import classes_in
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.legends import legend_beside
@@ -209,7 +209,7 @@ def _open(path: str) -> Any:
     try:
         return open_dataset(path)
     except RasterioIOError as error:
-        raise SceneError(why_unreadable(path, error)) from error
+        raise unreadable(path, error) from error
 
 
 def _refuse_other_rasters(dataset: Any, path: str) -> None:

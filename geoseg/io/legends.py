@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from geoseg._address import as_given, is_address
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, not_found
 
 Legend: TypeAlias = dict[int, tuple[str, str | None]]
 """Name of a value, and its colour ``#rrggbb`` if it has one."""
@@ -53,7 +53,8 @@ def legend_file(path: str | Path) -> Legend | None:
     found = _read(file)
     if not found:
         reason = "names no pixel value" if file.is_file() else "no such file"
-        raise SceneError(f"{file}: {reason}")
+        kind = not_found(SceneError) if reason == "no such file" else SceneError
+        raise kind(f"{file}: {reason}")
     return found
 
 

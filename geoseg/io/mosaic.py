@@ -26,7 +26,7 @@ from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.bands import Band, bands_of, by_tags, by_words
 from geoseg.io.crs import crs_name, parse_crs, same_crs
-from geoseg.io.described import why_unreadable
+from geoseg.io.described import unreadable
 
 _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -65,8 +65,8 @@ class _Part:
         try:
             dataset = open_dataset(path)
         except RasterioIOError as error:
-            reason = why_unreadable(path, error)
-            raise SceneError(f"{reason}, so it cannot be part of a mosaic") from error
+            why = ", so it cannot be part of a mosaic"
+            raise unreadable(path, error, why) from error
         local = not is_address(path) and Path(path).exists()
         full = str(Path(path).resolve()) if local else path
         if "\r" in full or xml_text(full) != full:

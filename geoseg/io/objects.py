@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.io._handles import open_dataset
-from geoseg.io.array import ArrayScene, time_of
+from geoseg.io.array import ArrayScene, fill_of, time_of
 from geoseg.io.flags import classes_in
 from geoseg.io.grid import pieces
 from geoseg.options import Reading
@@ -147,12 +147,20 @@ def classes_of(labels: xarray.DataArray, values: Any = None) -> tuple[LabelClass
     if values is None:
         return classes
     flat = np.unique(np.asarray(values))
-    flat = flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
-    nodata = labels.rio.nodata
-    known = {item.index for item in classes} | {nodata, labels.attrs.get("_FillValue")}
-    found = {value.item() for value in flat}
-    computed = not labels.encoding and found <= {0, 1} and len(classes) > 2
-    return () if computed or not found <= known else classes
+    found = {value.item() for value in flat[np.isfinite(flat)]}
+    none = found & {fill_of(labels), labels.attrs.get("_FillValue")}
+    if not found <= {item.index for item in classes} | none:
+        return ()
+    if not is_computed(labels):
+        return classes
+    # What is left of labels has nodata where the others were; a mask has two values.
+    left = bool(none) or not np.isfinite(flat).all()
+    return classes if left and (len(classes) < 3 or not found - none <= {0, 1}) else ()
+
+
+def is_computed(labels: xarray.DataArray) -> bool:
+    """Whether an array has been computed of labels of geoseg's, which loses the encoding."""
+    return "geoseg_version" in labels.attrs and not labels.encoding
 
 
 def _path_of(value: Any, folder: Path) -> Any:

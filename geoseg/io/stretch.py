@@ -151,7 +151,7 @@ def measure_limits(
                 wanted, units or ((1.0, 0.0),) * len(sample), strict=True
             )
         )
-        _warn_if_outside(limits, values, units, path)
+        warn_if_outside(limits, values, units, path)
         return limits
     if not values.size:
         warn(f"{path}: no pixel with data found to measure the stretch on")
@@ -164,13 +164,20 @@ _FLAT = 0.01
 """Share of a range below which its values are one grey."""
 
 
-def _warn_if_outside(
-    limits: Limits,
-    values: npt.NDArray[Any],
-    units: Sequence[tuple[float, float]],
-    path: str,
+def warn_if_outside(
+    limits: Limits, values: npt.NDArray[Any], units: Sequence[tuple[float, float]], path: str
 ) -> None:
-    """Say so where nearly every pixel would be black or white."""
+    """Say so where a given range makes nearly every pixel black, white or one grey.
+
+    Parameters
+    ----------
+    limits
+        Stored values that become 0 and 1 in each band.
+    values
+        ``(C, N)`` stored values.
+    units, path
+        As for `measure_limits`.
+    """
     if not values.size:
         return
     outside = sum(

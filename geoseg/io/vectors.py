@@ -22,7 +22,7 @@ from pyproj.exceptions import ProjError
 from geoseg._address import as_given, is_address
 from geoseg._inputs import file_looks_like, named_path, shown
 from geoseg._optional import require
-from geoseg.errors import OptionError, SceneError, warn
+from geoseg.errors import OptionError, SceneError, not_found, warn
 from geoseg.io.crs import crs_name, horizontal, same_crs
 from geoseg.io.grid import FloatArray, Grid, is_plain_degrees
 
@@ -156,11 +156,11 @@ def _find(path: str | Path, what: str) -> str:
         return text
     found = named_path(text, what, OptionError)  # a folder is a File Geodatabase
     if found is None and what == "aoi":
-        raise OptionError(
+        raise not_found(OptionError)(
             f"aoi {shown(text)}: no such file; give a vector file or minx,miny,maxx,maxy"
         )
     if found is None:
-        raise SceneError(f"{shown(text)}: no such file")
+        raise not_found(SceneError)(f"{shown(text)}: no such file")
     return str(found)
 
 

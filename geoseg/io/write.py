@@ -335,8 +335,11 @@ def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict
         "GEOSEG_VERSION": version("geoseg"),
     }
     tags = {name: xml_text(text) for name, text in tags.items()}
-    with open_dataset(scene) as dataset:
-        time = time_taken(dataset)
+    try:
+        with open_dataset(scene) as dataset:
+            time = time_taken(dataset)
+    except RasterioError:  # an array, or a file that is no longer there
+        time = None
     return tags | ({} if time is None else {TIFF_TIME: as_tiff_time(time)})
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from geoseg._html import table
 from geoseg._inputs import named_file, named_path, shown
 from geoseg.errors import (
     MissingExtraError,
@@ -21,6 +22,7 @@ from geoseg.errors import (
     OptionError,
     UnknownModelError,
     WeightsError,
+    not_found,
 )
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
 from geoseg.model.config import CONFIG_FILE, described_weights, read_config
@@ -66,6 +68,20 @@ class Model:
     _rounded: dict[torch.dtype, Any] = field(default_factory=dict, init=False, repr=False)
     """Image towers that `visual` made."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.spec}: patches of {self.patch_size} pixels, {self.embedding_size} "
+            f"numbers, on {self.device})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("weights", self.weights.name),
+            ("sha256", self.weights_sha256),
+            *((name, value) for name, value in self.defaults.items()),
+        ]
+        return table(repr(self), (), rows)
+
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
@@ -110,8 +126,13 @@ class Model:
         return [len(ids) for ids in encoded["input_ids"]]
 
     @torch.no_grad()
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text embeddings ``(N, D)`` float32, not normalised."""
+    def encode_text(self, tokens: Tensor | str | Sequence[str]) -> Tensor:
+        """Text embeddings ``(N, D)`` float32, not normalised, of token ids or of texts as they are.
+
+        `geoseg.text.embedding.embed_queries` averages a word over prompt templates.
+        """
+        if not isinstance(tokens, Tensor):
+            tokens = self.tokenize([tokens] if isinstance(tokens, str) else tokens)
         return encode_text(self.clip, tokens.to(self.device))
 
 
@@ -236,7 +257,8 @@ def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
     folder = named_path(spec.source, "model folder", ModelError)
     if folder is None or not folder.is_dir():
         reason = "does not exist" if folder is None else "is a file, not a folder"
-        raise ModelError(f"model folder {shown(spec.source)} {reason}; check the path")
+        kind = not_found(ModelError) if folder is None else ModelError
+        raise kind(f"model folder {shown(spec.source)} {reason}; check the path")
     file = folder / CONFIG_FILE
     if named_path(file, "model config", ModelError) is None:
         raise ModelError(

@@ -325,7 +325,9 @@ def _run_whole(job: TileJob, index: int) -> TileResult:
 
 def _run_block(job: TileJob, index: int, scene: ArrayScene, pixels: npt.NDArray[Any]) -> TileResult:
     try:
-        return job.run_block(index, scene.block(np.asarray(pixels)))
+        data = np.asarray(pixels)
+        scene.check_range(data)
+        return job.run_block(index, scene.block(data))
     except GeosegError as error:
         failed = _plain(error)
     raise failed

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from geoseg._address import shown_address, without_secrets
 from geoseg._files import complaint, lacks_room
+from geoseg._html import table
 from geoseg.errors import GeosegError
 
 Status = Literal["done", "resumed", "skipped", "failed"]
@@ -42,12 +43,28 @@ class Run:
     """The content of ``run.json``."""
     status: Status = "done"
 
+    def __repr__(self) -> str:
+        names = ", ".join(file.name for file in self.files)
+        return f"Run({self.status}: {self.out}: {names})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one["name"], f"{one['per_cent']:.1f} %", _hectares(one["area_m2"]))
+            for one in self.report.get("classes", ())
+        ]
+        names = ", ".join(file.name for file in self.files)
+        return table(f"{self.out}: {names}", ("class", "share", "ha"), rows)
+
     @property
     def complaint(self) -> str | None:
         """What went wrong where parts of the scene could not be mapped; None if all is well."""
         holes = self.report.get("holes") or []
         more = f" (and {len(holes) - 1} more)" if len(holes) > 1 else ""
         return f"{self.report['scene']}: {holes[0]['error']}{more}" if holes else None
+
+
+def _hectares(area_m2: float | None) -> str:
+    return "" if area_m2 is None else f"{area_m2 / 1e4:,.2f}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from geoseg._address import as_given, is_address
 from geoseg._inputs import looks_like, named_path, read_at_most, shown
 from geoseg._remote import read_at_most as read_address
-from geoseg.errors import VocabularyError
+from geoseg.errors import VocabularyError, not_found
 
 LARGEST_FILE_BYTES = 4 * 2**20
 """Of class and template files: every word that 65,534 classes need, and read in an instant."""
@@ -61,7 +61,8 @@ def read_utf8(path: str | Path, what: str) -> str:
 def _local_bytes(path: str, what: str) -> bytes:
     found = named_path(path, what, VocabularyError)
     if found is None:
-        raise VocabularyError(f"{what} {shown(path)} does not exist{_neighbours(Path(path))}")
+        words = f"{what} {shown(path)} does not exist{_neighbours(Path(path))}"
+        raise not_found(VocabularyError)(words)
     if found.is_dir():
         raise VocabularyError(f"{what} {shown(path)} is a folder, not a file")
     return read_at_most(found, what, VocabularyError, LARGEST_FILE_BYTES)

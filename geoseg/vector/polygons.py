@@ -16,6 +16,7 @@ import numpy.typing as npt
 import shapely
 
 from geoseg._files import local_target
+from geoseg.bars import shown
 from geoseg.errors import OptionError, warn
 from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
@@ -70,7 +71,7 @@ def vectorize(
     classes: VocabularySource | None = None,
     options: VectorOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> VectorSummary | Any:
     """Turn a label raster into polygons that partition it exactly.
 
@@ -107,7 +108,7 @@ def vectorize(
     overwrite
         Replace ``out`` if it exists.
     progress
-        Called with rows done and rows in all.
+        Called with rows done and rows in all; True shows a bar.
 
     Returns
     -------
@@ -126,13 +127,17 @@ def vectorize(
     MissingExtraError
         If the format needs a package that is not installed.
     """
-    with on_disk(labels, confidence, runner_up) as (raster, scores, second), bounded_cache():
+    with (
+        on_disk(labels, confidence, runner_up) as (raster, scores, second),
+        shown(progress, "polygons") as said,
+        bounded_cache(),
+    ):
         given: dict[str, Any] = {
             "confidence": scores,
             "runner_up": second,
             "classes": classes,
             "options": options,
-            "progress": progress,
+            "progress": said,
         }
         if out is not None:
             return _to_file(raster, local_target(out), overwrite=overwrite, **given)

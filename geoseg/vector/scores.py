@@ -14,7 +14,7 @@ from geoseg._address import as_given
 from geoseg.errors import SceneError
 from geoseg.io._handles import open_dataset
 from geoseg.io.crs import crs_name, same_crs
-from geoseg.io.described import why_unreadable
+from geoseg.io.described import unreadable
 from geoseg.io.grid import Grid
 from geoseg.types import Window
 
@@ -54,7 +54,7 @@ class ScoreRaster:
         try:
             self._dataset = open_dataset(path)
         except RasterioIOError as error:
-            raise SceneError(why_unreadable(path, error)) from error
+            raise unreadable(path, error) from error
         found = self._dataset
         if found.count != 1:
             found.close()

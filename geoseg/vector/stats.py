@@ -14,6 +14,7 @@ import shapely
 
 from geoseg._files import csv_cell, local_target, whole_file, writing_to
 from geoseg._optional import require
+from geoseg.bars import shown
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import horizontal
 from geoseg.io.grid import plane_unit
@@ -39,7 +40,7 @@ def zone_stats(
     column: str | None = None,
     layer: str | None = None,
     classes: VocabularySource | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | bool | None = None,
 ) -> pd.DataFrame:
     """Add up the classes in every zone, pixels on the border by the part that lies inside.
 
@@ -57,7 +58,7 @@ def zone_stats(
     classes
         Names of the values, in place of the raster's own, see `geoseg.legend.open_labels`.
     progress
-        Called with the share that is done, 0 to 1.
+        Called with the share that is done, 0 to 1; True shows a bar.
 
     Returns
     -------
@@ -73,8 +74,12 @@ def zone_stats(
     OptionError
         If there is no such column.
     """
-    with on_disk(labels, zones) as (raster, polygons), bounded_cache():
-        return _zone_stats(raster, polygons, column, layer, classes, progress)
+    with (
+        on_disk(labels, zones) as (raster, polygons),
+        shown(progress, "zones") as said,
+        bounded_cache(),
+    ):
+        return _zone_stats(raster, polygons, column, layer, classes, said)
 
 
 def _zone_stats(
