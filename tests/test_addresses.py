@@ -77,8 +77,8 @@ class Handler(RangeHandler):
         else:
             folders = ()
         body = "".join(
-            [f"<Contents><Key>{k}</Key><Size>9</Size><ETag>1</ETag><LastModified>"
-             "2026-01-01T00:00:00.000Z</LastModified></Contents>" for k in keys]
+            [f"<Contents><Key>{k}</Key><Size>{(bucket / k).stat().st_size}</Size><ETag>1</ETag>"
+             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>" for k in keys]
             + [f"<CommonPrefixes><Prefix>{f}/</Prefix></CommonPrefixes>" for f in sorted(folders)]
         )
         text = f"<ListBucketResult><Prefix>{prefix}</Prefix>{body}</ListBucketResult>".encode()

@@ -294,7 +294,7 @@ def test_keep_going_leaves_holes_that_resume_fills(
     assert_same_raster(out / "labels.tif", straight / "labels.tif")
 
 
-@pytest.mark.parametrize("moment", ["nthreads", "compute"])
+@pytest.mark.parametrize("moment", ["nthreads", "no scheduler", "compute"])
 def test_a_scheduler_that_goes_at_any_moment_is_one_line(
     moment: str, scene: Path, model: Model, tmp_path: Path
 ) -> None:
@@ -306,6 +306,8 @@ def test_a_scheduler_that_goes_at_any_moment_is_one_line(
         status = "running"
 
         def nthreads(self) -> dict[str, int]:
+            if moment == "no scheduler":
+                raise AttributeError("'NoneType' object has no attribute 'ncores'")
             return self.gone() if moment == "nthreads" else {"tcp://worker": 1}
 
         def compute(self, task: Any) -> Any:

@@ -401,10 +401,9 @@ def _on_cluster(
 
     running: dict[Any, list[int]] = {}
     try:
-        threads = max(sum(client.nthreads().values()), 1)
-        waiting = deque(tasks_of(lanes, job.plan, threads))
+        waiting = deque(tasks_of(lanes, job.plan, max(_threads_of(client), 1)))
         while waiting or running:
-            limit = max(2 * sum(client.nthreads().values()), 2)
+            limit = max(2 * _threads_of(client), 2)
             while waiting and len(running) < limit:
                 some = waiting.popleft()
                 running[client.compute(tile_task(_run_away, job, some))] = some
@@ -437,6 +436,15 @@ def _on_cluster(
         if running and client.status == "running":
             with suppress(CommClosedError, TimeoutError):
                 client.cancel(list(running))
+
+
+def _threads_of(client: Any) -> int:
+    from distributed.comm.core import CommClosedError
+
+    try:
+        return sum(client.nthreads().values())
+    except AttributeError as error:  # a client whose scheduler is gone has none to ask
+        raise CommClosedError("the scheduler is gone") from error
 
 
 def tasks_of(lanes: Sequence[Sequence[int]], plan: TilePlan, threads: int) -> Iterator[list[int]]:
