@@ -131,7 +131,8 @@ def test_defaults_come_from_the_environment(
         named = [] if parameter.hidden or parameter.name == "help" else parameter.opts
         if named and named[0].startswith("--"):
             name = max(named, key=len).removeprefix("--").replace("-", "_").upper()
-            assert f"GEOSEG_{name}" in shown, name
+            assert parameter.envvar == f"GEOSEG_{name}"
+    assert "envvar:GEOSEG_MODEL" in shown
     for name, value in {
         "GEOSEG_MODEL": model, "GEOSEG_CLASSES": "water;tree", "GEOSEG_OUT": str(tmp_path / "out"),
         "GEOSEG_TEMPLATES": "none", "GEOSEG_POLYGONS": "none", "GEOSEG_PREVIEW": "0",
