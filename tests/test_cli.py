@@ -126,12 +126,13 @@ def test_library_and_command_line_are_twins() -> None:
 def test_defaults_come_from_the_environment(
     scene: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = "".join(run("segment", "--help").output.replace("│", "").split())  # folded anywhere
+    shown = "".join(run("segment", "--help").output.replace("│", " ").split())
     for parameter in COMMANDS["segment"].params:
         named = [] if parameter.hidden or parameter.name == "help" else parameter.opts
         if named and named[0].startswith("--"):
             name = max(named, key=len).removeprefix("--").replace("-", "_").upper()
-            assert f"GEOSEG_{name}" in shown, name
+            assert parameter.envvar == f"GEOSEG_{name}"
+    assert "envvar:GEOSEG_MODEL" in shown
     for name, value in {
         "GEOSEG_MODEL": model, "GEOSEG_CLASSES": "water;tree", "GEOSEG_OUT": str(tmp_path / "out"),
         "GEOSEG_TEMPLATES": "none", "GEOSEG_POLYGONS": "none", "GEOSEG_PREVIEW": "0",
