@@ -2,7 +2,7 @@
 # make test   every test, in an environment of its own
 # make lint   ruff and mypy
 # make fast   the tests that take seconds
-# make bench  the benchmarks, one after another
+# make bench  the benchmarks, one after another, but bench_peers.py, which takes hours
 # make faults kills, full disks, damage: what runs do about them, in half an hour
 # make clean  removes what the others made
 
@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-test
 	MYPYPATH=build/names $(BIN)/python -m mypy -p geoseg -p geoseg_cli
 
 bench: $(VENV)/.installed-test
-	@set -e; for script in benchmarks/bench_*.py; do \
+	@set -e; for script in $(filter-out %/bench_peers.py,$(wildcard benchmarks/bench_*.py)); do \
 		echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
 
 faults: $(VENV)/.installed-test

@@ -17,6 +17,8 @@ import typer
 from geoseg_cli import _signals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from geoseg.run.result import Progress
@@ -35,6 +37,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         with (
             _signals.stoppable(),
+            _logging(as_json=values.get("log_json", False)),
             reporting(
                 debug=values["debug"],
                 quiet=values.get("quiet", False),
@@ -46,6 +49,16 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             command(**values)
 
     return run
+
+
+@contextmanager
+def _logging(*, as_json: bool) -> Iterator[None]:
+    global _log
+    before, _log = _log, _JsonLog() if as_json else None
+    try:
+        yield
+    finally:
+        _log = before
 
 
 def started() -> tuple[str, Callable[[], float]]:
@@ -174,9 +187,45 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
+class _JsonLog:
+    """Lines of JSON on standard error, in place of lines for people."""
+
+    def __init__(self) -> None:
+        self.scene: str | None = None
+
+    def say(self, level: str, **more: Any) -> None:
+        """Write a line."""
+        import json
+
+        from geoseg._address import without_secrets
+        from geoseg.run.times import now
+
+        line = {"time": now(), "level": level, "scene": self.scene} | more
+        typer.echo(json.dumps(without_secrets(line), allow_nan=False), err=True)
+
+    def __call__(self, state: Progress) -> None:
+        """Say how far a run is."""
+        self.say("progress", **vars(state))
+
+
+_log: _JsonLog | None = None
+
+
+def say_scene(scene: str, folder: Path, *, quiet: bool) -> None:
+    """Say which of several scenes begins."""
+    if _log is not None:
+        _log.scene = scene
+        _log.say("scene", out=str(folder))
+    elif not quiet:
+        typer.echo(printable(f"{scene} -> {folder}"), err=True)
+
+
 def _say(kind: str, message: str, style: str) -> None:
     """One line on stderr: coloured on a terminal, plain elsewhere, never wrapped in a pipe."""
     message = printable(message)
+    if _log is not None:
+        _log.say(kind, message=message)
+        return
     if sys.stderr.isatty():
         from rich.text import Text
 
@@ -233,7 +282,9 @@ def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float], None] | N
 
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    if quiet:
+    if _log is not None:
+        yield _log
+    elif quiet:
         yield lambda state: None
     elif sys.stderr.isatty():
         with _rich_bar() as callback:

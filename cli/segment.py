@@ -10,10 +10,12 @@ import typer
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import OUTPUT, Options, Products, Reading, Scorer
 from geoseg_cli import _run, options
+from geoseg_cli.config import ConfigOption
 from geoseg_cli.options import RUN, takes
 
 if TYPE_CHECKING:
     from geoseg.run.result import Batch, Run
+    from geoseg.run.scenes import Outlook
 
 
 @takes(Options)
@@ -99,6 +101,36 @@ def segment(
             help="Serve Dask's dashboard of --workers on this machine.",
         ),
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar="GEOSEG_THREADS",
+            metavar="N",
+            rich_help_panel=RUN,
+            help="CPUs to compute with, for each worker too. [default: all that the process may "
+            "use]".replace("[", "\\["),
+        ),
+    ] = None,
+    config: Annotated[str | None, ConfigOption] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            envvar="GEOSEG_DRY_RUN",
+            rich_help_panel=RUN,
+            help="Only say what would become of each scene, a line each.",
+        ),
+    ] = False,
+    log_json: Annotated[
+        bool,
+        typer.Option(
+            "--log-json",
+            envvar="GEOSEG_LOG_JSON",
+            rich_help_panel=RUN,
+            help="Progress, warnings and errors on standard error as lines of JSON: time, level, "
+            "scene, stage, tiles.",
+        ),
+    ] = False,
     naclip_std: Annotated[float | None, typer.Option(hidden=True)] = None,
     gem_depth: Annotated[int | None, typer.Option(hidden=True)] = None,
     resume: options.ResumeOption = False,
@@ -135,9 +167,11 @@ def segment(
     """
     from geoseg.errors import OptionError
     from geoseg.io.expand import expand_scenes, is_one_scene
-    from geoseg.pipeline import JOURNAL, WORK_FOLDER, Job, segment_jobs, segment_many
+    from geoseg.pipeline import JOURNAL, WORK_FOLDER, segment_jobs
     from geoseg.run.cluster import connect
+    from geoseg.run.scenes import Job, jobs_of, warn_of_neighbours
     from geoseg.run.times import now
+    from geoseg.runtime.threads import use_threads
 
     chosen = _with_retired_options(chosen, {"naclip:std": naclip_std, "gem:depth": gem_depth})
     started, clock = _run.started()
@@ -146,9 +180,22 @@ def segment(
     paths = expand_scenes(scenes)
     as_one = mosaic or reading.rgb
     several = not (as_one or is_one_scene(scenes))
+    if several:
+        jobs = jobs_of(paths, out, out_name)
+    else:
+        jobs = [Job(paths if as_one else paths[0], Path(out))]
+    if dry_run:
+        _say_what_would_be(
+            [job.outlook(overwrite=overwrite, resume=resume, update=update) for job in jobs],
+            as_json=as_json,
+        )
+        return
+    use_threads(threads)
     try:
         with (
-            connect(workers=workers, scheduler=scheduler, dashboard=dashboard) as client,
+            connect(
+                workers=workers, scheduler=scheduler, threads=threads, dashboard=dashboard
+            ) as client,
             _run.progress_bar(quiet=quiet) as progress,
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
@@ -170,14 +217,13 @@ def segment(
                 "manifest": manifest,
             }
             if several:
-                settings |= {"out_name": out_name, "on_scene": _announce(quiet=quiet, debug=debug)}
-                done = segment_many(paths, classes, out, **settings)
-            else:
-                job = Job(paths if as_one else paths[0], Path(out))
-                done = segment_jobs([job], classes, **settings)
+                settings |= {"on_scene": _announce(quiet=quiet, debug=debug)}
+                warn_of_neighbours(paths)
+            done = segment_jobs(jobs, classes, **settings)
     except KeyboardInterrupt as stop:
         if any(Path(out).glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
-            stop.add_note("run the same command with --resume to go on")
+            again = "" if update else " with --resume"
+            stop.add_note(f"run the same command{again} to go on")
         raise
     code = _exit_code(done, several=several)
     if as_json:
@@ -189,6 +235,17 @@ def segment(
     _say_what_failed(done, several=several, debug=debug)
     if code:
         raise typer.Exit(code)
+
+
+def _say_what_would_be(outlooks: list[Outlook], *, as_json: bool) -> None:
+    """One line a scene on standard output; exit code 1 if one of them could not be mapped."""
+    if as_json:
+        _run.print_json({"scenes": [one.record() for one in outlooks]})
+    else:
+        for one in outlooks:
+            typer.echo(_run.printable(str(one)))
+    if any(one.error for one in outlooks):
+        raise typer.Exit(_run.FAILED)
 
 
 def _exit_code(done: Batch, *, several: bool) -> int:
@@ -242,8 +299,8 @@ def _announce(*, quiet: bool, debug: bool) -> Any:
     def say(scene: str, folder: Path, error: Exception | None) -> None:
         if error is not None:
             _run.say_error(_of_scene(scene, error), error=error if debug else None)
-        elif not quiet:
-            typer.echo(_run.printable(f"{scene} -> {folder}"), err=True)
+        else:
+            _run.say_scene(scene, folder, quiet=quiet)
 
     return say
 

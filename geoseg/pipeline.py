@@ -71,7 +71,7 @@ from geoseg.run.scenes import (
     open_area,
     open_input,
     passing_mosaic,
-    touching,
+    warn_of_neighbours,
 )
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
@@ -278,11 +278,7 @@ def segment_many(
         For what is wrong with all of them: options, classes, model, or names that two scenes have.
     """
     jobs = jobs_of(scenes, out, out_name)
-    if (near := touching(scenes)) is not None:
-        warn(
-            f"{near[0]} and {near[1]} lie side by side and are mapped apart, so that classes may "
-            "change where they meet; --mosaic maps scenes as one"
-        )
+    warn_of_neighbours(scenes)
     return segment_jobs(jobs, classes, **settings)
 
 

@@ -357,3 +357,93 @@ def test_many_scenes_killed_twice_are_mapped_once_each(tmp_path: Path, spec: str
     assert sorted(name for name, status in last.items() if status == "failed") == [
         "02", "05", "07", "09",
     ]  # fmt: skip
+
+
+# -- what a call would do, and where its options come from -----------------------------------------
+
+
+def test_a_dry_run_says_what_would_be(folder: Path, tmp_path: Path, spec: str) -> None:
+    out = tmp_path / "out"
+    assert segment(folder / "a.tif", out / "a", spec).exit_code == 0
+    done = segment(folder, out, spec, "--dry-run", "--update")
+    assert done.exit_code == 1
+    a, b, c = done.stdout.splitlines()
+    assert a == f"{folder / 'a.tif'} -> {out / 'a'}: finished, 50 x 40 pixels"
+    assert "is empty" in b
+    assert c.endswith(": new, 50 x 40 pixels")
+    told = json.loads(segment(folder, out, spec, "--dry-run", "--json").stdout)["scenes"]
+    assert [one["state"] for one in told] == ["finished", "new", "new"]
+    assert "already holds labels.tif" in told[0]["error"]
+    assert [path.name for path in out.iterdir()] == ["a"]
+
+
+def test_options_come_from_a_file(folder: Path, tmp_path: Path, spec: str) -> None:
+    config = tmp_path / "geoseg.toml"
+    config.write_text(
+        f'model = "{spec}"\nclasses = ["water, lake", "tree"]\nbands = [3, 2, 1]\n'
+        f'templates = "none"\nout = "{tmp_path / "out"}"\nmin-area = 3\nconfidence = false\n'
+        'polygons = "geojson"\nnodata = [0]\n',
+        encoding="utf-8",
+    )
+    given = ["segment", str(folder / "a.tif"), "--config", str(config)]
+    done = CliRunner().invoke(app, [*given, "--polygons", "none"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [c["queries"] for c in report["classes"]] == [["water", "lake"], ["tree"]]
+    assert report["reading"]["bands"] == [3, 2, 1]
+    assert report["products"]["min_area_m2"] == 3
+    assert set(report["files"]) == {"labels.tif", "labels.tif.aux.xml", "labels.qml", "preview.png"}
+    for text, words in {
+        "clases = 'a;b'": "no option 'clases'; did you mean classes?",
+        "preview = 'yes'": "'preview' is a switch; write true or false",
+        "classes = {a = 1}": "'classes' is a table",
+        "= 1": "cannot be understood",
+    }.items():
+        config.write_text(text)
+        wrong = CliRunner().invoke(app, given)
+        assert wrong.exit_code in (1, 2)
+        assert words in wrong.stderr
+        assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_record_of_a_run_makes_the_same_map(folder: Path, tmp_path: Path, spec: str) -> None:
+    classes = tmp_path / "classes.toml"
+    classes.write_text(
+        '[[class]]\nname = "water"\nprompts = ["lake", "river"]\ncolor = "#010203"\n'
+        'threshold = 0.2\n[[class]]\nname = "tree"\noffset = 0.01\n'
+    )
+    first = ["--classes", str(classes), "--model", spec, "--templates", "none", "--cls-bias", "0.1"]
+    more = ["--simplify", "2", "--threshold", "0.1", "--no-preview", "--gsd", "1.5"]
+    runner = CliRunner()
+    scene, one = str(folder / "a.tif"), tmp_path / "one"
+    done = runner.invoke(app, ["segment", scene, "--out", str(one), *first, *more])
+    assert done.exit_code == 0, done.output
+    again = ["segment", scene, "--config", str(one / "run.json"), "--out"]
+    done = runner.invoke(app, [*again, str(tmp_path / "other")])
+    assert done.exit_code == 0, done.output
+    reports = [json.loads((path / "run.json").read_text()) for path in (one, tmp_path / "other")]
+    for key in ("identity", "classes"):
+        assert reports[0][key] == reports[1][key]
+    assert (one / "labels.tif").read_bytes() == (tmp_path / "other" / "labels.tif").read_bytes()
+    assert runner.invoke(app, [*again, str(one), "--update", "--json"]).stdout.count("skipped") == 1
+    (tmp_path / "run.json").write_text('{"schema": "geoseg/run/1", "model": {}}')
+    wrong = ["segment", scene, "--config", str(tmp_path / "run.json"), "--out", str(one)]
+    assert "is no whole record of a run" in runner.invoke(app, wrong).stderr
+
+
+def test_a_log_for_machines_has_a_line_of_json_for_all(
+    folder: Path, tmp_path: Path, spec: str
+) -> None:
+    make(folder / "a.tif", rgb()[[0, 1, 2, 0, 1]], photometric="minisblack")
+    done = segment(folder, tmp_path / "out", spec, "--log-json", "--json")
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["level"] for line in told} == {"scene", "progress", "warning", "error"}
+    assert all(line["time"].endswith("Z") for line in told)
+    progress = [line for line in told if line["level"] == "progress"]
+    stages = [line["stage"] for line in progress if line["scene"].endswith("c.tif")]
+    assert stages[0] == "segment"
+    assert stages[-1] == "preview.png"
+    assert progress[-1]["tiles_done"] == progress[-1]["tiles"] > 0
+    (warning,) = (line for line in told if line["level"] == "warning")
+    assert warning["scene"].endswith("a.tif")
+    assert "--bands" in warning["message"]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from geoseg.errors import GeosegError, OptionError
+from geoseg.runtime.cpus import available_cpus
 
 _CONNECT_SECONDS = 15
 _HERE = "127.0.0.1"
@@ -129,7 +130,7 @@ def _local(workers: int, threads: int | None, *, dashboard: bool) -> Iterator[An
     """Worker processes on this machine; ended with the run."""
     import distributed
 
-    gpus, cores = _gpu_count(), (threads or 0) * workers or os.cpu_count() or 1
+    gpus, cores = _gpu_count(), (threads or 0) * workers or available_cpus()
     # Nothing listens where another machine could reach it: who speaks to a worker can run code.
     here = {
         "host": _HERE,

@@ -24,10 +24,9 @@ CLAIM = ".geoseg-claim"
 REPORT = "run.json"
 GEOPACKAGE = "polygons.gpkg"
 
-
 _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 """What geoseg's own files say of themselves near their beginning."""
-_MARKED_BYTES = 2**20
+_MARKED_BYTES = 16 * 2**20
 
 
 def _is_own(file: Path) -> bool:

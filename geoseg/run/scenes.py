@@ -8,23 +8,33 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any, Literal
 
 from rasterio.errors import RasterioError
 
-from geoseg._address import as_given, holds_secret, is_address, scene_name, shown_address
+from geoseg._address import (
+    as_given,
+    holds_secret,
+    is_address,
+    scene_name,
+    shown_address,
+    without_secrets,
+)
 from geoseg._files import absolute
 from geoseg._inputs import shown
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import OptionError, OutputError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
 from geoseg.io.crs import same_crs
+from geoseg.io.described import open_readable
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
 from geoseg.options import Reading
+from geoseg.run.folder import OutputFolder
 
 MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
@@ -108,6 +118,56 @@ class Job:
         parts = [as_given(part) for part in self.scene]
         return parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more"
 
+    def outlook(self, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
+        """Say what would become of it, as far as is known without a model."""
+        folder = OutputFolder(self.out)
+        state: State = "new"
+        if folder.journal.exists():
+            state = "interrupted"
+        elif folder.recorded():
+            state = "finished"
+        parts = self.scene if isinstance(self.scene, Sequence | list) else [self.scene]
+        parts = [parts] if isinstance(parts, str) else parts
+        size = None
+        try:
+            folder.check(overwrite=overwrite, resume=resume, update=update)
+            for part in parts:
+                size = part.shape if isinstance(part, Scene) else _shape_of(as_given(part))
+        except (SceneError, OutputError) as error:
+            return Outlook(self.name, self.out, state, None, str(error))
+        return Outlook(self.name, self.out, state, size if len(parts) == 1 else None)
+
+
+State = Literal["new", "interrupted", "finished"]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What would become of a scene."""
+
+    scene: str
+    out: Path
+    state: State
+    """What lies in its folder."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels, of a scene of one file."""
+    error: str | None = None
+    """Why it could not be mapped."""
+
+    def record(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        told: dict[str, Any] = without_secrets(asdict(self) | {"out": str(self.out)})
+        return told
+
+    def __str__(self) -> str:
+        size = "" if self.size is None else f", {self.size[1]} x {self.size[0]} pixels"
+        return f"{self.scene} -> {self.out}: {self.error or self.state + size}"
+
+
+def _shape_of(path: str) -> tuple[int, int]:
+    with open_readable(path) as dataset:
+        return int(dataset.height), int(dataset.width)
+
 
 OUT_NAME = "{stem}"
 _FIELDS = ("stem", "name", "parent")
@@ -158,6 +218,15 @@ def _folder_name(scene: str, pattern: str) -> str:
     if not parts or Path(made).is_absolute() or {"..", "."} & set(parts):
         raise OptionError(f"--out-name '{shown(pattern)}' makes '{shown(made)}', no folder's name")
     return made
+
+
+def warn_of_neighbours(scenes: Sequence[str | Path]) -> None:
+    """Say so where scenes that are mapped apart lie side by side."""
+    if (near := touching(scenes)) is not None:
+        warn(
+            f"{near[0]} and {near[1]} lie side by side and are mapped apart, so that classes may "
+            "change where they meet; --mosaic maps scenes as one"
+        )
 
 
 def touching(scenes: Sequence[str | Path]) -> tuple[str, str] | None:

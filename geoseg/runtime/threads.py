@@ -6,6 +6,7 @@ between them keeps only one.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 import torch
 
+from geoseg.errors import OptionError
+from geoseg.runtime.cpus import available_cpus
 from geoseg.runtime.setting import Setting
 
 T = TypeVar("T")
@@ -24,6 +27,23 @@ _threads = Setting(torch.get_num_threads, torch.set_num_threads, per_thread=True
 def threads_of_process() -> int:
     """PyTorch's number of threads, also while `in_order` has lowered it."""
     return _threads.usual()
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many CPUs from now on; None takes all that this process may use.
+
+    Somebody who has set ``OMP_NUM_THREADS`` is believed.
+
+    Raises
+    ------
+    OptionError
+        If it is below 1.
+    """
+    if count is not None and count < 1:
+        raise OptionError(f"--threads is {count}; give 1 or more")
+    if count is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    torch.set_num_threads(count or min(threads_of_process(), available_cpus()))
 
 
 def in_order(

@@ -6,9 +6,9 @@ import difflib
 import re
 from pathlib import Path
 
-from geoseg import _remote
 from geoseg._address import as_given, is_address
 from geoseg._inputs import looks_like, named_path, read_at_most, shown
+from geoseg._remote import read_at_most as read_address
 from geoseg.errors import VocabularyError, not_found
 
 LARGEST_FILE_BYTES = 4 * 2**20
@@ -37,7 +37,7 @@ def read_utf8(path: str | Path, what: str) -> str:
     """
     path = as_given(path)
     if is_address(path):
-        data = _remote.read_at_most(path, what, VocabularyError, LARGEST_FILE_BYTES)
+        data = read_address(path, what, VocabularyError, LARGEST_FILE_BYTES)
     else:
         data = _local_bytes(path, what)
     if said := looks_like(data):

@@ -29,6 +29,9 @@ _COLUMNS = {
     "offset": "offset",
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
+_RUNS = "geoseg/run/"
+"""How a ``run.json`` says what it is."""
+_OF_RUN = ("name", "queries", "color", "threshold", "offset")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
@@ -230,6 +233,12 @@ def _from_json(path: str) -> tuple[RawClass, ...]:
         raise VocabularyError(f"{origin} is nested too deeply") from None
     except ValueError as error:
         raise VocabularyError(f"{origin} is not valid JSON: {shown(error)}") from None
+    if isinstance(found, Mapping) and str(found.get("schema", "")).startswith(_RUNS):
+        found = [
+            {key: value for key, value in one.items() if key in _OF_RUN}
+            for one in found.get("classes", ())
+            if isinstance(one, Mapping)
+        ]
     if isinstance(found, Mapping) and set(found) == {"classes"}:
         found = found["classes"]
     if isinstance(found, Mapping):

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from tempfile import SpooledTemporaryFile
 
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.runtime.allocator import give_back_memory
 from geoseg.vector.components import Indices, Numbered, Numbering, Tallies, join, tally_runs
 from geoseg.vector.corners import IntArray, Strip, Values, Vertices
 from geoseg.vector.ragged import is_first, summed
@@ -130,10 +132,15 @@ class _Nodes:
     """Seen in more than one strip."""
 
     @classmethod
-    def joined(cls, parts: Sequence[_Nodes]) -> _Nodes:
-        """Nodes of the parts, one part after the other."""
-        names = ("value", "area", "pixels", "several")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def joined(cls, parts: list[_Nodes]) -> _Nodes:
+        """Nodes of the parts, one part after the other; empties the list, and holds none twice."""
+        columns = [[getattr(part, name) for part in parts] for name in cls.__slots__]
+        parts.clear()
+        joined = []
+        for column in columns:
+            joined.append(np.concatenate(column))
+            column.clear()
+        return cls(*joined)
 
     def grouped(self, label: Indices, count: int) -> _Nodes:
         """Sum up the nodes of each group, which have one value."""
@@ -250,22 +257,27 @@ class SmallMerger:
 
     def decide(self) -> None:
         """Settle what becomes of every component that is too small."""
+        group, nodes, around = _settle(self._nodes(), self._edges, self._min_area)
+        self._numbers = [group[number] for number in self._numbers]
+        self._new_value = nodes.value
+        self._spare = _spare(nodes, around, self._min_area)
+        self._spool.close()
+        self.rewind()
+
+    def _nodes(self) -> _Nodes:
+        """All components, now that the last ones have ended; and their numbers in every strip."""
         following = self._end(self._open, self._open_last, np.arange(len(self._open_last)))
-        nodes, self._ended = _Nodes.joined(self._ended), []
         for number, (still_open, of_open) in zip(
             reversed(self._numbers), reversed(self._carried), strict=True
         ):
             number[still_open] = following
             following = number[of_open]
         self._carried = []
+        nodes = _Nodes.joined(self._ended)
         if self._corners:
             nodes = self._joined_by_corners(nodes)
-        group, nodes, around = _settle(nodes, self._edges, self._min_area)
-        self._numbers = [group[number] for number in self._numbers]
-        self._new_value = nodes.value
-        self._spare = _spare(nodes, around, self._min_area)
-        self._spool.close()
-        self.rewind()
+        give_back_memory()  # of the strips, which came in small pieces
+        return nodes
 
     def _joined_by_corners(self, nodes: _Nodes) -> _Nodes:
         pairs = zip(self._numbers, self._across, strict=True)
@@ -281,15 +293,15 @@ class SmallMerger:
         several = nodes.several | (np.bincount(label, minlength=count) > 1)[label]
         return _Nodes(nodes.value, nodes.area, nodes.pixels, several).grouped(label, count)
 
-    def _edges(self, nodes: _Nodes) -> Iterator[_Shared]:
+    def _edges(self, several: npt.NDArray[np.bool_]) -> Iterator[_Shared]:
         """All edges; those between components of several strips come last, summed up."""
         later = []
         for number, shared in zip(self._numbers, self._spool, strict=True):
             one, other = number[shared.one], number[shared.other]
-            twice = nodes.several[one] & nodes.several[other]
+            twice = several[one] & several[other]
             later.append(_Shared.summed(one[twice], other[twice], shared.length[twice]))
             yield _Shared.summed(one[~twice], other[~twice], shared.length[~twice])
-        yield _Shared.merged(later, len(nodes.value))
+        yield _Shared.merged(later, len(several))
 
     def relabel(self, rows: Values) -> Values:
         """Return the next rows with the values of merged components."""
@@ -331,7 +343,9 @@ def _boundaries(strip: Strip, number: IntArray, pixel_size: tuple[float, float])
 
 
 def _settle(
-    nodes: _Nodes, edges: Callable[[_Nodes], Iterable[_Shared]], min_area: float
+    nodes: _Nodes,
+    edges: Callable[[npt.NDArray[np.bool_]], Iterable[_Shared]],
+    min_area: float,
 ) -> tuple[Numbers, _Nodes, FloatArray]:
     """Return the group of each component, the groups, and the length of their boundaries.
 
@@ -341,22 +355,15 @@ def _settle(
     small component with nothing but void around it stays.
     """
     group = np.arange(len(nodes.value), dtype=np.int32)
-    components = nodes
-
-    def pieces() -> Iterable[_Shared]:
-        return edges(components)
-
+    pieces: Pieces = partial(edges, nodes.several)
     while (target := _targets(nodes, pieces, min_area)) is not None:
         count, label = _trees(target)
         del target
         value = _of_largest(count, label, nodes)
-        one, other = _of_one_value(pieces, label, value)
-        count, again = join(count, (one, other))
-        label, nodes = (
-            again[label].astype(np.int32),
-            _Nodes(value[label], nodes.area, nodes.pixels, nodes.several),
-        )
-        nodes = nodes.grouped(label, count)
+        count, again = join(count, _of_one_value(pieces, label, value))
+        value, label = value[label], again[label].astype(np.int32)
+        nodes = _Nodes(value, nodes.area, nodes.pixels, nodes.several).grouped(label, count)
+        del value, again
         shared = _Shared.merged(
             [_Shared.summed(label[p.one], label[p.other], p.length) for p in pieces()], count
         )
