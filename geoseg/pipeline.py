@@ -46,6 +46,7 @@ from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
+from geoseg.run.cluster import client_there
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
@@ -96,6 +97,9 @@ def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
     def run_any(scene: Any, *given: Any, **settings: Any) -> Run:
         with shown(settings.pop("progress", None), "segment") as progress:
             settings["progress"] = progress
+            if settings.get("client") is None and not is_array(scene):
+                settings["client"] = client_there()
+            settings["client"] = settings.get("client") or None
             if not is_array(scene):
                 return run(scene, *given, **settings)
             reading = as_made(Reading, settings.pop("reading", None))
@@ -171,7 +175,8 @@ def segment_to_files(
         holes, and a run with ``resume`` tries them again. Tiles that a second try could map are
         listed there too, as ``retried``.
     client
-        A ``distributed.Client`` whose workers run the tiles; None for this process.
+        A ``distributed.Client`` whose workers run the tiles; None for the one that is there, if
+        there is one, else this process, and False for this process. An array is mapped here.
     progress
         Called after every tile and before every product; True shows a bar.
 

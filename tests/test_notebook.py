@@ -942,3 +942,31 @@ def test_objects_show_themselves(
     ax = evaluation.plot_confusion()
     assert [text.get_text() for text in ax.get_xticklabels()] == NAMES
     matplotlib.pyplot.close("all")
+
+
+def test_a_client_that_is_there_is_used(
+    path: Path, loaded: geoseg.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import distributed
+
+    from geoseg import pipeline
+
+    class Client:
+        status = "running"
+
+    seen: list[Any] = []
+
+    def run_tiles(job: Any, todo: Any, *, client: Any, keep_going: bool) -> Any:
+        seen.append(client)
+        yield from ()
+
+    monkeypatch.setattr(distributed, "default_client", Client)
+    monkeypatch.setattr(pipeline, "run_tiles", run_tiles)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place, given in enumerate((None, False)):
+            geoseg.segment_to_files(
+                path, CLASSES, tmp_path / str(place), model=loaded, options=QUICK, client=given,
+                products={"polygons": "none", "preview": False},
+            )  # fmt: skip
+    assert [type(client) for client in seen] == [Client, type(None)]

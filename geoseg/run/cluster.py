@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,23 @@ def connect(
     local = _local(workers, threads, dashboard=dashboard)
     with _running(scheduler) if scheduler else local as client:
         yield client
+
+
+def client_there() -> Any:
+    """The ``distributed.Client`` that a program has made its own; None in a task of one."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        distributed.get_worker()
+        return None  # a task that asked the cluster it runs on would wait for itself
+    except (ValueError, AttributeError):
+        pass
+    try:
+        client = distributed.default_client()
+    except (ValueError, AttributeError):
+        return None
+    return client if client.status == "running" else None
 
 
 @contextmanager
