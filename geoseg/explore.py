@@ -87,11 +87,10 @@ def explore(
     layer.add_to(shown)
     folium.LayerControl(collapsed=False).add_to(shown)
     shown.fit_bounds(layer.bounds)
-    html = shown.get_root().html
-    html.add_child(folium.Element(_legend(classes)))
-    html.add_child(folium.Element(_slider(opacity)))
-    script = shown.get_root().script
-    script.add_child(
+    page: Any = shown.get_root()
+    page.html.add_child(folium.Element(_legend(classes)))
+    page.html.add_child(folium.Element(_slider(opacity)))
+    page.script.add_child(
         folium.Element(
             "document.getElementById('geoseg-opacity').addEventListener('input', "
             f"function (e) {{ {layer.get_name()}.setOpacity(e.target.value / 100); }});"
