@@ -354,7 +354,7 @@ def _settle(
     the value of its largest group, and neighbours that now have one value are one group. A
     small component with nothing but void around it stays.
     """
-    group = np.arange(len(nodes.value), dtype=np.int32)
+    count, group = len(nodes.value), None
     pieces: Pieces = partial(edges, nodes.several)
     while (target := _targets(nodes, pieces, min_area)) is not None:
         count, label = _trees(target)
@@ -368,7 +368,9 @@ def _settle(
             [_Shared.summed(label[p.one], label[p.other], p.length) for p in pieces()], count
         )
         pieces = _only(shared)
-        group = label[group]
+        group = label if group is None else label[group]
+    if group is None:
+        group = np.arange(count, dtype=np.int32)
     around = np.zeros(len(nodes.value))
     for part in pieces():
         for ends in (part.one, part.other):
@@ -432,18 +434,23 @@ def _trees(target: Numbers) -> tuple[int, Numbers]:
     """Groups of what joins each other, in the order of their first members; how many, and which.
 
     Each joins one other, so that a group is a tree whose root stays, or two that join each other.
+    What is given is overwritten, and nothing held for longer than it is needed: each array has a
+    number for every component.
     """
-    count = len(target)
+    count, root = len(target), target
     every = np.arange(count, dtype=np.int32)
-    root = np.where(target >= 0, target, every)
+    np.copyto(root, every, where=root < 0)
     mutual = np.flatnonzero((root[root] == every) & (root > every))
     root[mutual] = mutual
     while not np.array_equal(further := root[root], root):
-        root = further
+        root[:] = further
+    del further
     first = np.empty(count, np.int32)
     first[root[::-1]] = every[::-1]  # what is assigned last stays
     first = first[root]
-    number = np.cumsum(first == every, dtype=np.int32) - np.int32(1)
+    number = np.cumsum(first == every, dtype=np.int32)
+    del every
+    number -= 1
     return int(number[-1]) + 1, number[first]
 
 
