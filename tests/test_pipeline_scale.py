@@ -363,24 +363,33 @@ def test_options_that_cannot_be_show_once_before_the_first_scene(
     assert not (tmp_path / "out").exists()
 
 
-def test_scenes_of_one_name_get_a_folder_each(geoseg_cli: Any, tmp_path: Path) -> None:
+def test_scenes_of_one_name_are_named_by_their_folders(geoseg_cli: Any, tmp_path: Path) -> None:
     for folder in ("north", "south"):
         (tmp_path / folder).mkdir()
         write_scene(tmp_path / folder / "scene.tif", 100, 100)
-    result = geoseg_cli(f"{tmp_path}/*/scene.tif", "--out", tmp_path / "out")
+    given = (f"{tmp_path}/*/scene.tif", "--out", tmp_path / "out")
+    refused = geoseg_cli(*given)
+    assert refused.exit_code == 2
+    assert "give --out-name" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    result = geoseg_cli(*given, "--out-name", "{parent}_{stem}")
     assert result.exit_code == 0, result.stderr
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["scene", "scene-2"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["north_scene", "south_scene"]
 
 
 def test_a_second_run_over_a_folder_that_holds_the_first_ones_maps(
     geoseg_cli: Any, tmp_path: Path
 ) -> None:
     write_scene(tmp_path / "scene.tif", 100, 100)
-    assert geoseg_cli(tmp_path, "--out", tmp_path).exit_code == 0
-    first = (tmp_path / "labels.tif").read_bytes()
-    again = geoseg_cli(tmp_path, "--out", tmp_path, "--overwrite")
+    assert geoseg_cli(tmp_path / "scene.tif", "--out", tmp_path).exit_code == 0
+    again = geoseg_cli(tmp_path, "--out", tmp_path / "maps")
     assert again.exit_code == 0, again.stderr
-    assert (tmp_path / "labels.tif").read_bytes() == first
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["scene"]
+    first, second = (
+        rasterio.open(folder / "labels.tif").read(1)
+        for folder in (tmp_path, tmp_path / "maps/scene")
+    )
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_batch_is_taken_up_where_it_ended(geoseg_cli: Any, tmp_path: Path) -> None:
@@ -392,7 +401,9 @@ def test_a_batch_is_taken_up_where_it_ended(geoseg_cli: Any, tmp_path: Path) -> 
     kept = (tmp_path / "out" / "a" / "labels.tif").stat().st_mtime_ns
     refused = geoseg_cli(*scenes, "--out", tmp_path / "out")
     assert refused.exit_code == 1
-    assert not (tmp_path / "out" / "b").exists(), "a taken folder shows before anything runs"
+    assert "1 of 2 scenes failed" in refused.stderr, "a taken folder hinders its own scene alone"
+    assert (tmp_path / "out" / "b" / "labels.tif").exists()
+    shutil.rmtree(tmp_path / "out" / "b")
     assert geoseg_cli(*scenes, "--out", tmp_path / "out", "--resume").exit_code == 0
     assert (tmp_path / "out" / "b" / "labels.tif").exists()
     assert (tmp_path / "out" / "a" / "labels.tif").stat().st_mtime_ns == kept
