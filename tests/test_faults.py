@@ -71,15 +71,15 @@ def test_short_form_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "kind", "outcome"),
+    ("mistake", "kind", "outcomes"),
     [
-        pytest.param(_DROPS_A_TILE, "damages", "wrong", id="a-tile-dropped"),
-        pytest.param(_NEVER_GOES_ON, "damages", "lost", id="no-way-on"),
-        pytest.param(_NO_CLAIMS, "pairs", "lost", id="no-claims"),
+        pytest.param(_DROPS_A_TILE, "damages", {"wrong"}, id="a-tile-dropped"),
+        pytest.param(_NEVER_GOES_ON, "damages", {"lost"}, id="no-way-on"),
+        pytest.param(_NO_CLAIMS, "pairs", {"lost", "wrong"}, id="no-claims"),
     ],
 )
-def test_mistakes_are_seen(tmp_path: Path, mistake: str, kind: str, outcome: str) -> None:
+def test_mistakes_are_seen(tmp_path: Path, mistake: str, kind: str, outcomes: set[str]) -> None:
     status, written = faults(tmp_path / "faults.json", "--only", kind, mistake=mistake)
     assert status == 1
-    assert total(written, outcome) > 0
-    assert outcome in {failure["outcome"] for failure in written["failures"]}
+    assert sum(total(written, outcome) for outcome in outcomes) > 0
+    assert outcomes & {failure["outcome"] for failure in written["failures"]}
