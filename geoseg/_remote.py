@@ -10,7 +10,7 @@ import base64
 import os
 import urllib.error
 import urllib.request
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +20,6 @@ from geoseg.errors import GeosegError, MissingExtraError
 ANSWER_SECONDS = 10
 _STORES = {"/vsis3/": "s3://", "/vsigs/": "gs://", "/vsiaz/": "az://", "/vsiadls/": "abfs://"}
 _HTTP = ("/vsicurl/", "/vsicurl_streaming/")
-_TROUBLES = (OSError, ValueError, HTTPException)
 
 
 def http_address(path: str) -> str | None:
