@@ -17,6 +17,7 @@ import geoseg
 from geoseg.errors import GeosegError, OptionError, SceneError
 from geoseg.pipeline import Progress
 from geoseg.run.cluster import connect, worker_environment
+from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
 
@@ -95,6 +96,15 @@ def test_workers_give_the_same_map_and_load_the_model_once(
 
 
 @pytest.mark.slow
+def test_what_all_tiles_need_travels_once(
+    scene: Path, model: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, packed = [], TileJob.__getstate__
+    monkeypatch.setattr(TileJob, "__getstate__", lambda job: sent.append(job) or packed(job))
+    segment(scene, tmp_path / "out", model, client=client)
+    assert 1 <= len(sent) <= 2  # by the run, and by the scheduler for the worker
+
+
 def test_a_damaged_scene_gives_the_line_it_gives_in_one_process(
     client: Any, scene: Path, model: str, tmp_path: Path
 ) -> None:

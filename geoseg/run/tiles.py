@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from dask.delayed import Delayed, delayed
 from torch import Tensor
 
 from geoseg.errors import GeosegError, SceneError, TileError
@@ -322,13 +321,8 @@ def _run_away(job: TileJob, indices: Sequence[int]) -> list[Found]:
     raise failed
 
 
-def tile_task(run: Callable[..., Any], *arguments: Any) -> Delayed:
-    """One piece of work as a Dask task; ``run`` is a method of a `TileJob`.
-
-    Dask collections among the arguments are computed first.
-    """
-    task: Delayed = delayed(run, pure=False, traverse=False)(*arguments)
-    return task
+def _itself(job: TileJob) -> TileJob:
+    return job
 
 
 def run_tiles(
@@ -401,12 +395,14 @@ def _on_cluster(
 
     running: dict[Any, list[int]] = {}
     try:
+        # A task of its own: what all need travels once, and is there again if its worker dies.
+        held = client.submit(_itself, job, pure=False)
         waiting = deque(tasks_of(lanes, job.plan, max(_threads_of(client), 1)))
         while waiting or running:
             limit = max(2 * _threads_of(client), 2)
             while waiting and len(running) < limit:
                 some = waiting.popleft()
-                running[client.compute(tile_task(_run_away, job, some))] = some
+                running[client.submit(_run_away, held, some, pure=False)] = some
             with client.as_current():  # waiting asks for the current client
                 done = distributed.wait(list(running), return_when="FIRST_COMPLETED").done
             for future in sorted(done, key=lambda future: running[future]):
