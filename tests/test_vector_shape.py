@@ -251,3 +251,20 @@ def test_min_area_is_in_square_metres_on_the_ground(tmp_path: Path) -> None:
     for min_area, count in ((295, 2), (305, 1)):
         out = tmp_path / f"{min_area}.gpkg"
         assert vectorize(labels, out, options=VectorOptions(min_area_m2=min_area)).count == count
+
+
+def test_shaping_takes_nobody_below_the_least_area(tmp_path: Path) -> None:
+    values = blobs(150, 150, 4, seed=3, sigma=1.2)
+    points = []
+    for metres in (0.1, 30.0):
+        labels = label_file(
+            tmp_path / "labels.tif", values, transform=Affine(metres, 0, 5e5, 0, -metres, 5e6)
+        )
+        out, least = tmp_path / f"{metres}.gpkg", 30 * metres**2
+        options = VectorOptions(min_area_m2=least, simplify_m=2.5 * metres, smooth=2)
+        vectorize(labels, out, options=options)
+        found = gpd.read_file(out, layer="segments")
+        assert least * (1 - 1e-6) <= found.area.min() < 1.5 * least
+        points.append(found.get_coordinates().shape[0])
+    # Nor do boundaries keep more corners for that where a metre is more or fewer pixels.
+    assert points[0] == pytest.approx(points[1], rel=0.02)
