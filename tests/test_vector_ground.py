@@ -170,3 +170,17 @@ def test_a_ring_around_the_earth_has_the_area_of_its_pixels() -> None:
     assert abs(measured.area[0]) == pytest.approx(360 * sum(rows), rel=1e-4)
     assert abs(measured.area[1]) == pytest.approx(rows[0], rel=1e-4)
     assert measured.length[0] > 2 * 2e7
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (400, 7)])
+def test_the_area_of_a_pixel_is_that_of_its_own_place(shape: tuple[int, int]) -> None:
+    grid = Grid(CRS.from_epsg(4326), Affine(0.05, 0, 5, 0, -0.05, 70), *shape)
+    ground = Ground(grid)
+    rows, cols = np.indices(shape)
+    areas = ground.pixel_area(rows.ravel() + 0.5, cols.ravel() + 0.5).reshape(shape)
+    assert np.allclose(areas, ground.pixel_areas(Window(0, 0, *shape)), rtol=1e-9)
+    for row in (0, shape[0] // 2, shape[0] - 1):
+        south, north = 70 - 0.05 * (row + 1), 70 - 0.05 * row
+        box = shapely.box(5, south, 5.05, north)
+        area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.orient_polygons(box))
+        assert np.allclose(areas[row], area, rtol=1e-5)
