@@ -281,6 +281,50 @@ def test_the_call_reads_nothing(
     assert len(loads) > 0
 
 
+@pytest.mark.parametrize("stretch", ["auto", "1,99", "200:2550"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_the_call_reads_nothing_of_a_file(
+    array: xr.DataArray, loaded: geoseg.Model, stretch: str, dtype: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from geoseg.io.source import RasterSource
+
+    file = tmp_path / "scene.tif"
+    (array.astype(dtype) * (1 if dtype == "uint8" else 10)).rio.to_raster(file)
+    if dtype == "uint8" and stretch == "200:2550":
+        stretch = "20:255"
+    looked: list[str] = []
+    for name in ("read", "read_decimated", "opacity", "sample"):
+        own = getattr(RasterSource, name)
+
+        def read(*given: Any, _own: Any = own, _name: str = name, **more: Any) -> Any:
+            looked.append(_name)
+            return _own(*given, **more)
+
+        monkeypatch.setattr(RasterSource, name, read)
+    reading = {"stretch": stretch}
+    found, again = (lazy(file, loaded, reading=reading) for _ in range(2))
+    assert looked == []
+    assert found.labels.data.name == again.labels.data.name
+    told = found.labels.attrs
+    assert ("geoseg_limits" in told) == (":" in stretch)
+    measured = ":" not in stretch and (dtype, stretch) != ("uint8", "auto")
+    assert ("measured" in told["geoseg_stretch"]) == measured
+    corner = found.labels[:20, :20].compute()
+    whole = found.labels.compute()
+    assert looked.count("read_decimated") == 1
+    quick = {"polygons": "none", "preview": False}
+    run = geoseg.segment_to_files(
+        file, CLASSES, tmp_path / "out", model=loaded, options=QUICK, reading=reading,
+        products=quick,
+    )  # fmt: skip
+    with rasterio.open(run.out / "labels.tif") as dataset:
+        np.testing.assert_array_equal(whole, dataset.read(1))
+    np.testing.assert_array_equal(corner, whole[:20, :20])
+    others = (lazy(file, loaded, reading={"stretch": s}) for s in ("3,97", "100:2000"))
+    assert len({found.labels.data.name, *(one.labels.data.name for one in others)}) == 3
+
+
 @pytest.mark.parametrize("kind", ["path", "numpy", "dask"])
 @pytest.mark.parametrize("whole", [True, False], ids=["dataset", "labels"])
 def test_a_slice_costs_the_windows_it_touches(
@@ -956,7 +1000,7 @@ def test_a_client_that_is_there_is_used(
 
     seen: list[Any] = []
 
-    def run_tiles(job: Any, todo: Any, *, client: Any, keep_going: bool) -> Any:
+    def run_tiles(job: Any, todo: Any, *, client: Any, **_: Any) -> Any:
         seen.append(client)
         yield from ()
 
@@ -970,3 +1014,63 @@ def test_a_client_that_is_there_is_used(
                 products={"polygons": "none", "preview": False},
             )  # fmt: skip
     assert [type(client) for client in seen] == [Client, type(None)]
+
+
+def test_progress_is_counted_in_windows(
+    path: Path, loaded: geoseg.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a tile is at work: here there is but one."""
+    from geoseg.run import tiles
+
+    monkeypatch.setattr(tiles, "_SAID_EVERY_S", 1e-4)
+    told: list[Any] = []
+    options = {"templates": "none", "window": 32, "stride": 16, "batch_size": 1}
+    run = geoseg.segment_to_files(
+        path, CLASSES, tmp_path / "out", model=loaded, options=options, progress=told.append,
+        products={"polygons": "none", "preview": False},
+    )  # fmt: skip
+    done = [state.windows_done for state in told if state.stage == "segment"]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, run.report["windows"])
+    assert len(set(done)) > 3
+    counts: list[tuple[int, int]] = []
+    geoseg.features(path, model=loaded, options=options, progress=lambda *one: counts.append(one))
+    assert counts[-1] == (run.report["windows_of_lattice"],) * 2
+
+
+@pytest.mark.parametrize("call", ["files", "batch", "features", "evaluate", "vectorize"])
+def test_a_bar_says_what_it_counts(
+    call: str, path: Path, labels: xr.DataArray, loaded: geoseg.Model, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import tqdm.auto
+
+    bars: list[Any] = []
+
+    class Bar(tqdm.std.tqdm):  # type: ignore[type-arg]
+        def close(self) -> None:
+            if self not in bars:
+                bars.append(self)
+            super().close()
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    settings: Any = {"model": loaded, "options": QUICK, "progress": True}
+    quick = {"polygons": "none", "preview": False}
+    if call == "files":
+        geoseg.segment_to_files(path, CLASSES, tmp_path / "out", products=quick, **settings)
+    elif call == "batch":
+        other = write_scene(tmp_path / "other.tif", 40, 50)
+        products = geoseg.Products(**quick)
+        geoseg.pipeline.segment_many(
+            [path, other], CLASSES, tmp_path / "out", products=products, **settings
+        )
+    elif call == "features":
+        geoseg.features(path, **settings)
+    elif call == "evaluate":
+        geoseg.evaluate(labels, labels, progress=True)
+    else:
+        geoseg.vectorize(labels, progress=True)
+    units = {"files": {"window"}, "batch": {"window", "scene"}, "features": {"window"},
+             "evaluate": {"%"}, "vectorize": {"row"}}  # fmt: skip
+    assert {bar.unit for bar in bars} == units[call]
+    assert all(bar.n == bar.total > 0 for bar in bars)

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 
 from geoseg._html import table
 from geoseg._optional import require
+from geoseg._texts import area_as_text
 from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, warn
 from geoseg.evaluation.metrics import (
@@ -34,7 +35,6 @@ from geoseg.io.aoi import Aoi
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
-from geoseg.options import area_as_text
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
