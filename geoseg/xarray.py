@@ -29,9 +29,9 @@ from geoseg._optional import require
 from geoseg.errors import OptionError, SceneError, not_found
 from geoseg.evaluation import Evaluation, evaluate
 from geoseg.io.array import ArrayScene, fill_of, time_of
-from geoseg.io.flags import flags_of
+from geoseg.io.flags import flags_of, without_flags
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.objects import classes_of, is_computed, label_array
+from geoseg.io.objects import classes_of, label_array, may_be_computed
 from geoseg.io.write import label_writer, provenance
 from geoseg.lazy import segment
 from geoseg.legend import open_labels as open_legend
@@ -96,8 +96,8 @@ def open_labels(
     array = rioxarray.open_rasterio(path, chunks=chunks)
     assert isinstance(array, xarray.DataArray)
     array = array.isel(band=0, drop=True).rename("labels")
-    flags = flags_of(raster.classes, array.dtype) if raster.classes else {}
-    array.attrs = {key: value for key, value in array.attrs.items() if key not in flags} | flags
+    if raster.classes:
+        array.attrs = without_flags(array.attrs) | flags_of(raster.classes, array.dtype)
     return array
 
 
@@ -353,16 +353,27 @@ class GeosegAccessor:
         return ArrayScene.open(plain, stretch="raw", colours=False)
 
     @cached_property
+    def _values(self) -> npt.NDArray[Any]:
+        """Values that occur; of a dask array chunk by chunk."""
+        data = label_array(self._array).data
+        if not hasattr(data, "dask"):
+            return np.unique(data)
+        import dask.array as da
+
+        found: npt.NDArray[Any] = da.unique(data).compute()
+        return found
+
+    @cached_property
     def _classes(self) -> tuple[LabelClass, ...]:
         labels = label_array(self._array)
         lazy = hasattr(labels.data, "dask")
-        if lazy and is_computed(labels) and labels.dtype.kind in "iuf":
-            labels, lazy = labels.compute(), False
-        classes = classes_of(labels, None if lazy else labels.data)
-        if classes or labels.dtype.kind not in "iufb":
+        if labels.dtype.kind not in "iufb":
+            return ()
+        known = lazy and not may_be_computed(labels)
+        classes = classes_of(labels, None if known else self._values)
+        if classes:
             return classes
-        found = np.unique(labels.compute().data if lazy else labels.data)
-        nodata = fill_of(labels)
+        found, nodata = self._values, fill_of(labels)
         values = [int(v) for v in found if np.isfinite(v) and v != nodata]
         return tuple(LabelClass(v, f"class {v}", default_color(v)) for v in values)
 

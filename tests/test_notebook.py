@@ -550,6 +550,84 @@ def test_what_is_no_label_any_more_has_no_class(labels: xr.DataArray, kind: str)
     assert set(found.class_name).isdisjoint(NAMES)
 
 
+@pytest.mark.parametrize("target", ["l.tif", "l.nc", "l.zarr"])
+@pytest.mark.parametrize("kind", ["mask", "sum", "part", "computed part"])
+def test_files_of_what_is_no_label_any_more_have_no_class(
+    labels: xr.DataArray, tmp_path: Path, kind: str, target: str
+) -> None:
+    """What xarray writes has the attributes of labels, also where it holds something else."""
+    written = {
+        "mask": (labels == 1).astype("uint8"),
+        "sum": labels * 2,
+        "part": labels.isel(x=slice(10, 100)),
+        "computed part": labels.where(labels.x > labels.x.mean(), 255).astype("uint8"),
+    }[kind]
+    file = tmp_path / target
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeosegWarning)
+        if target == "l.tif":
+            written.rio.to_raster(file)
+        elif target == "l.nc":
+            written.to_dataset().to_netcdf(file, engine="h5netcdf")
+        else:
+            written.to_dataset().to_zarr(file)
+        opened = geoseg.open_labels(file)
+        names = set(opened.geoseg.classes.name)
+        lazy_names = set(geoseg.open_labels(file, chunks=64).geoseg.classes.name)
+    assert names == lazy_names
+    assert names == set(NAMES) if "part" in kind else names.isdisjoint(NAMES)
+    np.testing.assert_array_equal(opened, written)
+    if target == "l.tif" and "part" not in kind:
+        with pytest.warns(GeosegWarning, match="no names"):
+            found = geoseg.vectorize(file)
+        assert set(found.class_name).isdisjoint(NAMES)
+    if kind == "computed part":
+        masked = opened.where(opened != 255)
+        assert set(masked.geoseg.classes.name) == set(NAMES)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_lazy_stack_is_three_runs_of_the_command_line(
+    array: xr.DataArray, loaded: geoseg.Model, dtype: str, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from geoseg_cli.main import app
+
+    files = []
+    for place, share in enumerate((1.0, 0.8, 0.6)):
+        date = (array * share).astype(dtype) * (1 if dtype == "uint8" else 17)
+        date.attrs.pop("_FillValue", None)
+        files.append(tmp_path / f"date{place}.tif")
+        date.rio.write_crs(array.rio.crs).rio.to_raster(files[-1])
+    dates = pd.Index(pd.date_range("2022-05-01", periods=3, freq="YS"), name="time")
+    opened = [rioxarray.open_rasterio(file, chunks={"x": 70, "y": 50}) for file in files]
+    stack = xr.concat(opened, dates)
+    found = lazy(stack, loaded).labels
+    limits = geoseg.measure_stretch(stack)
+    text = geoseg.Reading(stretch=limits).stretch
+    said = "auto" if dtype == "uint8" else text
+    alone = [one.geoseg.segment(CLASSES, model=loaded, options=QUICK, reading={"stretch": said})
+             for one in opened]  # fmt: skip
+    assert loaded.spec is not None
+    for place, file in enumerate(files):
+        out = tmp_path / file.stem
+        done = CliRunner().invoke(
+            app,
+            ["segment", str(file), "--classes", CLASSES, "--out", str(out), "--model", loaded.spec,
+             "--templates", "none", "--stretch", said, "--polygons", "none", "--no-preview",
+             "--device", "cpu", "--quiet"],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        with rasterio.open(out / "labels.tif") as dataset:
+            labels = dataset.read(1)
+        np.testing.assert_array_equal(found[place], labels)
+        np.testing.assert_array_equal(alone[place].labels, labels)
+
+
 # -- the accessor -------------------------------------------------------------------------------
 
 

@@ -694,10 +694,10 @@ def _corrected(array: xarray.DataArray, counted: Affine) -> Affine:
     stored = _carried(array)
     if stored is None or stored.determinant == 0:
         return counted
-    col, row = ~stored @ (counted.c, counted.f)
+    col, row = ~stored * (counted.c, counted.f)
     alike = np.allclose(stored[:6:3], counted[:6:3]) and np.allclose(stored[1:6:3], counted[1:6:3])
     if alike and all(abs(away % 1 - 0.5) < _HALF for away in (col, row)):
-        return counted @ Affine.translation(0.5, 0.5)
+        return counted * Affine.translation(0.5, 0.5)
     return counted
 
 
@@ -729,5 +729,6 @@ def _refuse_uneven(array: xarray.DataArray) -> None:
         if not step or not np.abs(places - even).max() <= _UNEVEN * step + rounding:
             raise SceneError(
                 f"{_NAME} has {what} that lie unevenly along {name}; bring it on an even grid "
-                "first, for example with rio.reproject or interp"
+                "first, for example with rio.reproject, or dates on one grid with "
+                "rio.reproject_match"
             )
