@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import math
 import numbers
 import operator
 import os
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from geoseg._inputs import shown
-from geoseg.errors import OptionError
-from geoseg.methods import Table
+from geoseg.errors import OptionError, as_spoken
+from geoseg.methods import Table, help_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,22 @@ def as_made(kind: type[Chosen], given: Chosen | Mapping[str, Any] | None) -> Cho
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise OptionError(f"geoseg.{kind.__name__} has no option {shown(name)}; {hint}")
     return kind(**given)
+
+
+def documented(kind: type[Chosen]) -> type[Chosen]:
+    """Say in a class's docstring what its fields are, in their own words."""
+    lines = ["Parameters", "----------"]
+    for f in fields(cast(Any, kind)):
+        choice: Choice = f.metadata["choice"]
+        text = as_spoken(choice.help)
+        if choice.table is not None:
+            text += f" {help_of(choice.table)}."
+        if choice.preferred is not None:
+            text += f" [default: the model's, else {choice.preferred}]"
+        lines += [f"{f.name} : {f.type}", textwrap.indent(textwrap.fill(text, 92), "    ")]
+    head, raises, rest = inspect.cleandoc(kind.__doc__ or "").partition("Raises\n------")
+    kind.__doc__ = "\n".join([head.rstrip(), "", *lines, "", raises + rest]).rstrip() + "\n"
+    return kind
 
 
 def settle(values: Any) -> None:

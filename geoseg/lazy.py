@@ -175,6 +175,11 @@ def measure_stretch(
     -------
     tuple of (low, high)
         One pair a band, in the units of the scene's scale and offset.
+
+    Raises
+    ------
+    GeosegError
+        If the scene cannot be read, or an option cannot be.
     """
     how = replace(as_made(Reading, reading), stretch=stretch)
     if isinstance(scene, xr.DataArray | xr.Dataset):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from geoseg._fields import by_model, choices, not_negative, option, positive, settle
+from geoseg._fields import by_model, choices, documented, not_negative, option, positive, settle
 from geoseg._files import absolute
 from geoseg._texts import (
     area_as_text,
@@ -73,6 +73,7 @@ INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
 WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How pixels become labels.
@@ -327,6 +328,7 @@ WORDS_ONLY = frozenset(
 """Fields of `Options` that mean nothing where a `Scorer` takes the place of a model of words."""
 
 
+@documented
 @dataclass(frozen=True, eq=False)
 class Scorer:
     """A network of one's own in place of the model of words.
@@ -393,9 +395,16 @@ def _canonical(table: Table, text: str | tuple[str, ...]) -> str | tuple[str, ..
     return canonical(table, resolve(table, text))
 
 
+@documented
 @dataclass(frozen=True)
 class Reading:
-    """How a scene is read."""
+    """How a scene is read.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
 
     bands: tuple[int | str, ...] | None = option(
         None,
@@ -533,6 +542,7 @@ _LONGEST_LAYER = 60
 """Letters: names of tables beside the layer's are longer, and some programs cut them."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions:
     """How polygons are made of labels.
@@ -632,6 +642,7 @@ def _is_layer_name(name: str) -> bool:
     return whole and not taken and 0 < len(name) <= _LONGEST_LAYER
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Products(VectorOptions):
     """Which files a run leaves, and how.

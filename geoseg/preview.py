@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import sys
 import types
@@ -524,8 +526,11 @@ def _window_of(labels: LabelRaster, scene: Scene) -> Window:
 class _Callable(types.ModuleType):
     """``geoseg.preview(…)`` is `preview`, although this module has its name."""
 
+    @functools.wraps(preview)
     def __call__(self, *given: Any, **settings: Any) -> Image.Image | Path:
         return preview(*given, **settings)
 
 
 sys.modules[__name__].__class__ = _Callable
+__doc__ = preview.__doc__  # what ``geoseg.preview?`` shows
+__signature__ = inspect.signature(preview)

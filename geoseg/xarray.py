@@ -303,7 +303,12 @@ class GeosegAccessor:
         return ax
 
     def explore(
-        self, scene: Any = None, *, opacity: float = 0.7, tiles: str | None = "OpenStreetMap"
+        self,
+        scene: Any = None,
+        *,
+        polygons: gpd.GeoDataFrame | None = None,
+        opacity: float = 0.7,
+        tiles: str | None = "OpenStreetMap",
     ) -> Any:
         """Show the labels on a map that can be moved, without a tile server.
 
@@ -311,6 +316,8 @@ class GeosegAccessor:
         ----------
         scene
             Path or array of the scene, as a second layer below.
+        polygons
+            As `polygons` gives them, or others, as a layer above.
         opacity
             Of the labels, 0 to 1; a slider changes it.
         tiles
@@ -330,7 +337,9 @@ class GeosegAccessor:
         """
         from geoseg.explore import explore
 
-        return explore(self._scene, self._classes, scene, opacity=opacity, tiles=tiles)
+        return explore(
+            self._scene, self._classes, scene, polygons=polygons, opacity=opacity, tiles=tiles
+        )
 
     # ---------------------------------------------------------------------------------------------
 

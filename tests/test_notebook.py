@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -702,12 +703,23 @@ def test_colours_of_labels_for_other_programs(labels: xr.DataArray, chunks: Any)
 
 def test_a_map_that_can_be_moved(labels: xr.DataArray, array: xr.DataArray) -> None:
     pytest.importorskip("folium")
-    page = labels.geoseg.explore(array, tiles=None).get_root().render()
+    polygons = labels.geoseg.polygons()
+    shown = labels.geoseg.explore(array, polygons=polygons, tiles=None)
+    page = shown.get_root().render()
     for name in NAMES:
         assert name in page
     assert page.count("data:image/png;base64") == 2
-    assert "L.control.layers" in page
+    switch = page[page.index("L.control.layers") - 1000 :]
+    for layer in ("scene", "labels", "polygons"):
+        assert f'"{layer}"' in switch
     assert "setOpacity" in page
+    (features,) = (one for one in shown._children.values() if hasattr(one, "data"))
+    drawn = [feature["properties"] for feature in features.data["features"]]
+    assert [one["class_name"] for one in drawn] == list(polygons.class_name)
+    assert features.style_function(features.data["features"][0])["color"] == polygons.color[0]
+    # Data of the map's own alone: libraries come from their servers, pixels from nowhere.
+    addresses = set(re.findall(r"https?://([^/\"\']+)", page))
+    assert not [one for one in addresses if "tile" in one]
 
 
 def test_the_accessor_maps_a_scene_and_compares(
@@ -1152,3 +1164,29 @@ def test_a_bar_says_what_it_counts(
              "evaluate": {"%"}, "vectorize": {"row"}}  # fmt: skip
     assert {bar.unit for bar in bars} == units[call]
     assert all(bar.n == bar.total > 0 for bar in bars)
+
+
+@pytest.mark.parametrize("name", [name for name in geoseg.__all__ if name != "__version__"])
+def test_every_public_name_says_what_it_takes_and_gives(name: str) -> None:
+    """What ``?`` shows: parameters with shapes and units, what comes back, what goes wrong."""
+    import inspect
+
+    thing = getattr(geoseg, name)
+    doc = inspect.getdoc(thing) or ""
+    sections = set(re.findall(r"^(\w+)\n-{3,}$", doc, flags=re.M))
+    assert len(doc.splitlines()[0]) > 10
+    if inspect.isclass(thing):
+        assert sections & {"Parameters", "Attributes"}
+        for member, value in vars(thing).items():
+            if callable(value) and not member.startswith("_"):
+                assert inspect.getdoc(value), member
+    else:
+        assert {"Parameters", "Returns", "Raises"} <= sections
+    body = doc.partition("\n----------\n")[2]
+    for parameter in inspect.signature(thing).parameters.values():
+        taken = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if taken and name != "Model":
+            assert re.search(rf"^[\w, ]*\b{parameter.name}\b[\w, ]*( : .*)?$", body, re.M), (
+                parameter
+            )
+    assert not re.search(r"(?<!-)--[a-z]", doc)

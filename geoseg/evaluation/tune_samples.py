@@ -84,6 +84,11 @@ def tune_on_scenes(
     progress
         Called with the number of tiles done and in all; True shows a bar.
 
+    Returns
+    -------
+    Tuning
+        Suggested CLS bias, threshold and offsets of classes, and scores before and after.
+
     Raises
     ------
     EvaluationError
