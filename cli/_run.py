@@ -192,6 +192,7 @@ class _JsonLog:
 
     def __init__(self) -> None:
         self.scene: str | None = None
+        self._told: tuple[str, int] | None = None
 
     def say(self, level: str, **more: Any) -> None:
         """Write a line."""
@@ -204,8 +205,10 @@ class _JsonLog:
         typer.echo(json.dumps(without_secrets(line), allow_nan=False), err=True)
 
     def __call__(self, state: Progress) -> None:
-        """Say how far a run is."""
-        self.say("progress", **vars(state))
+        """Say how far a run is, a line a tile."""
+        if self._told != (told := (state.stage, state.tiles_done)):
+            self._told = told
+            self.say("progress", **vars(state))
 
 
 _log: _JsonLog | None = None
@@ -307,7 +310,7 @@ def _rich_bar() -> Iterator[Callable[[Progress], None]]:
     with Progress(
         TextColumn("{task.description:<14}"),
         BarColumn(),
-        TextColumn("{task.fields[tiles]}"),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -315,21 +318,20 @@ def _rich_bar() -> Iterator[Callable[[Progress], None]]:
         console=Console(stderr=True),
         transient=False,
     ) as bar:
-        task = bar.add_task("segment", total=None, tiles="", rate="")
+        task = bar.add_task("segment", total=None, count="", rate="")
 
         def update(state: Any) -> None:
             if state.stage != "segment":
                 bar.update(task, description=state.stage)
                 return
-            speed = bar.tasks[0].speed
-            rate = f"{speed / 1e6:.2f} Mpx/s" if speed else ""
+            speed = (bar.tasks[0].speed or 0) * state.pixels / max(state.windows, 1)
             bar.update(
                 task,
                 description="segment",
-                total=state.pixels,
-                completed=state.pixels_done,
-                tiles=f"{state.tiles_done}/{state.tiles} tiles",
-                rate=rate,
+                total=state.windows,
+                completed=state.windows_done,
+                count=f"{state.windows_done}/{state.windows} windows",
+                rate=f"{speed / 1e6:.2f} Mpx/s" if speed else "",
             )
 
         yield update
@@ -350,17 +352,17 @@ class _PlainProgress:
         now = self._clock()
         if state.stage != "segment":
             return
-        if state.pixels_done == 0:
+        if state.windows_done == 0:
             self._start, self._last_share = now, 0.0
             return
-        share = state.pixels_done / state.pixels
+        share = state.windows_done / state.windows
         if share < 1 and share - self._last_share < 0.1 and now - self._last_time < 30:
             return
         self._last_share, self._last_time = share, now
-        rate = state.pixels_done / max(now - self._start, 1e-9)
-        left = (state.pixels - state.pixels_done) / rate
+        seconds = max(now - self._start, 1e-9)
+        rate, left = share * state.pixels / seconds, seconds * (1 / share - 1)
         typer.echo(
-            f"{100 * share:3.0f} %  tile {state.tiles_done} of {state.tiles}  "
+            f"{100 * share:3.0f} %  window {state.windows_done} of {state.windows}  "
             f"{rate / 1e6:.2f} Mpx/s  {_duration(left)} left",
             err=True,
         )

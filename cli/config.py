@@ -69,8 +69,9 @@ def _values(path: str) -> dict[str, Any]:
 
 def _of_run(report: Mapping[str, Any], path: str) -> dict[str, Any]:
     """What an earlier run was given; which device and tiles is for each machine to say."""
+    from geoseg._fields import choices
     from geoseg.errors import OptionError
-    from geoseg.options import Options, Products, Reading, choices
+    from geoseg.options import Options, Products, Reading
 
     try:
         if "scorer" in report["model"]:

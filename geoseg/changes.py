@@ -86,6 +86,11 @@ def change(before: Any, after: Any, *, unit: str = "ha") -> Change:
     unit
         Of the areas: ``m2``, ``ha`` or ``km2``.
 
+    Returns
+    -------
+    Change
+        The from-to table, and polygons of change.
+
     Raises
     ------
     OptionError

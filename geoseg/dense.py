@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from affine import Affine
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
+from geoseg._fields import as_made
+from geoseg.bars import shown
 from geoseg.errors import OptionError, SceneError
 from geoseg.inference.cosines import as_grid
 from geoseg.inference.merge import blend_weight
@@ -30,7 +32,7 @@ from geoseg.io.scene import Scene, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.model.vision import padding_to_patch
-from geoseg.options import Options, Reading, as_made
+from geoseg.options import Options, Reading
 from geoseg.text.embedding import embed_queries
 from geoseg.text.templates import load_templates
 from geoseg.types import Window
@@ -49,6 +51,7 @@ def features(
     options: Options | Mapping[str, Any] | None = None,
     reading: Reading | Mapping[str, Any] | None = None,
     device: str = "auto",
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> xarray.DataArray:
     """Features of a scene in the model's joint space, where words have a direction too.
 
@@ -63,6 +66,8 @@ def features(
         As for `geoseg.segment`: attention, windows and upsampler are those of ``options``.
     upsample
         Features of pixels by the upsampler, in place of one for each patch.
+    progress
+        Called with windows done and windows in all; True shows a bar.
 
     Returns
     -------
@@ -96,9 +101,10 @@ def features(
             "of the scene, or leave upsample out"
         )
     total = np.zeros((height, width, loaded.embedding_size), np.float32)
-    for window, found in _of_windows(source, segmenter, step, upsample=upsample):
-        rows, cols = window.slices()
-        total[rows, cols] += found
+    with shown(progress, "features", "window") as said:
+        for window, found in _of_windows(source, segmenter, step, said, upsample=upsample):
+            rows, cols = window.slices()
+            total[rows, cols] += found
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = np.where(length > 0, total / length, np.nan).astype(np.float32)
@@ -113,6 +119,7 @@ def similarity(
     options: Options | Mapping[str, Any] | None = None,
     reading: Reading | Mapping[str, Any] | None = None,
     device: str = "auto",
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> xarray.DataArray:
     """Where a scene looks like some words, or like a place in it.
 
@@ -123,7 +130,7 @@ def similarity(
     what
         Words; or a point or polygon in the scene's CRS (shapely, or x and y), whose features, on
         average, are looked for.
-    model, options, reading, device
+    model, options, reading, device, progress
         As for `features`; templates are those of the options.
 
     Returns
@@ -140,7 +147,7 @@ def similarity(
     if isinstance(scene, xarray.DataArray) and "feature" in scene.dims:
         found = scene
     else:
-        found = features(scene, model=loaded, options=options, reading=reading)
+        found = features(scene, model=loaded, options=options, reading=reading, progress=progress)
     if isinstance(what, str):
         templates = load_templates(as_made(Options, options).templates)
         wanted = embed_queries(loaded, [what], templates)[0]
@@ -159,12 +166,20 @@ def similarity(
 
 
 def _of_windows(
-    source: Scene | ArrayScene, segmenter: Segmenter, step: int, *, upsample: bool
+    source: Scene | ArrayScene,
+    segmenter: Segmenter,
+    step: int,
+    progress: Callable[[int, int], None] | None,
+    *,
+    upsample: bool,
 ) -> Iterator[tuple[Window, npt.NDArray[np.float32]]]:
     """Weighted features of every window, and at which places they lie."""
     height, width = source.shape
     encoder: Any = segmenter.encoder
-    for window in segmenter.lattice(height, width).touching(source.grid.window):
+    windows = segmenter.lattice(height, width).touching(source.grid.window)
+    for done, window in enumerate(windows, start=1):
+        if progress is not None:
+            progress(done, len(windows))
         block = source.read(window)
         if not block.valid.any():
             continue

@@ -67,7 +67,7 @@ def on_command_line(told: bool = True) -> Iterator[None]:
         _on_command_line = before
 
 
-def _as_spoken(text: str) -> str:
+def as_spoken(text: str) -> str:
     """Call options what they are called where the message is read."""
     if _on_command_line or "--" not in text:
         return text
@@ -104,7 +104,7 @@ class GeosegError(Exception):
         super().__init__(*_shown(arguments))
 
     def __str__(self) -> str:
-        return _as_spoken(super().__str__())
+        return as_spoken(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the user's line and the message."""
@@ -221,7 +221,7 @@ class GeosegWarning(UserWarning):
             heard.setdefault(" ".join(str(self).split()))
 
     def __str__(self) -> str:
-        return _as_spoken(super().__str__())
+        return as_spoken(super().__str__())
 
 
 _listening: list[dict[str, None]] = []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pyproj
@@ -40,6 +41,7 @@ def explore(
     classes: Sequence[LabelClass],
     scene: Any = None,
     *,
+    polygons: gpd.GeoDataFrame | None = None,
     opacity: float = 0.7,
     tiles: str | None = "OpenStreetMap",
 ) -> Any:
@@ -53,6 +55,8 @@ def explore(
         What they stand for.
     scene
         Path or array of a scene that is shown below them.
+    polygons
+        Shown above them, in their ``color`` where they have one.
     opacity
         Of the labels, 0 to 1.
     tiles
@@ -85,6 +89,8 @@ def explore(
     coarse = _coarser(labels.grid, values.shape, step)
     layer = _overlay(folium, picture, coarse, name="labels", opacity=opacity)
     layer.add_to(shown)
+    if polygons is not None and len(polygons):
+        _outlines(folium, polygons).add_to(shown)
     folium.LayerControl(collapsed=False).add_to(shown)
     shown.fit_bounds(layer.bounds)
     page: Any = shown.get_root()
@@ -99,14 +105,32 @@ def explore(
     return shown
 
 
+def _outlines(folium: Any, polygons: gpd.GeoDataFrame) -> Any:
+    """Polygons as a layer, which say what they are where the mouse is."""
+    flat = polygons.to_crs(4326)
+    told = [name for name in flat.columns if name not in (flat.geometry.name, "color", "class_id")]
+
+    def style(feature: Any) -> dict[str, Any]:
+        colour = feature["properties"].get("color") or "#222222"
+        return {"color": colour, "fillColor": colour, "weight": 2, "fillOpacity": 0.1}
+
+    return folium.GeoJson(
+        flat.to_json(),
+        name="polygons",
+        style_function=style,
+        tooltip=folium.GeoJsonTooltip(told) if told else None,
+    )
+
+
 def _legend(classes: Sequence[LabelClass]) -> str:
     rows = "".join(f"<div>{swatch(c.color)} {escape(c.name)}</div>" for c in classes)
-    return f'<div id="geoseg-legend" style="{_BOX};right:12px;bottom:28px">{rows}</div>'
+    place = "right:12px;bottom:28px;max-height:60vh;overflow:auto"
+    return f'<div id="geoseg-legend" style="{_BOX};{place}">{rows}</div>'
 
 
 def _slider(opacity: float) -> str:
     return (
-        f'<div style="{_BOX};left:12px;bottom:44px">labels '
+        f'<div style="{_BOX};left:12px;bottom:68px">labels '
         '<input id="geoseg-opacity" type="range" min="0" max="100" '
         f'value="{round(100 * opacity)}"></div>'
     )

@@ -14,6 +14,8 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.base import tokenize
 
+from geoseg._fields import as_made
+from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
 from geoseg.inference.segmenter import Segmenter
@@ -24,11 +26,10 @@ from geoseg.io.grid import Grid
 from geoseg.io.objects import MARK
 from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import ScoredScene, with_scores
-from geoseg.io.stretch import Limits
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading, as_made, is_score_raster
-from geoseg.run.blocks import LazyMap, map_array, measured_later
+from geoseg.options import Options, Reading, is_score_raster
+from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later
 from geoseg.run.journal import digest
 from geoseg.run.report import Method, area_digest, reading_facts
 from geoseg.run.scenes import open_area, open_input, passing_folder
@@ -97,7 +98,8 @@ def segment(
         stack = time_of(scene)
         sources = _open_arrays(scene, stack, reading, colours=scorer is None)
     else:
-        sources = (_open(scene, reading, colours=scorer is None),)
+        words = scorer is None  # a scorer is tried on some pixels before the work
+        sources = (_open(scene, reading, colours=words, lazily=words),)
     source = sources[0]
     segmenter = segmenter_of(model, classes, windows_of(options, window, stride), device, scorer)
     pixels: Scene | ArrayScene | ScoredScene = source
@@ -173,6 +175,11 @@ def measure_stretch(
     -------
     tuple of (low, high)
         One pair a band, in the units of the scene's scale and offset.
+
+    Raises
+    ------
+    GeosegError
+        If the scene cannot be read, or an option cannot be.
     """
     how = replace(as_made(Reading, reading), stretch=stretch)
     if isinstance(scene, xr.DataArray | xr.Dataset):
@@ -240,7 +247,13 @@ def _open_arrays(
     return found
 
 
-def _open(scene: str | Path | Sequence[str | Path], reading: Reading, *, colours: bool) -> Scene:
+def _open(
+    scene: str | Path | Sequence[str | Path],
+    reading: Reading,
+    *,
+    colours: bool,
+    lazily: bool = False,
+) -> Scene:
     paths = [scene] if isinstance(scene, str | Path) else scene
     if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
         raise SceneError(
@@ -249,7 +262,7 @@ def _open(scene: str | Path | Sequence[str | Path], reading: Reading, *, colours
         )
     one = isinstance(scene, str | Path)
     folder = Path() if one else passing_folder()  # one path needs none
-    return open_input(scene, reading, folder, travels=True, colours=colours)
+    return open_input(scene, reading, folder, travels=True, colours=colours, lazily=lazily)
 
 
 def _with_scores(
@@ -274,8 +287,10 @@ def _map_of_file(
     reading: Reading,
 ) -> LazyMap:
     """Tasks read the file where they run."""
-    facts = reading_facts(source, reading, area) | method.facts()
-    return LazyMap(TileJob(pixels, segmenter, plan, area, rasters), digest(facts))
+    facts = reading_facts(source, reading, area, quick=True) | method.facts()
+    token = digest(facts | {"rule": str(source.stretch_rule)})
+    later = looked_at_later(source, token) if source.pending else None
+    return LazyMap(TileJob(pixels, segmenter, plan, area, rasters), token, measured=later)
 
 
 def _maps_of_arrays(
@@ -305,10 +320,11 @@ def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict
     options = method.without_words(asdict(method.options))
     options.pop("sources")
     if isinstance(source, ArrayScene):
-        path, bands = None, source.names
-        rule = f"{source.rule}{' (measured when it is computed)' if source.pending else ''}"
+        path, bands, later = None, source.names, source.pending
+        rule = str(source.rule)
     else:
         path, bands = source.path, tuple(map(str, source.bands))
+        later = source.awaits_stretch
         rule = str(source.stretch_rule)
     classes = [
         {"name": one.name, "prompts": one.prompts, "color": one.color}
@@ -320,7 +336,7 @@ def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict
         "model": str(method.model["spec"]),
         "weights_sha256": method.model.get("weights_sha256"),
         "bands": ",".join(bands),
-        "stretch": rule,
+        "stretch": f"{rule}{' (measured when it is computed)' if later else ''}",
         "limits": None if source.stretch is None else json.dumps(source.stretch),
         "aoi": reading.aoi,
         "classes": json.dumps(classes, ensure_ascii=False),

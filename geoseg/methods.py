@@ -38,19 +38,24 @@ class Table:
     """What one of them is called in messages."""
     entries: dict[str, Entry]
 
-    def find(self, name: str) -> type[Any]:
-        """Import the class of a method.
+    def check(self, text: str) -> str:
+        """Return the name of the method in a text like ``naclip:std=3``; nothing is imported.
 
         Raises
         ------
         OptionError
             If the name is not in the table; the message lists those that are, the nearest first.
         """
+        name = text.strip().partition(":")[0]
         if name not in self.entries:
             raise OptionError(
                 f"{self.kind} '{shown(name)}' is not known; {_suggest(name, self.entries)}"
             )
-        module, _, attribute = self.entries[name].where.partition(":")
+        return name
+
+    def find(self, text: str) -> type[Any]:
+        """Import the class of a method, see `check`."""
+        module, _, attribute = self.entries[self.check(text)].where.partition(":")
         found: type[Any] = getattr(importlib.import_module(module), attribute)
         return found
 
@@ -141,7 +146,7 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
         If name, key or value is not possible; the message lists what is, the nearest first.
     """
     name, _, rest = text.strip().partition(":")
-    method = table.find(name)
+    method = table.find(text)
     types = get_type_hints(method)
     known = [f.name for f in fields(method) if f.init]
     values = {key: value for key, value in more.items() if key in known}

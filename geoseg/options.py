@@ -6,17 +6,23 @@ them, ``run.json`` lists them, and `Options.resolve` says which value holds.
 
 from __future__ import annotations
 
-import difflib
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
+from geoseg._fields import by_model, choices, documented, not_negative, option, positive, settle
 from geoseg._files import absolute
-from geoseg._inputs import shown
-from geoseg.errors import OptionError
+from geoseg._texts import (
+    area_as_text,
+    nodata_values,
+    parse_bands,
+    parse_mask_values,
+    parse_numbers,
+    stretch_as_text,
+)
+from geoseg.errors import OptionError, TilingError
 from geoseg.methods import (
     ATTENTIONS,
     REFINERS,
@@ -67,87 +73,7 @@ INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
 WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What an option's field says about itself, besides its name, type and default."""
-
-    help: str
-    panel: str
-    metavar: str | None = None
-    flag: str | None = None
-    """Its name on the command line, where that is not the field's."""
-    preferred: Any = None
-    """General default of an option that a model may set; None if models have no say."""
-    table: Table | None = None
-    """The methods that it chooses from."""
-    parse: Callable[[str], Any] | None = None
-    """From the word on the command line to the value."""
-
-
-def option(default: Any, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
-    """Declare one field."""
-    return field(default=default, metadata={"choice": Choice(help, panel, **more)})
-
-
-def by_model(preferred: Any, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
-    """Declare a field that is None until the model's default, or else this one, fills it."""
-    return option(None, help, panel, preferred=preferred, **more)
-
-
-def choices(kind: type[Any]) -> Mapping[str, Choice]:
-    """Return what the fields of a class say about themselves, by their names."""
-    return {f.name: f.metadata["choice"] for f in fields(kind) if "choice" in f.metadata}
-
-
-Chosen = TypeVar("Chosen")
-
-
-def as_made(kind: type[Chosen], given: Chosen | Mapping[str, Any] | None) -> Chosen:
-    """Return `Options`, `Reading` or the like from itself, from a dict of its fields, or None.
-
-    Raises
-    ------
-    OptionError
-        If it is none of these, or a field is not known.
-    """
-    if given is None:
-        return kind()
-    if isinstance(given, kind):
-        return given
-    known = [f.name for f in fields(cast(Any, kind))]
-    if not isinstance(given, Mapping):
-        raise OptionError(
-            f"{kind.__name__.lower()} is a {type(given).__name__}; give geoseg.{kind.__name__}(…) "
-            f"or a dict of its fields, like {{'{known[1]}': …}}"
-        )
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise OptionError(f"geoseg.{kind.__name__} has no option {shown(name)}; {hint}")
-    return kind(**given)
-
-
-def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``"3,2,1"`` or ``"1"``; how many there may be is settled where the scene is opened.
-
-    Raises
-    ------
-    OptionError
-        If it is not a list of band numbers.
-    """
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = ()
-    if not bands or min(bands) < 1:
-        raise OptionError(
-            f"--bands '{shown(text)}' is not a list of band numbers; write for example "
-            "--bands 3,2,1"
-        )
-    return bands
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How pixels become labels.
@@ -155,6 +81,12 @@ class Options:
     What is None takes the preset's value, else the model's own default where it has one, else the
     general one that its help names. An option given always wins. See `geoseg.methods` for how
     methods are written.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible, alone or with the others. Of methods only the names are looked
+        at; their keys are when the model is there.
     """
 
     preset: Preset = option(
@@ -172,7 +104,12 @@ class Options:
         None, "Checkpoint of simfeatup (JBU-One) or featup (JBU-Stack).", METHOD, metavar="FILE"
     )
     cls_bias: float = by_model(
-        0.3, "Subtract λ times the window's global logits from every pixel.", METHOD, metavar="λ"
+        0.3,
+        "Subtract λ times the window's global logits from every pixel.",
+        METHOD,
+        metavar="λ",
+        holds=not_negative,
+        wanted="0 or more (logits become patch - bias * cls)",
     )
     window_steps: tuple[str, ...] = option(
         (),
@@ -212,6 +149,8 @@ class Options:
         "name: many synonyms share it.",
         METHOD,
         metavar="P",
+        holds=lambda value: 0 <= value <= 1,
+        wanted="a probability from 0 to 1",
     )
     background: str | None = option(
         None,
@@ -219,7 +158,14 @@ class Options:
         METHOD,
         metavar="NAME",
     )
-    logit_scale: float = by_model(50.0, "Factor on logits before the softmax.", METHOD, metavar="S")
+    logit_scale: float = by_model(
+        50.0,
+        "Factor on logits before the softmax.",
+        METHOD,
+        metavar="S",
+        holds=positive,
+        wanted="a value above 0",
+    )
     templates: str | tuple[str, ...] = option(
         "imagenet",
         "Prompt templates: imagenet (80), remote-sensing, none, or a text file with {} in every "
@@ -250,15 +196,21 @@ class Options:
         "Windows encoded at once; fewer if they do not fit. [default: picked for the device]",
         WINDOWS,
         metavar="N",
+        holds=lambda value: value >= 1,
+        wanted="1 or more",
     )
 
     def __post_init__(self) -> None:
-        for name, chosen in choices(Options).items():
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-            elif chosen.table and isinstance(value, str) and isinstance(_DEFAULTS[name], tuple):
-                object.__setattr__(self, name, (value,))
+        settle(self)
+        refuse_gaps(self.window, self.stride)
+        if self.threshold is None and self.background is not None and not self.vocabulary_steps:
+            raise OptionError("a background class needs a threshold; give both or neither")
+        upsampler = None if self.upsampler is None else self.upsampler.partition(":")[0]
+        if self.upsampler_weights is not None and upsampler not in (None, *_WEIGHTED):
+            raise OptionError(
+                f"upsampler {upsampler} takes no weights; give --upsampler "
+                f"{' or '.join(_WEIGHTED)}, or leave --upsampler-weights out"
+            )
 
     def portable(self) -> Options:
         """Return the same options as a process in another folder understands them."""
@@ -285,7 +237,7 @@ class Options:
         OptionError
             If a value is impossible.
         """
-        values = {f.name: getattr(self, f.name) for f in fields(Options)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Options)}
         sources: dict[str, Source] = {}
         preset = PRESETS.get(self.preset, {})
         values["exact"] |= preset.get("exact", False)
@@ -320,35 +272,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Options):
-    """Options with nothing left open, and possible; see `Options` for their meaning."""
+    """Options with nothing left open; see `Options` for their meaning."""
 
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Where the options that a model may set came from."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.cls_bias <= sys.float_info.max:
-            raise OptionError(
-                f"CLS bias is {shown(self.cls_bias)}; give 0 or more "
-                "(logits become patch - bias * cls)"
-            )
-        if not 0 < self.logit_scale <= sys.float_info.max:
-            raise OptionError(f"logit scale is {shown(self.logit_scale)}; give a value above 0")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise OptionError(
-                f"threshold is {shown(self.threshold)}; give a probability from 0 to 1"
-            )
-        if self.threshold is None and self.background is not None and not self.vocabulary_steps:
-            raise OptionError("a background class needs a threshold; give both or neither")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"batch size is {shown(self.batch_size)}; give 1 or more")
-        upsampler = self.upsampler.partition(":")[0]
-        if self.upsampler_weights is not None and upsampler not in _WEIGHTED:
-            raise OptionError(
-                f"upsampler {upsampler} takes no weights; give --upsampler "
-                f"{' or '.join(_WEIGHTED)}, or leave --upsampler-weights out"
-            )
-        check_words(self)
 
     def method(self, name: str) -> Any:
         """Make the method, or the tuple of methods, that a field names."""
@@ -401,22 +328,7 @@ WORDS_ONLY = frozenset(
 """Fields of `Options` that mean nothing where a `Scorer` takes the place of a model of words."""
 
 
-def parse_numbers(text: str) -> tuple[float, ...]:
-    """Read ``"0.5"`` or ``"0.48,0.46,0.41"``.
-
-    Raises
-    ------
-    OptionError
-        If it is not a list of numbers.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(
-            f"'{shown(text)}' is not a list of numbers; write for example 0.48,0.46,0.41"
-        ) from None
-
-
+@documented
 @dataclass(frozen=True, eq=False)
 class Scorer:
     """A network of one's own in place of the model of words.
@@ -457,6 +369,8 @@ class Scorer:
         MODEL,
         metavar="M,…",
         parse=parse_numbers,
+        holds=math.isfinite,
+        wanted="finite numbers",
     )
     std: tuple[float, ...] | None = option(
         None,
@@ -464,25 +378,14 @@ class Scorer:
         MODEL,
         metavar="S,…",
         parse=parse_numbers,
+        holds=positive,
+        wanted="numbers above 0",
     )
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, int | float):
-                object.__setattr__(self, name, (float(value),))
-            elif value is not None:
-                object.__setattr__(self, name, tuple(map(float, value)))
-        check_words(self)
+        settle(self)
         if self.call is None and (self.mean, self.std, self.activation) != (None, None, "softmax"):
             raise OptionError("--activation, --mean and --std are for a --scorer; give one")
-        if not all(map(math.isfinite, self.mean or ())):
-            raise OptionError("--mean has to be finite numbers")
-        if not all(0 < value < math.inf for value in self.std or ()):
-            raise OptionError("--std has to be numbers above 0")
-
-
-_DEFAULTS = {f.name: f.default for f in fields(Options)}
 
 
 def _canonical(table: Table, text: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -492,27 +395,16 @@ def _canonical(table: Table, text: str | tuple[str, ...]) -> str | tuple[str, ..
     return canonical(table, resolve(table, text))
 
 
-def check_words(values: Any) -> None:
-    """Refuse a value that is not among those its field's type lists.
+@documented
+@dataclass(frozen=True)
+class Reading:
+    """How a scene is read.
 
     Raises
     ------
     OptionError
-        That names the ones there are.
+        If a value is impossible.
     """
-    for name, hint in get_type_hints(type(values)).items():
-        value = getattr(values, name, None)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            *most, last = get_args(hint)
-            raise OptionError(
-                f"{name.replace('_', ' ')} '{shown(value)}' is not known; "
-                f"choose {', '.join(most)} or {last}"
-            )
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a scene is read."""
 
     bands: tuple[int | str, ...] | None = option(
         None,
@@ -522,6 +414,8 @@ class Reading:
         INPUT,
         metavar="R,G,B",
         parse=parse_bands,
+        holds=lambda band: isinstance(band, str) or band >= 1,
+        wanted="numbers from 1, or names",
     )
     stretch: Any = option(
         "auto",
@@ -536,6 +430,8 @@ class Reading:
         "Work at this ground sampling distance instead of the scene's own.",
         INPUT,
         metavar="METRES",
+        holds=positive,
+        wanted="a positive number of metres",
     )
     aoi: Any = option(
         None,
@@ -594,18 +490,16 @@ class Reading:
     )
 
     def __post_init__(self) -> None:
-        given = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
-        bands: Any = self.bands
-        if bands is not None:
-            bands = (bands,) if isinstance(bands, str | int) else tuple(bands)
-            object.__setattr__(self, "bands", bands)
-        if not isinstance(self.stretch, str):
-            object.__setattr__(self, "stretch", _ranges(self.stretch))
-        if self.aoi is not None and not isinstance(self.aoi, str):
+        given: Any = () if self.nodata is None else self.nodata
+        given = given if isinstance(given, list | tuple) else (given,)
+        object.__setattr__(self, "nodata", nodata_values(given))
+        object.__setattr__(self, "stretch", stretch_as_text(self.stretch))
+        for name in ("crs", "mask_values", "mask_layer"):
+            object.__setattr__(self, name, _as_text(getattr(self, name)))
+        if self.aoi is not None:
             object.__setattr__(self, "aoi", area_as_text(self.aoi))
-        if self.mask is not None:
-            object.__setattr__(self, "mask", str(self.mask))
-        object.__setattr__(self, "nodata", _nodata_values(given))
+        settle(self)
+        parse_mask_values(self.mask_values)
         if self.mask is None and (self.mask_values or self.mask_layer):
             raise OptionError("mask values and mask layer say how to read a mask; give --mask too")
 
@@ -617,68 +511,38 @@ class Reading:
         return tuple(float(value) for value in self.nodata if value != "none")
 
 
-def _ranges(given: Any) -> str:
-    """Numbers of a range, or of one for each band, as the text that says them."""
-    try:
-        rows = [given] if all(isinstance(one, int | float) for one in given) else list(given)
-        pairs = [(float(low), float(high)) for low, high in rows]
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"stretch {shown(given)} is not understood: give a text like 0:3000, or numbers "
-            "(low, high), or one such pair for each band"
-        ) from None
-    return ",".join(f"{low!r}:{high!r}" for low, high in pairs)
+def _as_text(given: Any) -> Any:
+    """Write numbers, and CRS of rasterio's or pyproj's, as a command line has them."""
+    if isinstance(given, list | tuple):
+        return ",".join(map(str, given))
+    if hasattr(given, "to_wkt"):
+        return given.to_wkt()
+    return str(given) if isinstance(given, int) else given
 
 
-def area_as_text(area: Any) -> str:
-    """Write an area of interest as the text that `Reading` keeps.
-
-    Parameters
-    ----------
-    area
-        Bounds as four numbers, a path, a shapely geometry, or a GeoDataFrame or GeoSeries, whose
-        CRS goes with it.
+def refuse_gaps(window: int | None, stride: int | None) -> None:
+    """Refuse windows of pixels that would not cover a scene, as far as both are known.
 
     Raises
     ------
-    OptionError
-        If it is none of these.
+    TilingError
+        If the window is below 0, or the stride is not 1 to a window.
     """
-    if isinstance(area, str | Path):
-        return str(area)
-    if hasattr(area, "total_bounds") and hasattr(area, "crs"):  # geopandas
-        whole = area.geometry.union_all()
-        crs = "" if area.crs is None else f"{area.crs.to_string()};"
-        return f"{crs}{whole.wkt}"
-    if hasattr(area, "geom_type") and hasattr(area, "wkt"):  # shapely
-        return str(area.wkt)
-    try:
-        numbers = [float(value) for value in area]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 4:
-        raise OptionError(
-            f"aoi is a {type(area).__name__}; give minx, miny, maxx, maxy, a shapely polygon, a "
-            "GeoDataFrame or the path of a vector file"
-        )
-    return ",".join(map(repr, numbers))
+    if window is not None and window < 0:
+        raise TilingError(f"window is {window}; give its side in pixels, or 0 for one pass")
+    if window == 0 or stride is None or 1 <= stride <= (window or stride):
+        return
+    beside = "" if window is None else f" with window {window}"
+    most = "1 or more" if window is None else f"a stride from 1 to {window}"
+    raise TilingError(f"stride {stride}{beside} would leave gaps or not move; give {most}")
 
 
-def _nodata_values(given: Sequence[float | str]) -> tuple[float | str, ...]:
-    if [str(value).lower() for value in given] == ["none"]:
-        return ("none",)
-    try:
-        values = tuple(float(value) for value in given)
-    except ValueError:
-        values = (math.nan,)
-    if not all(map(math.isfinite, values)):
-        wrong = ", ".join(str(value) for value in given)
-        raise OptionError(
-            f"nodata {shown(wrong)}: give a number, or none alone (NaN is never data)"
-        )
-    return values
+_LEAST_SPLIT = 16
+_LONGEST_LAYER = 60
+"""Letters: names of tables beside the layer's are longer, and some programs cut them."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions:
     """How polygons are made of labels.
@@ -696,6 +560,8 @@ class VectorOptions:
         SHAPE,
         metavar="M2",
         flag="--min-area",
+        holds=not_negative,
+        wanted="zero or a positive number",
     )
     drop_small: bool = option(
         False,
@@ -709,18 +575,24 @@ class VectorOptions:
         SHAPE,
         metavar="METRES",
         flag="--simplify",
+        holds=not_negative,
+        wanted="zero or a positive number",
     )
     smooth: int = option(
         0,
         "How often corners are cut; neighbours keep one common boundary.",
         SHAPE,
         metavar="TIMES",
+        holds=lambda value: 0 <= value <= 5,
+        wanted="0 to 5 times",
     )
     connectivity: int = option(
         4,
         "Whether pixels of one object share sides (4), or sides or corners (8).",
         SHAPE,
         metavar="4|8",
+        holds=lambda value: value in (4, 8),
+        wanted="4 or 8",
     )
     split: int = option(
         0,
@@ -728,56 +600,39 @@ class VectorOptions:
         "of them stay fast to draw; parts share their edges exactly, and may be small.",
         SHAPE,
         metavar="PX",
+        holds=lambda value: value == 0 or value >= _LEAST_SPLIT,
+        wanted=f"{_LEAST_SPLIT} pixels or more, 1024 for example, or 0 to leave polygons whole",
     )
-    layer: str = option("segments", "Name of the polygons' layer.", SHAPE, metavar="NAME")
+    layer: str = option(
+        "segments",
+        "Name of the polygons' layer.",
+        SHAPE,
+        metavar="NAME",
+        holds=lambda name: _is_layer_name(name),
+        wanted=f"letters, up to {_LONGEST_LAYER}, that do not begin with gpkg_, rtree_ or sqlite_",
+    )
     attributes: tuple[str, ...] = option(
         (),
         "Further attributes of the polygons, from the tags of the labels: scene (its name), date "
         "(when it was taken); separated by commas.",
         SHAPE,
         metavar="scene,date",
+        holds=lambda word: word in ATTRIBUTES,
+        wanted=" or ".join(ATTRIBUTES),
     )
 
     def __post_init__(self) -> None:
-        given = (word.strip() for word in ",".join(_listed(self.attributes)).split(","))
-        object.__setattr__(self, "attributes", tuple(dict.fromkeys(filter(None, given))))
-        for word in self.attributes:
-            if word not in ATTRIBUTES:
-                raise OptionError(
-                    f"attribute '{shown(word)}' is not known; choose {' or '.join(ATTRIBUTES)}"
-                )
-        for name in ("min_area_m2", "simplify_m"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                words = name.rsplit("_", 1)[0].replace("_", " ")
-                raise OptionError(f"{words} {value} is not zero or a positive number")
-        if not 0 <= self.smooth <= 5:
-            raise OptionError(f"smooth {self.smooth}: corners can be cut 0 to 5 times")
-        if self.connectivity not in (4, 8):
-            raise OptionError(f"connectivity {self.connectivity} is not 4 or 8")
-        if not _is_layer_name(self.layer):
-            raise OptionError(
-                f"layer '{shown(self.layer)}' cannot be a layer's name; give letters, up to "
-                f"{_LONGEST_LAYER}, that do not begin with gpkg_, rtree_ or sqlite_"
-            )
-        if self.split and self.split < _LEAST_SPLIT:
-            raise OptionError(
-                f"split {self.split}: give {_LEAST_SPLIT} pixels or more, 1024 for example, or 0 "
-                "to leave polygons whole"
-            )
+        given: Any = self.attributes
+        if isinstance(given, str):
+            given = given.split(",")
+        if isinstance(given, list | tuple) and all(isinstance(word, str) for word in given):
+            words = (word.strip() for word in ",".join(given).split(","))
+            object.__setattr__(self, "attributes", tuple(dict.fromkeys(filter(None, words))))
+        settle(self)
         if self.split and self.drop_small:
             raise OptionError("drop small would take parts that split has cut for small; give one")
         if self.drop_small and not self.min_area_m2:
             raise OptionError("drop small needs a min area, below which polygons are small")
-
-
-def _listed(given: str | Sequence[str]) -> Sequence[str]:
-    return [given] if isinstance(given, str) else given
-
-
-_LEAST_SPLIT = 16
-_LONGEST_LAYER = 60
-"""Letters: names of tables beside the layer's are longer, and some programs cut them."""
 
 
 def _is_layer_name(name: str) -> bool:
@@ -787,6 +642,7 @@ def _is_layer_name(name: str) -> bool:
     return whole and not taken and 0 < len(name) <= _LONGEST_LAYER
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Products(VectorOptions):
     """Which files a run leaves, and how.
@@ -813,10 +669,6 @@ class Products(VectorOptions):
         "With --gsd: labels on the scene's own pixels or on the working ones.",
         OUTPUT,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_words(self)
 
     @property
     def rasters(self) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._address import scene_name, without_secrets
+from geoseg._fields import as_made
 from geoseg._files import writing_to
-from geoseg.bars import shown
+from geoseg.bars import counted, shown
 from geoseg.errors import (
     GeosegError,
     OptionError,
@@ -44,7 +45,7 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
+from geoseg.options import CLASS_RASTERS, Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
@@ -79,6 +80,7 @@ from geoseg.run.times import now
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.tiling.tiles import TilePlan
 from geoseg.types import BoolArray, Window
 from geoseg.vector import style, vectorize
 
@@ -95,7 +97,7 @@ def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
 
     @functools.wraps(run)
     def run_any(scene: Any, *given: Any, **settings: Any) -> Run:
-        with shown(settings.pop("progress", None), "segment") as progress:
+        with shown(settings.pop("progress", None), "segment", "window") as progress:
             settings["progress"] = progress
             if settings.get("client") is None and not is_array(scene):
                 settings["client"] = client_there()
@@ -178,7 +180,8 @@ def segment_to_files(
         A ``distributed.Client`` whose workers run the tiles; None for the one that is there, if
         there is one, else this process, and False for this process. An array is mapped here.
     progress
-        Called after every tile and before every product; True shows a bar.
+        Called with a `Progress` now and then, after every tile and before every product; True
+        shows a bar, which counts windows.
 
     Returns
     -------
@@ -335,7 +338,8 @@ def segment_jobs(
                 lines.add(Outcome(job.name, job.out, 0.0, tuple(common), error=error))
             raise
         settings |= {"model": model, "scorer": scorer, "device": device, "options": options}
-        for job in jobs:
+        several = settings.get("progress") is True and len(jobs) > 1
+        for job in counted(jobs, "scenes", "scene") if several else jobs:
             say(job.name, job.out, None)
             run, failure, clock = None, None, time.perf_counter()
             with heard_warnings() as heard:
@@ -393,6 +397,44 @@ def _check_products(scene: Scene, products: Products) -> None:
             f"{scene.path}: --min-area and --simplify need metres, but {grid.unmeasured}; leave "
             "them out"
         )
+
+
+class _Bar:
+    """How far the tiles of a run are, counted in windows."""
+
+    def __init__(self, plan: TilePlan, todo: Sequence[int], say: ProgressCallback) -> None:
+        self._plan, self._say = plan, say
+        self._planned = {
+            index: count
+            for lane in plan.lanes(todo)
+            for index, count in zip(lane, plan.windows_of(lane), strict=True)
+        }
+        self._ended, self._ran = 0, 0
+        pixels = sum(plan.core(index).area for index in todo)
+        done = len(plan) - len(todo)
+        total = sum(self._planned.values())
+        self._state = Progress("segment", done, len(plan), 0, pixels, 0, total)
+        say(self._state)
+
+    def windows(self, ran: int) -> None:
+        """Say how many windows have run, which those of finished tiles are among."""
+        done = min(self._ended + max(ran - self._ran, 0), self._state.windows)
+        if done > self._state.windows_done:
+            self._state = replace(self._state, windows_done=done)
+            self._say(self._state)
+
+    def tile(self, index: int, ran: int) -> None:
+        """Say that a tile is finished; windows of it that hold no data have not run."""
+        state = self._state
+        self._ran += ran
+        self._ended += self._planned[index]
+        self._state = replace(
+            state,
+            tiles_done=state.tiles_done + 1,
+            pixels_done=state.pixels_done + self._plan.core(index).area,
+            windows_done=max(state.windows_done, self._ended),
+        )
+        self._say(self._state)
 
 
 @dataclass
@@ -470,10 +512,10 @@ class _SceneRun:
             stack.enter_context(self._timed("segment"))
             writers = stack.enter_context(self.rasters.writing(resume=bool(journal.finished)))
             todo = [index for index in range(len(self.plan)) if index not in journal.finished]
-            pixels = sum(self.plan.core(index).area for index in todo)
-            state = Progress("segment", len(journal.finished), len(self.plan), 0, pixels)
-            self.progress(state)
-            results = run_tiles(job, todo, client=self.client, keep_going=self.keep_going)
+            bar = _Bar(self.plan, todo, self.progress)
+            results = run_tiles(
+                job, todo, client=self.client, keep_going=self.keep_going, seen=bar.windows
+            )
             # Closed at once when this block is left, so that tiles under way stop too.
             stack.enter_context(closing(results))
             for index, result in results:
@@ -486,12 +528,7 @@ class _SceneRun:
                 else:
                     checksums = write_tile(writers, self._place(index), result)
                     journal.add(TileRecord(index, result.windows, checksums, result.retried))
-                state = replace(
-                    state,
-                    tiles_done=state.tiles_done + 1,
-                    pixels_done=state.pixels_done + self.plan.core(index).area,
-                )
-                self.progress(state)
+                bar.tile(index, result.windows if isinstance(result, TileResult) else 0)
 
     def _nodata(self, index: int) -> TileResult:
         classes = len(self.rasters.classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import sys
 import types
@@ -17,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from geoseg._fields import as_made
 from geoseg._files import local_target, whole_file, writing_to
 from geoseg._fonts import Font, font_for, warn_of_boxes
 from geoseg.errors import OptionError, OutputError, SceneError
@@ -27,7 +30,7 @@ from geoseg.io.objects import is_array, on_disk, scene_on_disk
 from geoseg.io.scene import Scene
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.legend import open_labels
-from geoseg.options import Reading, as_made
+from geoseg.options import Reading
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
@@ -523,8 +526,11 @@ def _window_of(labels: LabelRaster, scene: Scene) -> Window:
 class _Callable(types.ModuleType):
     """``geoseg.preview(…)`` is `preview`, although this module has its name."""
 
+    @functools.wraps(preview)
     def __call__(self, *given: Any, **settings: Any) -> Image.Image | Path:
         return preview(*given, **settings)
 
 
 sys.modules[__name__].__class__ = _Callable
+__doc__ = preview.__doc__  # what ``geoseg.preview?`` shows
+__signature__ = inspect.signature(preview)

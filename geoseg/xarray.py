@@ -29,9 +29,9 @@ from geoseg._optional import require
 from geoseg.errors import OptionError, SceneError, not_found
 from geoseg.evaluation import Evaluation, evaluate
 from geoseg.io.array import ArrayScene, fill_of, time_of
-from geoseg.io.flags import flags_of
+from geoseg.io.flags import flags_of, without_flags
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.objects import classes_of, is_computed, label_array
+from geoseg.io.objects import classes_of, label_array, may_be_computed
 from geoseg.io.write import label_writer, provenance
 from geoseg.lazy import segment
 from geoseg.legend import open_labels as open_legend
@@ -96,8 +96,8 @@ def open_labels(
     array = rioxarray.open_rasterio(path, chunks=chunks)
     assert isinstance(array, xarray.DataArray)
     array = array.isel(band=0, drop=True).rename("labels")
-    flags = flags_of(raster.classes, array.dtype) if raster.classes else {}
-    array.attrs = {key: value for key, value in array.attrs.items() if key not in flags} | flags
+    if raster.classes:
+        array.attrs = without_flags(array.attrs) | flags_of(raster.classes, array.dtype)
     return array
 
 
@@ -303,7 +303,12 @@ class GeosegAccessor:
         return ax
 
     def explore(
-        self, scene: Any = None, *, opacity: float = 0.7, tiles: str | None = "OpenStreetMap"
+        self,
+        scene: Any = None,
+        *,
+        polygons: gpd.GeoDataFrame | None = None,
+        opacity: float = 0.7,
+        tiles: str | None = "OpenStreetMap",
     ) -> Any:
         """Show the labels on a map that can be moved, without a tile server.
 
@@ -311,6 +316,8 @@ class GeosegAccessor:
         ----------
         scene
             Path or array of the scene, as a second layer below.
+        polygons
+            As `polygons` gives them, or others, as a layer above.
         opacity
             Of the labels, 0 to 1; a slider changes it.
         tiles
@@ -330,7 +337,9 @@ class GeosegAccessor:
         """
         from geoseg.explore import explore
 
-        return explore(self._scene, self._classes, scene, opacity=opacity, tiles=tiles)
+        return explore(
+            self._scene, self._classes, scene, polygons=polygons, opacity=opacity, tiles=tiles
+        )
 
     # ---------------------------------------------------------------------------------------------
 
@@ -353,16 +362,27 @@ class GeosegAccessor:
         return ArrayScene.open(plain, stretch="raw", colours=False)
 
     @cached_property
+    def _values(self) -> npt.NDArray[Any]:
+        """Values that occur; of a dask array chunk by chunk."""
+        data = label_array(self._array).data
+        if not hasattr(data, "dask"):
+            return np.unique(data)
+        import dask.array as da
+
+        found: npt.NDArray[Any] = da.unique(data).compute()
+        return found
+
+    @cached_property
     def _classes(self) -> tuple[LabelClass, ...]:
         labels = label_array(self._array)
         lazy = hasattr(labels.data, "dask")
-        if lazy and is_computed(labels) and labels.dtype.kind in "iuf":
-            labels, lazy = labels.compute(), False
-        classes = classes_of(labels, None if lazy else labels.data)
-        if classes or labels.dtype.kind not in "iufb":
+        if labels.dtype.kind not in "iufb":
+            return ()
+        known = lazy and not may_be_computed(labels)
+        classes = classes_of(labels, None if known else self._values)
+        if classes:
             return classes
-        found = np.unique(labels.compute().data if lazy else labels.data)
-        nodata = fill_of(labels)
+        found, nodata = self._values, fill_of(labels)
         values = [int(v) for v in found if np.isfinite(v) and v != nodata]
         return tuple(LabelClass(v, f"class {v}", default_color(v)) for v in values)
 

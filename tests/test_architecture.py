@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FOUNDATION = {
     "_address", "_html", "bars", "errors", "types", "_optional", "_files", "_fonts", "_claim",
-    "_inputs", "_remote",
+    "_inputs", "_remote", "_texts", "_fields",
     "methods", "options", "runtime",
 }  # fmt: skip
 INPUTS = {"io", "tiling", "text", "model"}
@@ -38,8 +38,10 @@ ROOMS: dict[str, set[str]] = {
     "_inputs": {"errors"},
     "types": {"errors"},
     "_optional": {"errors"},
+    "_texts": {"errors", "_inputs"},
     "methods": {"errors", "_inputs"},
-    "options": {"errors", "methods", "_files", "_inputs"},
+    "_fields": {"errors", "_inputs", "methods"},
+    "options": {"errors", "methods", "_files", "_inputs", "_texts", "_fields"},
     "runtime": {"_address", "errors", "types"},
     **dict.fromkeys(INPUTS, FOUNDATION),
     "inference": FOUNDATION | INPUTS,

@@ -22,7 +22,8 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from geoseg._claim import claimed
-from geoseg.options import POLYGON_FORMATS, Options, Products, Reading, choices
+from geoseg._fields import choices
+from geoseg.options import POLYGON_FORMATS, Options, Products, Reading
 from geoseg.pipeline import Progress
 from geoseg.run.folder import CLAIM
 from geoseg.testing import tiny_random_model

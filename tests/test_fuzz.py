@@ -26,15 +26,15 @@ from rasterio.crs import CRS
 from safetensors.torch import save_file
 
 from geoseg import methods
+from geoseg._texts import parse_bands, parse_stretch
 from geoseg.errors import GeosegError
 from geoseg.io.aoi import Aoi
 from geoseg.io.grid import Grid
-from geoseg.io.stretch import parse_stretch
 from geoseg.model import loading
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import read_defaults
 from geoseg.model.loading import load_model, resolve_device
-from geoseg.options import Options, parse_bands
+from geoseg.options import Options
 from geoseg.testing import tiny_random_model
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary

@@ -18,12 +18,13 @@ from torch import Tensor
 
 import geoseg
 from geoseg import methods
+from geoseg._fields import choices
 from geoseg.errors import OptionError, OutputError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View
 from geoseg.model.attention.trunk import Context, Grid, Trunk
 from geoseg.model.loading import Model, load_model
-from geoseg.options import Options, choices
+from geoseg.options import Options
 from geoseg.testing import assert_same_raster, drawn_rgb, tiny_random_model, write_scene
 from geoseg.text.queries import Embed, Queries
 from geoseg.types import PixelBlock, Window

@@ -318,7 +318,7 @@ def test_configs_that_are_none(content: bytes, said: str, folder: Path, tmp_path
     ("content", "said"),
     [
         ('{"cls_bias": NaN}', "cls_bias is nan"),
-        ('{"cls_bias": -1}', "CLS bias is -1"),
+        ('{"cls_bias": -1}', "cls-bias is -1"),
         ('{"logit_scale": 1e999}', "logit_scale is inf"),
         ('{"logit_scale": true}', "logit_scale is True"),
         ('{"window": 1000000000000}', "window is 1000000000000"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -281,6 +282,50 @@ def test_the_call_reads_nothing(
     assert len(loads) > 0
 
 
+@pytest.mark.parametrize("stretch", ["auto", "1,99", "200:2550"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_the_call_reads_nothing_of_a_file(
+    array: xr.DataArray, loaded: geoseg.Model, stretch: str, dtype: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from geoseg.io.source import RasterSource
+
+    file = tmp_path / "scene.tif"
+    (array.astype(dtype) * (1 if dtype == "uint8" else 10)).rio.to_raster(file)
+    if dtype == "uint8" and stretch == "200:2550":
+        stretch = "20:255"
+    looked: list[str] = []
+    for name in ("read", "read_decimated", "opacity", "sample"):
+        own = getattr(RasterSource, name)
+
+        def read(*given: Any, _own: Any = own, _name: str = name, **more: Any) -> Any:
+            looked.append(_name)
+            return _own(*given, **more)
+
+        monkeypatch.setattr(RasterSource, name, read)
+    reading = {"stretch": stretch}
+    found, again = (lazy(file, loaded, reading=reading) for _ in range(2))
+    assert looked == []
+    assert found.labels.data.name == again.labels.data.name
+    told = found.labels.attrs
+    assert ("geoseg_limits" in told) == (":" in stretch)
+    measured = ":" not in stretch and (dtype, stretch) != ("uint8", "auto")
+    assert ("measured" in told["geoseg_stretch"]) == measured
+    corner = found.labels[:20, :20].compute()
+    whole = found.labels.compute()
+    assert looked.count("read_decimated") == 1
+    quick = {"polygons": "none", "preview": False}
+    run = geoseg.segment_to_files(
+        file, CLASSES, tmp_path / "out", model=loaded, options=QUICK, reading=reading,
+        products=quick,
+    )  # fmt: skip
+    with rasterio.open(run.out / "labels.tif") as dataset:
+        np.testing.assert_array_equal(whole, dataset.read(1))
+    np.testing.assert_array_equal(corner, whole[:20, :20])
+    others = (lazy(file, loaded, reading={"stretch": s}) for s in ("3,97", "100:2000"))
+    assert len({found.labels.data.name, *(one.labels.data.name for one in others)}) == 3
+
+
 @pytest.mark.parametrize("kind", ["path", "numpy", "dask"])
 @pytest.mark.parametrize("whole", [True, False], ids=["dataset", "labels"])
 def test_a_slice_costs_the_windows_it_touches(
@@ -506,6 +551,84 @@ def test_what_is_no_label_any_more_has_no_class(labels: xr.DataArray, kind: str)
     assert set(found.class_name).isdisjoint(NAMES)
 
 
+@pytest.mark.parametrize("target", ["l.tif", "l.nc", "l.zarr"])
+@pytest.mark.parametrize("kind", ["mask", "sum", "part", "computed part"])
+def test_files_of_what_is_no_label_any_more_have_no_class(
+    labels: xr.DataArray, tmp_path: Path, kind: str, target: str
+) -> None:
+    """What xarray writes has the attributes of labels, also where it holds something else."""
+    written = {
+        "mask": (labels == 1).astype("uint8"),
+        "sum": labels * 2,
+        "part": labels.isel(x=slice(10, 100)),
+        "computed part": labels.where(labels.x > labels.x.mean(), 255).astype("uint8"),
+    }[kind]
+    file = tmp_path / target
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeosegWarning)
+        if target == "l.tif":
+            written.rio.to_raster(file)
+        elif target == "l.nc":
+            written.to_dataset().to_netcdf(file, engine="h5netcdf")
+        else:
+            written.to_dataset().to_zarr(file)
+        opened = geoseg.open_labels(file)
+        names = set(opened.geoseg.classes.name)
+        lazy_names = set(geoseg.open_labels(file, chunks=64).geoseg.classes.name)
+    assert names == lazy_names
+    assert names == set(NAMES) if "part" in kind else names.isdisjoint(NAMES)
+    np.testing.assert_array_equal(opened, written)
+    if target == "l.tif" and "part" not in kind:
+        with pytest.warns(GeosegWarning, match="no names"):
+            found = geoseg.vectorize(file)
+        assert set(found.class_name).isdisjoint(NAMES)
+    if kind == "computed part":
+        masked = opened.where(opened != 255)
+        assert set(masked.geoseg.classes.name) == set(NAMES)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_lazy_stack_is_three_runs_of_the_command_line(
+    array: xr.DataArray, loaded: geoseg.Model, dtype: str, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from geoseg_cli.main import app
+
+    files = []
+    for place, share in enumerate((1.0, 0.8, 0.6)):
+        date = (array * share).astype(dtype) * (1 if dtype == "uint8" else 17)
+        date.attrs.pop("_FillValue", None)
+        files.append(tmp_path / f"date{place}.tif")
+        date.rio.write_crs(array.rio.crs).rio.to_raster(files[-1])
+    dates = pd.Index(pd.date_range("2022-05-01", periods=3, freq="YS"), name="time")
+    opened = [rioxarray.open_rasterio(file, chunks={"x": 70, "y": 50}) for file in files]
+    stack = xr.concat(opened, dates)
+    found = lazy(stack, loaded).labels
+    limits = geoseg.measure_stretch(stack)
+    text = geoseg.Reading(stretch=limits).stretch
+    said = "auto" if dtype == "uint8" else text
+    alone = [one.geoseg.segment(CLASSES, model=loaded, options=QUICK, reading={"stretch": said})
+             for one in opened]  # fmt: skip
+    assert loaded.spec is not None
+    for place, file in enumerate(files):
+        out = tmp_path / file.stem
+        done = CliRunner().invoke(
+            app,
+            ["segment", str(file), "--classes", CLASSES, "--out", str(out), "--model", loaded.spec,
+             "--templates", "none", "--stretch", said, "--polygons", "none", "--no-preview",
+             "--device", "cpu", "--quiet"],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        with rasterio.open(out / "labels.tif") as dataset:
+            labels = dataset.read(1)
+        np.testing.assert_array_equal(found[place], labels)
+        np.testing.assert_array_equal(alone[place].labels, labels)
+
+
 # -- the accessor -------------------------------------------------------------------------------
 
 
@@ -580,12 +703,23 @@ def test_colours_of_labels_for_other_programs(labels: xr.DataArray, chunks: Any)
 
 def test_a_map_that_can_be_moved(labels: xr.DataArray, array: xr.DataArray) -> None:
     pytest.importorskip("folium")
-    page = labels.geoseg.explore(array, tiles=None).get_root().render()
+    polygons = labels.geoseg.polygons()
+    shown = labels.geoseg.explore(array, polygons=polygons, tiles=None)
+    page = shown.get_root().render()
     for name in NAMES:
         assert name in page
     assert page.count("data:image/png;base64") == 2
-    assert "L.control.layers" in page
+    switch = page[page.index("L.control.layers") - 1000 :]
+    for layer in ("scene", "labels", "polygons"):
+        assert f'"{layer}"' in switch
     assert "setOpacity" in page
+    (features,) = (one for one in shown._children.values() if hasattr(one, "data"))
+    drawn = [feature["properties"] for feature in features.data["features"]]
+    assert [one["class_name"] for one in drawn] == list(polygons.class_name)
+    assert features.style_function(features.data["features"][0])["color"] == polygons.color[0]
+    # Data of the map's own alone: libraries come from their servers, pixels from nowhere.
+    addresses = set(re.findall(r"https?://([^/\"\']+)", page))
+    assert not [one for one in addresses if "tile" in one]
 
 
 def test_the_accessor_maps_a_scene_and_compares(
@@ -956,7 +1090,7 @@ def test_a_client_that_is_there_is_used(
 
     seen: list[Any] = []
 
-    def run_tiles(job: Any, todo: Any, *, client: Any, keep_going: bool) -> Any:
+    def run_tiles(job: Any, todo: Any, *, client: Any, **_: Any) -> Any:
         seen.append(client)
         yield from ()
 
@@ -970,3 +1104,89 @@ def test_a_client_that_is_there_is_used(
                 products={"polygons": "none", "preview": False},
             )  # fmt: skip
     assert [type(client) for client in seen] == [Client, type(None)]
+
+
+def test_progress_is_counted_in_windows(
+    path: Path, loaded: geoseg.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a tile is at work: here there is but one."""
+    from geoseg.run import tiles
+
+    monkeypatch.setattr(tiles, "_SAID_EVERY_S", 1e-4)
+    told: list[Any] = []
+    options = {"templates": "none", "window": 32, "stride": 16, "batch_size": 1}
+    run = geoseg.segment_to_files(
+        path, CLASSES, tmp_path / "out", model=loaded, options=options, progress=told.append,
+        products={"polygons": "none", "preview": False},
+    )  # fmt: skip
+    done = [state.windows_done for state in told if state.stage == "segment"]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, run.report["windows"])
+    assert len(set(done)) > 3
+    counts: list[tuple[int, int]] = []
+    geoseg.features(path, model=loaded, options=options, progress=lambda *one: counts.append(one))
+    assert counts[-1] == (run.report["windows_of_lattice"],) * 2
+
+
+@pytest.mark.parametrize("call", ["files", "batch", "features", "evaluate", "vectorize"])
+def test_a_bar_says_what_it_counts(
+    call: str, path: Path, labels: xr.DataArray, loaded: geoseg.Model, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import tqdm.auto
+
+    bars: list[Any] = []
+
+    class Bar(tqdm.std.tqdm):  # type: ignore[type-arg]
+        def close(self) -> None:
+            if self not in bars:
+                bars.append(self)
+            super().close()
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    settings: Any = {"model": loaded, "options": QUICK, "progress": True}
+    quick = {"polygons": "none", "preview": False}
+    if call == "files":
+        geoseg.segment_to_files(path, CLASSES, tmp_path / "out", products=quick, **settings)
+    elif call == "batch":
+        other = write_scene(tmp_path / "other.tif", 40, 50)
+        products = geoseg.Products(**quick)
+        geoseg.pipeline.segment_many(
+            [path, other], CLASSES, tmp_path / "out", products=products, **settings
+        )
+    elif call == "features":
+        geoseg.features(path, **settings)
+    elif call == "evaluate":
+        geoseg.evaluate(labels, labels, progress=True)
+    else:
+        geoseg.vectorize(labels, progress=True)
+    units = {"files": {"window"}, "batch": {"window", "scene"}, "features": {"window"},
+             "evaluate": {"%"}, "vectorize": {"row"}}  # fmt: skip
+    assert {bar.unit for bar in bars} == units[call]
+    assert all(bar.n == bar.total > 0 for bar in bars)
+
+
+@pytest.mark.parametrize("name", [name for name in geoseg.__all__ if name != "__version__"])
+def test_every_public_name_says_what_it_takes_and_gives(name: str) -> None:
+    """What ``?`` shows: parameters with shapes and units, what comes back, what goes wrong."""
+    import inspect
+
+    thing = getattr(geoseg, name)
+    doc = inspect.getdoc(thing) or ""
+    sections = set(re.findall(r"^(\w+)\n-{3,}$", doc, flags=re.M))
+    assert len(doc.splitlines()[0]) > 10
+    if inspect.isclass(thing):
+        assert sections & {"Parameters", "Attributes"}
+        for member, value in vars(thing).items():
+            if callable(value) and not member.startswith("_"):
+                assert inspect.getdoc(value), member
+    else:
+        assert {"Parameters", "Returns", "Raises"} <= sections
+    body = doc.partition("\n----------\n")[2]
+    for parameter in inspect.signature(thing).parameters.values():
+        taken = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if taken and name != "Model":
+            assert re.search(rf"^[\w, ]*\b{parameter.name}\b[\w, ]*( : .*)?$", body, re.M), (
+                parameter
+            )
+    assert not re.search(r"(?<!-)--[a-z]", doc)

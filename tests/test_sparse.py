@@ -82,7 +82,7 @@ def test_pixels_and_areas_are_those_of_a_full_file(pair: tuple[Path, Path]) -> N
     [
         VectorOptions(),
         VectorOptions(min_area_m2=20),
-        VectorOptions(simplify_m=1, smooth=True, connectivity=8),
+        VectorOptions(simplify_m=1, smooth=1, connectivity=8),
     ],
     ids=["plain", "merged", "shaped"],
 )

@@ -111,7 +111,9 @@ def test_a_lane_runs_each_of_its_windows_once_and_in_order(
     lanes = plan.lanes(todo)
     assert sorted(index for lane in lanes for index in lane) == sorted(todo)
     runs = 0
-    for lane in map(plan.lane, lanes):
+    for indices in lanes:
+        lane = plan.lane(indices)
+        assert plan.windows_of(indices) == [len(each.windows) for each in lane.tiles]
         windows = [window for each in lane.tiles for window in each.windows]
         assert windows == list(lattice.touching(lane.grown))
         runs += len(windows)

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 
 from geoseg._html import table
 from geoseg._optional import require
+from geoseg._texts import area_as_text
 from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, warn
 from geoseg.evaluation.metrics import (
@@ -34,7 +35,6 @@ from geoseg.io.aoi import Aoi
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
-from geoseg.options import area_as_text
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import Window
@@ -110,6 +110,7 @@ class Evaluation:
         ax.set_yticks(range(len(names)), names)
         ax.set_xlabel("labels")
         ax.set_ylabel("truth")
+        ax.set_title("per cent of the truth's pixels", fontsize="medium")
         for (row, col), share in np.ndenumerate(shares):
             color = "white" if share > 0.5 else "black"
             ax.text(col, row, f"{100 * share:.0f}", ha="center", va="center", color=color)
@@ -174,6 +175,11 @@ def evaluate(
         Also score outlines: greatest distance in pixels between matching ones.
     progress
         Called with the share done, 0 to 1; True shows a bar.
+
+    Returns
+    -------
+    Evaluation
+        Scores from 0 to 1, of all and of every class; `to_dataframe`, `plot_confusion`.
 
     Raises
     ------

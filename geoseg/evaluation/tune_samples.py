@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._fields import as_made
 from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, CountArray
@@ -23,7 +24,7 @@ from geoseg.io.objects import is_array, on_disk
 from geoseg.io.scene import SceneLike, expand_scenes, open_scene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading, as_made
+from geoseg.options import Options, Reading
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.tiles import Tile
 from geoseg.types import BoolArray
@@ -83,6 +84,11 @@ def tune_on_scenes(
     progress
         Called with the number of tiles done and in all; True shows a bar.
 
+    Returns
+    -------
+    Tuning
+        Suggested CLS bias, threshold and offsets of classes, and scores before and after.
+
     Raises
     ------
     EvaluationError
@@ -92,7 +98,7 @@ def tune_on_scenes(
     """
     given = as_made(Options, options)
     read = as_made(Reading, reading)
-    with on_disk(truth) as (known,), shown(progress, "tune") as said:
+    with on_disk(truth) as (known,), shown(progress, "tune", "tile") as said:
         return _tune(
             _labelled(scenes, Path(known), read),
             classes,

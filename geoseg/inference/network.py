@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg._fields import as_made, choices
 from geoseg._files import absolute
 from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of
@@ -27,15 +28,7 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import (
-    WORDS_ONLY,
-    Options,
-    Precision,
-    Scorer,
-    as_made,
-    choices,
-    is_score_raster,
-)
+from geoseg.options import WORDS_ONLY, Options, Precision, Scorer, is_score_raster
 from geoseg.runtime.transfer import to_device
 from geoseg.text.queries import Queries
 from geoseg.text.vocabulary import Vocabulary, VocabularySource

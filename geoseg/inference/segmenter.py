@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from geoseg._fields import as_made
 from geoseg.errors import SceneError, TilingError
 from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
@@ -30,7 +31,7 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Precision, Resolved, as_made
+from geoseg.options import Options, Precision, Resolved
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
 from geoseg.text.embedding import embed_queries

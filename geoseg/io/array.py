@@ -18,18 +18,17 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rioxarray.exceptions import MissingSpatialDimensionError
 
+from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import GeosegWarning, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import Band, band_of, bands_named, by_tags, by_words
 from geoseg.io.described import is_sentinel, settle_crs
 from geoseg.io.grid import Grid
 from geoseg.io.stretch import (
-    Limits,
-    Stretch,
     apply_limits,
     as_stored,
+    given_limits,
     measure_limits,
-    parse_stretch,
     warn_if_outside,
 )
 from geoseg.types import BoolArray, PixelBlock, Window
@@ -435,13 +434,7 @@ def _opened(
     if raw or (used.dtype.kind in "iu" and wanted.for_dtype(used.dtype).kind == "none"):
         return scene
     if lazily and scene.is_lazy and wanted.kind == "range":
-        given = measure_limits(
-            wanted,
-            np.empty((len(chosen), 0, 0), used.dtype),
-            np.empty((0, 0), np.bool_),
-            path=_NAME,
-            units=units,
-        )
+        given = given_limits(wanted, len(chosen), used.dtype, path=_NAME, units=units)
         return replace(scene, stretch=given)
     if (lazily and scene.is_lazy) or not measure:
         return replace(scene, pending=True)
@@ -701,10 +694,10 @@ def _corrected(array: xarray.DataArray, counted: Affine) -> Affine:
     stored = _carried(array)
     if stored is None or stored.determinant == 0:
         return counted
-    col, row = ~stored @ (counted.c, counted.f)
+    col, row = ~stored * (counted.c, counted.f)
     alike = np.allclose(stored[:6:3], counted[:6:3]) and np.allclose(stored[1:6:3], counted[1:6:3])
     if alike and all(abs(away % 1 - 0.5) < _HALF for away in (col, row)):
-        return counted @ Affine.translation(0.5, 0.5)
+        return counted * Affine.translation(0.5, 0.5)
     return counted
 
 
@@ -736,5 +729,6 @@ def _refuse_uneven(array: xarray.DataArray) -> None:
         if not step or not np.abs(places - even).max() <= _UNEVEN * step + rounding:
             raise SceneError(
                 f"{_NAME} has {what} that lie unevenly along {name}; bring it on an even grid "
-                "first, for example with rio.reproject or interp"
+                "first, for example with rio.reproject, or dates on one grid with "
+                "rio.reproject_match"
             )

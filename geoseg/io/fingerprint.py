@@ -53,12 +53,14 @@ def sample_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def file_records(files: Sequence[tuple[str, int, int]]) -> list[dict[str, Any]]:
+def file_records(
+    files: Sequence[tuple[str, int, int]], *, whole: bool = True
+) -> list[dict[str, Any]]:
     """What a record of a run says of local files, given with size in bytes and time in ns.
 
-    ``sha256`` is None where they are too large to be read.
+    ``sha256`` is None where they are too large to be read, or are not to be read as a ``whole``.
     """
-    read = sum(size for _, size, _ in files) <= _DIGESTED_BYTES
+    read = whole and sum(size for _, size, _ in files) <= _DIGESTED_BYTES
     found = []
     for path, size, time in files:
         sample = sample_digest(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,23 @@ def classes_in(attributes: Mapping[Any, Any]) -> tuple[LabelClass, ...]:
         LabelClass(value, name, own.get(value, default_color(value)).lower())
         for value, name in sorted(named.items())
     )
+
+
+def without_flags(attributes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The attributes that `classes_in` does not look at."""
+    return {
+        key: value
+        for key, value in attributes.items()
+        if not _TAG.fullmatch(str(key)) and not str(key).startswith("flag_")
+    }
+
+
+def looks_like_mask(found: Collection[float], names: int) -> bool:
+    """Whether values are 0 and 1 alone, as those of a mask, where more classes have names.
+
+    What is computed of labels keeps their attributes, and a file does not say that it is a mask.
+    """
+    return set(found) == {0, 1} and names > 2
 
 
 def _numbers(values: Any) -> list[int]:

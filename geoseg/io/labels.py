@@ -14,10 +14,10 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg._address import as_given
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, warn
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.described import mask_kind, nodata_as, unreadable
-from geoseg.io.flags import classes_in
+from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.legends import legend_beside
 from geoseg.io.source import decimated_shape, decimation
@@ -94,6 +94,12 @@ class LabelRaster:
             tags = raster.tags | dataset.tags(1)
             names = _tagged_names(tags)
             colours = _colours(dataset) or _tagged_colours(tags)
+        if names and "geoseg_version" in tags and not raster._has_classes(names):
+            warn(
+                f"{path}: its values are not those of its class names, or 0 and 1 alone as in a "
+                "mask, so that they have no names; --classes names them"
+            )
+            names, colours = {}, {}
         if not names:
             legend = legend_beside(path)
             names = {v: legend.get(v, (f"class {v}", None))[0] for v in raster.counts()}
@@ -109,6 +115,11 @@ class LabelRaster:
     def shape(self) -> tuple[int, int]:
         """Size as ``(height, width)``."""
         return self.grid.shape
+
+    def _has_classes(self, names: Mapping[int, str]) -> bool:
+        """Whether it may hold these classes; xarray writes them also beside what is computed."""
+        found = self.counts()
+        return found.keys() <= names.keys() and not looks_like_mask(found, len(names))
 
     @property
     def labelled(self) -> Window:

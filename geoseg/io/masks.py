@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._files import absolute
 from geoseg._inputs import shown
 from geoseg._remote import http_address
+from geoseg._texts import MaskKind, parse_mask_values
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io._handles import close_handle, shared_handle
 from geoseg.io.crs import crs_name, same_crs
@@ -54,36 +55,13 @@ _PLANE = CRS.from_epsg(3857)
 class Rule:
     """Which values of a mask leave a pixel out."""
 
-    kind: Literal["nonzero", "values", "bits", "keep"] = "nonzero"
+    kind: MaskKind = "nonzero"
     values: tuple[float, ...] = ()
 
     @classmethod
     def parse(cls, text: str | None) -> Rule:
-        """Read ``3,8,9``, ``bits:3,4`` or ``keep:1,2``; None is every value but 0.
-
-        Raises
-        ------
-        OptionError
-            If it is none of these.
-        """
-        if text is None:
-            return cls()
-        kind, colon, listed = text.strip().rpartition(":")
-        try:
-            values = tuple(float(part) for part in listed.split(","))
-        except ValueError:
-            values = (math.nan,)
-        fits = all(map(math.isfinite, values)) and (kind in ("bits", "keep") or not colon)
-        if kind == "bits":
-            fits = fits and all(value == int(value) and 0 <= value < 32 for value in values)
-        if not fits:
-            raise OptionError(
-                f"mask values '{shown(text)}': write the values that are left out (3,8,9), "
-                "bits:3,4 for bits counted from 0, or keep:1,2 for all values but these"
-            )
-        if kind == "bits":
-            return cls("bits", values)
-        return cls("keep" if kind else "values", values)
+        """Read what ``--mask-values`` says, see `parse_mask_values`."""
+        return cls(*parse_mask_values(text))
 
     def leaves_out(self, values: FloatArray, nodata: float | None) -> BoolArray:
         """Tell which values leave a pixel out; NaN and a nodata that is not named do not."""

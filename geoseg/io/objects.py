@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.errors import OptionError, SceneError
 from geoseg.io._handles import open_dataset
 from geoseg.io.array import ArrayScene, fill_of, time_of
-from geoseg.io.flags import classes_in
+from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import pieces
 from geoseg.options import Reading
 from geoseg.types import LabelClass, Window
@@ -151,16 +151,19 @@ def classes_of(labels: xarray.DataArray, values: Any = None) -> tuple[LabelClass
     none = found & {fill_of(labels), labels.attrs.get("_FillValue")}
     if not found <= {item.index for item in classes} | none:
         return ()
-    if not is_computed(labels):
+    if not may_be_computed(labels):
         return classes
-    # What is left of labels has nodata where the others were; a mask has two values.
-    left = bool(none) or not np.isfinite(flat).all()
-    return classes if left and (len(classes) < 3 or not found - none <= {0, 1}) else ()
+    # What is left of labels has nodata where the others were; one of a file may be whole.
+    left = bool(labels.encoding) or bool(none) or not np.isfinite(flat).all()
+    return classes if left and not looks_like_mask(found - none, len(classes)) else ()
 
 
-def is_computed(labels: xarray.DataArray) -> bool:
-    """Whether an array has been computed of labels of geoseg's, which loses the encoding."""
-    return "geoseg_version" in labels.attrs and not labels.encoding
+def may_be_computed(labels: xarray.DataArray) -> bool:
+    """Whether an array may have been computed of labels of geoseg's: that keeps the attributes.
+
+    It loses the encoding; and where it was written and opened again, nobody knows.
+    """
+    return "geoseg_version" in labels.attrs and MARK not in labels.encoding
 
 
 def _path_of(value: Any, folder: Path) -> Any:

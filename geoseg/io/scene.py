@@ -12,6 +12,7 @@ import numpy as np
 
 from geoseg._address import as_given, lasting_address
 from geoseg._remote import http_address
+from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import OptionError, warn
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
@@ -20,12 +21,10 @@ from geoseg.io.grid import Grid
 from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
 from geoseg.io.stretch import (
-    Limits,
-    Stretch,
     apply_limits,
     as_stored,
+    given_limits,
     measure_limits,
-    parse_stretch,
 )
 from geoseg.options import Reading
 from geoseg.types import BoolArray, PixelBlock, Window
@@ -86,6 +85,10 @@ class Scene:
     """How ``stretch`` was found, with ``auto`` resolved."""
     colours: bool = True
     """Whether pixels are red, green and blue; otherwise one plane for every band."""
+    pending: bool = False
+    """Whether no pixel has been looked at yet, see `measured`."""
+    fill_is_given: bool = False
+    """Whether somebody said which values are no data, so that none is looked for."""
 
     @classmethod
     def open(
@@ -102,6 +105,7 @@ class Scene:
         mask: str | Path | None = None,
         mask_values: str | None = None,
         mask_layer: str | None = None,
+        lazily: bool = False,
     ) -> Scene:
         """Look at a scene and settle bands, stretch and working grid.
 
@@ -131,6 +135,8 @@ class Scene:
             ``stretch`` may also be ``raw``: values as they are stored.
         mask, mask_values, mask_layer
             Raster or vector file of what is left out, see `geoseg.io.masks.open_mask`.
+        lazily
+            Look at no pixel: the scene is ``pending``, and what has to be measured is unknown.
 
         Raises
         ------
@@ -158,21 +164,43 @@ class Scene:
         if gsd is not None:
             source = source.at_gsd(gsd)
             _warn_about_empty_detail(source)
-        limits = None
         dtype = np.dtype(np.uint8 if source.palette is not None else source.dtype)
-        rule = rule.for_dtype(dtype)
-        if rule.kind == "raw":
-            pass
-        elif rule.kind != "none" or not np.issubdtype(dtype, np.integer):
+        rule, count = rule.for_dtype(dtype), len(source.bands)
+        limits = given_limits(rule, count, dtype, path=source.path, units=source.units)
+        scene = cls(source, limits, rule, colours, pending=True, fill_is_given=nodata is not None)
+        scene = scene if lazily else scene.measured()
+        _warn_about_placement(source)
+        return scene
+
+    def measured(self) -> Scene:
+        """The same scene once its pixels have been looked at: for its stretch, and for doubts.
+
+        Raises
+        ------
+        SceneError
+            If they cannot be read, or have values that its stretch cannot.
+        """
+        source, rule, limits = self.source, self.stretch_rule, None
+        if self._is_measured:
             sample, valid = source.read_decimated(_STATISTICS_SIZE, average=False)
             limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
-            if nodata is None:
+            if not self.fill_is_given:
                 warn_about_fill(source.path, sample, valid)
-        elif source.cheap:
-            look_at_bytes(source, fill=nodata is None)
+        elif rule.kind != "raw" and source.cheap:
+            look_at_bytes(source, fill=not self.fill_is_given)
         warn_about_alpha(source)
-        _warn_about_placement(source)
-        return cls(source, limits, rule, colours)
+        return replace(self, stretch=limits, pending=False)
+
+    @property
+    def awaits_stretch(self) -> bool:
+        """Whether its stretch depends on pixels that have not been looked at."""
+        return self.pending and self.stretch is None and self._is_measured
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether its stretch depends on its pixels, or has to fit them."""
+        whole = self.source.palette is not None or np.dtype(self.dtype).kind in "iu"
+        return self.stretch_rule.kind != "raw" and (self.stretch_rule.kind != "none" or not whole)
 
     @property
     def path(self) -> str:
@@ -272,19 +300,20 @@ class Scene:
         """Read the scene (or a window), averaged, with its longer side at most ``max_size``."""
         return self._block(*self.source.read_decimated(max_size, average=True, window=window))
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, *, quick: bool = False) -> dict[str, Any]:
         """Identity of the input, for a resumed run to compare; plain JSON values.
 
         Files behind the scene (a VRT's sources, masks, overviews) count with size and content, a
         file at an address with what its server says, others with some of their pixels; see
-        `geoseg.io.fingerprint`.
+        `geoseg.io.fingerprint`. If it has to be ``quick``, their times stand for their content.
         """
-        grid, files, servers = self.native_grid, self.sources, dict(self.servers)
+        grid, servers = self.native_grid, dict(self.servers)
+        files = file_records(self.source.files, whole=False) if quick else self.sources
         server = servers.pop(lasting_address(http_address(self.path) or ""), None)
         told = files or {"ETag", "Last-Modified"} & (server or {}).keys()
         return {
             "path": files[0]["path"] if files else lasting_address(self.path),
-            "files": identities(files),
+            "files": [list(one.values()) for one in files] if quick else identities(files),
             "server": server,
             "servers": servers,
             "pixels": None if told else self.source.sample(),
@@ -318,8 +347,10 @@ class Scene:
         return PixelBlock(np.repeat(rgb, 3, axis=0) if grey else rgb, valid)
 
 
-def open_scene(path: str | Path, reading: Reading, *, colours: bool = True) -> Scene:
-    """Open a scene as ``reading`` says; see `Scene.open` for ``colours``."""
+def open_scene(
+    path: str | Path, reading: Reading, *, colours: bool = True, lazily: bool = False
+) -> Scene:
+    """Open a scene as ``reading`` says; see `Scene.open` for ``colours`` and ``lazily``."""
     return Scene.open(
         path,
         bands=reading.bands,
@@ -332,6 +363,7 @@ def open_scene(path: str | Path, reading: Reading, *, colours: bool = True) -> S
         mask=reading.mask,
         mask_values=reading.mask_values,
         mask_layer=reading.mask_layer,
+        lazily=lazily,
     )
 
 

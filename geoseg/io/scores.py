@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from geoseg._texts import Stretch
 from geoseg.errors import OptionError
 from geoseg.io.scene import Scene
 from geoseg.io.source import RasterSource
-from geoseg.io.stretch import Stretch
 from geoseg.options import Reading, is_score_raster
 from geoseg.types import PixelBlock, Window
 

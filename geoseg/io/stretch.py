@@ -3,95 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg._inputs import shown
+from geoseg._texts import Limits, Stretch
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.types import BoolArray, FloatArray
 
-AUTO_PERCENTILES = (2.0, 98.0)
 
-Limits = tuple[tuple[float, float], ...]
-"""``(low, high)`` for every band: values that become 0 and 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """How to stretch, before a scene has been seen: what ``--stretch`` says."""
-
-    kind: Literal["auto", "none", "raw", "percent", "range"]
-    low: float = 0.0
-    """Percentile (``percent``) or pixel value (``range``) that becomes 0."""
-    high: float = 0.0
-    """Percentile or pixel value that becomes 1."""
-    bands: Limits = ()
-    """``(low, high)`` of each band, where a ``range`` is not the same for all."""
-
-    def for_dtype(self, dtype: np.dtype[Any]) -> Stretch:
-        """Resolve ``auto``: none for 8-bit, 2 to 98 per cent for everything else."""
-        if self.kind != "auto":
-            return self
-        if dtype == np.uint8:
-            return Stretch("none")
-        return Stretch("percent", *AUTO_PERCENTILES)
-
-    def __str__(self) -> str:
-        if self.kind == "percent":
-            return f"{self.low:g},{self.high:g}"
-        if self.bands:
-            return limits_as_text(self.bands)
-        return f"{self.low:g}:{self.high:g}" if self.kind == "range" else self.kind
-
-
-def limits_as_text(limits: Limits) -> str:
-    """Limits of every band as `parse_stretch` reads them."""
-    return ",".join(f"{low!r}:{high!r}" for low, high in limits)
-
-
-def parse_stretch(text: str) -> Stretch:
-    """Read ``auto``, ``none``, ``raw``, ``P1,P2`` (percentiles) or ``min:max`` (pixel values).
-
-    Several ``min:max``, with commas between them, are one for each band.
-
-    Raises
-    ------
-    OptionError
-        If the text is none of these, or the first number is not below the second.
-    """
-    word = text.strip().lower()
-    if word == "auto":
-        return Stretch("auto")
-    if word == "none":
-        return Stretch("none")
-    if word == "raw":
-        return Stretch("raw")
-    if ":" in word and "," in word:
-        pairs = tuple(_two_numbers(part, ":", text) for part in word.split(","))
-        return Stretch("range", *pairs[0], bands=pairs)
-    if ":" in word:
-        low, high = _two_numbers(word, ":", text)
-        return Stretch("range", low, high)
-    low, high = _two_numbers(word, ",", text)
-    if low < 0 or high > 100:
-        raise OptionError(f"stretch '{shown(text)}': percentiles lie between 0 and 100")
-    return Stretch("percent", low, high)
-
-
-def _two_numbers(word: str, separator: str, text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in word.split(separator))
-    except ValueError:
-        raise OptionError(
-            f"stretch '{shown(text)}' is not understood: give auto, none, two percentiles as 2,98 "
-            "or two pixel values as 0:3000"
-        ) from None
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise OptionError(f"stretch '{shown(text)}': the first number must be below the second")
-    return low, high
+def given_limits(
+    stretch: Stretch,
+    bands: int,
+    dtype: npt.DTypeLike,
+    *,
+    path: str,
+    units: Sequence[tuple[float, float]] = (),
+) -> Limits | None:
+    """Values that become 0 and 1 as far as a ``range`` says them, without a pixel; else None."""
+    if stretch.kind != "range":
+        return None
+    none = np.empty((bands, 0, 0), dtype)
+    return measure_limits(stretch, none, np.empty((0, 0), np.bool_), path=path, units=units)
 
 
 def measure_limits(

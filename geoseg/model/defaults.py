@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from geoseg._fields import choices
 from geoseg._inputs import named_path, shown
 from geoseg.errors import ModelError, OptionError
 from geoseg.model.config import read_json
-from geoseg.options import Options, choices
+from geoseg.options import Options
 
 DEFAULTS_FILE = "geoseg.json"
 _FILE = "file of model defaults"

@@ -45,6 +45,19 @@ class Model:
 
     Get one from `load_model`. It holds torch modules on one device; workers on other machines
     load their own from ``spec``.
+
+    Attributes
+    ----------
+    spec, weights, weights_sha256, device
+        What it was loaded from, its checkpoint file with the SHA-256 of that, and where it is.
+    patch_size, embedding_size, context_length
+        Pixels of a patch's side; length D of the joint embedding; tokens of a text.
+    mean, std
+        Of the three channels, for RGB in [0, 1].
+    defaults
+        Options that it prefers.
+    clip, tokenizer, fingerprint
+        open_clip's module (float32) and tokenizer; SHA-256 over checkpoint and architecture.
     """
 
     spec: str
@@ -176,6 +189,11 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     download
         Fetch weights that are not on this machine; otherwise their absence is an error.
+
+    Returns
+    -------
+    Model
+        On that device.
 
     Raises
     ------

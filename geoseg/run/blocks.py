@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from geoseg.errors import GeosegError
 from geoseg.inference.lane import TileResult
 from geoseg.io.array import ArrayScene, stacked_sample
+from geoseg.io.scene import Scene
 from geoseg.run.journal import digest
 from geoseg.run.tiles import TileJob
 from geoseg.tiling.tiles import TilePlan
@@ -31,6 +32,10 @@ _MORE = math.sqrt(1.5) - 1
 """Windows along one axis, by which those of a task may be more than those of its pixels."""
 _SHARED_BYTES = 2**28
 """Of a dask array whose chunks may stay in memory from the measuring to the mapping."""
+
+_KEPT = 64
+_looked_at: dict[str, Scene] = {}
+"""Scenes of files whose pixels this process has looked at, so that slices do not do it again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class LazyMap:
     pixels
         The scene, where its pixels are dask's.
     measured
-        Graph and key of that scene with its stretch, where that is still to be measured.
+        Graph and key of the scene with its stretch, where that is still to be measured.
     turned
         Whether rows and columns are given back in another order, see `ArrayScene`.
     """
@@ -110,10 +115,15 @@ class LazyMap:
         about = f"geoseg-run-{self.name.removeprefix('geoseg-tile-')}"
         layers: dict[str, Any] = {about: {about: job}}
         if self.pixels is None:
+            graph, key = self.measured or (HighLevelGraph({}, {}), None)
             layers[self.name] = {
-                (self.name, index): (_run_whole, about, index) for index in range(len(plan))
+                (self.name, index): (_run_whole, about, index, key) for index in range(len(plan))
             }
-            return HighLevelGraph(layers, {about: set(), self.name: {about}})
+            needs = {about} if key is None else {about, key}
+            return HighLevelGraph(
+                {**graph.layers, **layers},
+                {**graph.dependencies, about: set(), self.name: needs},
+            )
         reads = [_in_one(self.pixels.pixels(tile.read)) for tile in plan]
         scene: Any = self.measured[1] if self.measured else f"{about}-scene"
         if not self.measured:
@@ -280,6 +290,12 @@ def measured_later(scenes: Sequence[ArrayScene], token: str) -> tuple[HighLevelG
     return graph, name
 
 
+def looked_at_later(scene: Scene, token: str) -> tuple[HighLevelGraph, str]:
+    """Graph and key of the scene of a file once its pixels have been looked at."""
+    name = f"geoseg-limits-{token[:32]}"
+    return HighLevelGraph({name: {name: (_look, scene, token)}}, {name: set()}), name
+
+
 def _span(index: Any, size: int) -> tuple[int, int, Any] | None:
     """First and last pixel of an index, and what is left to do; None for other orders or none."""
     if not isinstance(index, slice):
@@ -315,9 +331,22 @@ def _measure(scene: ArrayScene, sample: npt.NDArray[Any]) -> ArrayScene:
     raise failed
 
 
-def _run_whole(job: TileJob, index: int) -> TileResult:
+def _look(scene: Scene, token: str) -> Scene:
+    if token in _looked_at:
+        return _looked_at[token]
     try:
-        return job.run_whole(index)
+        found = _looked_at[token] = scene.measured()
+        while len(_looked_at) > _KEPT:
+            _looked_at.pop(next(iter(_looked_at)), None)
+        return found
+    except GeosegError as error:
+        failed = _plain(error)
+    raise failed
+
+
+def _run_whole(job: TileJob, index: int, scene: Scene | None) -> TileResult:
+    try:
+        return (job if scene is None else replace(job, scene=scene)).run_whole(index)
     except GeosegError as error:
         failed = _plain(error)
     raise failed

@@ -113,11 +113,13 @@ def run_facts(
     }
 
 
-def reading_facts(scene: Scene, reading: Reading, area: Aoi | None) -> dict[str, Any]:
+def reading_facts(
+    scene: Scene, reading: Reading, area: Aoi | None, *, quick: bool = False
+) -> dict[str, Any]:
     """Everything of the input that labels depend on, by the name the user knows it by."""
     return {
         "geoseg's version": version("geoseg"),
-        "the scene": scene.fingerprint(),
+        "the scene": scene.fingerprint(quick=quick),
         "--bands, --stretch or --gsd": [scene.bands, scene.stretch, reading.gsd],
         "--crs": reading.crs,
         "--nodata or --ignore-alpha": [reading.fill, reading.ignore_alpha],

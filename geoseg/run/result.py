@@ -28,6 +28,10 @@ class Progress:
     """Scene pixels mapped in this run."""
     pixels: int
     """Scene pixels to map in this run."""
+    windows_done: int = 0
+    """Encoder windows that have run in this run, or need not."""
+    windows: int = 0
+    """Encoder windows of the tiles to map in this run."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -49,6 +49,7 @@ def open_input(
     *,
     travels: bool = False,
     colours: bool = True,
+    lazily: bool = False,
 ) -> Scene:
     """Open what `geoseg.segment_to_files` was given.
 
@@ -58,8 +59,8 @@ def open_input(
         As there; the VRT of a mosaic is written to ``out``.
     travels
         Other processes will open the scene, wherever they work.
-    colours
-        Whether its pixels are to be red, green and blue, see `Scene.open`.
+    colours, lazily
+        Whether its pixels are to be red, green and blue, and are only read later, see `Scene.open`.
     """
     if isinstance(scene, Scene):
         return scene
@@ -74,7 +75,8 @@ def open_input(
             scene = build_mosaic(scene, out / MOSAIC, reading.crs)
     elif reading.rgb:
         raise OptionError(f"{scene}: --rgb takes the files of red, green and blue, not one")
-    return open_scene(absolute(as_given(scene)) if travels else scene, reading, colours=colours)
+    path = absolute(as_given(scene)) if travels else scene
+    return open_scene(path, reading, colours=colours, lazily=lazily)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from torch import Tensor
 from geoseg.errors import GeosegError, SceneError, TileError
 from geoseg.inference.lane import USUAL, TilePixels, TileResult
 from geoseg.inference.recipe import Recipe
+from geoseg.inference.runners.area import Watch
 from geoseg.inference.segmenter import Segmenter
 from geoseg.runtime.allocator import keep_freed_memory
 from geoseg.runtime.gdal import bounded_cache
@@ -56,6 +57,8 @@ _device_locks: defaultdict[Any, threading.Lock] = defaultdict(threading.Lock)
 """One lane computes at a time on a device; threads overlap reading and writing with it."""
 _READERS = {"cpu": 1, "cuda": 3}
 """Threads that read ahead."""
+_SAID_EVERY_S = 0.5
+"""Seconds, after which is said how many windows have run."""
 _TASKS_A_THREAD = 4
 """Tasks for each thread of a cluster, at least, so that all end at about the same time."""
 _TASK_PIXELS = 80 * 2**20
@@ -326,7 +329,12 @@ def _itself(job: TileJob) -> TileJob:
 
 
 def run_tiles(
-    job: TileJob, indices: Iterable[int], *, client: Any = None, keep_going: bool = False
+    job: TileJob,
+    indices: Iterable[int],
+    *,
+    client: Any = None,
+    keep_going: bool = False,
+    seen: Callable[[int], None] | None = None,
 ) -> Generator[Found, None, None]:
     """Run tiles and yield each as it is finished, in any order.
 
@@ -341,6 +349,9 @@ def run_tiles(
         writing of the last ones overlap the computing of one.
     keep_going
         Yield the error of a tile that fails, instead of raising it, and go on.
+    seen
+        Called now and then, while a tile is awaited, with the number of windows that have run;
+        those of a cluster are only known with their tiles.
 
     Yields
     ------
@@ -359,16 +370,19 @@ def run_tiles(
         else:
             todo.append(index)
     lanes = job.plan.lanes(todo)
-    with closing(_here(job, lanes) if client is None else _on_cluster(job, lanes, client)) as run:
+    run_of = _here(job, lanes, seen) if client is None else _on_cluster(job, lanes, client)
+    with closing(run_of) as run:
         for index, found in run:
             if isinstance(found, GeosegError) and not keep_going:
                 raise found
             yield index, found
 
 
-def _here(job: TileJob, lanes: Sequence[Sequence[int]]) -> Generator[Found, None, None]:
+def _here(
+    job: TileJob, lanes: Sequence[Sequence[int]], seen: Callable[[int], None] | None
+) -> Generator[Found, None, None]:
     """One thread computes the next tile while the last one is written."""
-    stop = threading.Event()
+    stop = Watch()
 
     def run() -> Generator[Found, None, None]:
         for lane in lanes:
@@ -378,7 +392,11 @@ def _here(job: TileJob, lanes: Sequence[Sequence[int]]) -> Generator[Found, None
     with futures.ThreadPoolExecutor(1, "geoseg-tile") as pool:
         try:
             ready = pool.submit(next, found, None)
-            while (one := ready.result()) is not None:
+            while True:
+                while seen is not None and not futures.wait([ready], _SAID_EVERY_S).done:
+                    seen(stop.windows)
+                if (one := ready.result()) is None:
+                    return
                 ready = pool.submit(next, found, None)
                 yield one
         finally:

@@ -78,6 +78,13 @@ class VocabularyClass:
 class Vocabulary:
     """Which classes does a run tell apart? Their order is the order of label values.
 
+    A mapping from names to classes; `parse` makes one of whatever people write.
+
+    Parameters
+    ----------
+    classes
+        Names, prompts and colours (``#rrggbb``) of the classes.
+
     Raises
     ------
     VocabularyError

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import TilingError
+from geoseg.options import refuse_gaps
 from geoseg.types import Window
 
 IntArray = npt.NDArray[np.int64]
@@ -66,15 +67,7 @@ class Lattice:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise TilingError(f"a scene of {self.height} x {self.width} pixels has no windows")
-        if self.window < 0:
-            raise TilingError(
-                f"window is {self.window}; give its side in pixels, or 0 for one pass"
-            )
-        if self.window and not 1 <= self.stride <= self.window:
-            raise TilingError(
-                f"stride {self.stride} with window {self.window} would leave gaps or not move; "
-                f"give a stride from 1 to {self.window}"
-            )
+        refuse_gaps(self.window, self.stride)
 
     @cached_property
     def row_starts(self) -> IntArray:
@@ -106,9 +99,16 @@ class Lattice:
     def touching(self, core: Window) -> tuple[Window, ...]:
         """Every window that shares a pixel with ``core``, row by row."""
         height, width = self.window_shape
-        rows = _overlapping(self.row_starts, height, core.row, core.row_stop)
-        cols = _overlapping(self.col_starts, width, core.col, core.col_stop)
+        rows, cols = self.starts_touching(core)
         return tuple(Window(int(r), int(c), height, width) for r in rows for c in cols)
+
+    def starts_touching(self, core: Window) -> tuple[IntArray, IntArray]:
+        """First rows and first columns of the windows that share a pixel with ``core``."""
+        height, width = self.window_shape
+        return (
+            _overlapping(self.row_starts, height, core.row, core.row_stop),
+            _overlapping(self.col_starts, width, core.col, core.col_stop),
+        )
 
 
 def _overlapping(starts: IntArray, size: int, low: int, high: int) -> IntArray:

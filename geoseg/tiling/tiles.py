@@ -202,6 +202,15 @@ class TilePlan(Sequence[Tile]):
             start = stop
         return Lane(tuple(tiles), core, grown)
 
+    def windows_of(self, indices: Sequence[int]) -> list[int]:
+        """How many windows each tile of a lane runs, see `lane`."""
+        cores = [self.core(index) for index in indices]
+        first, last = cores[0], cores[-1]
+        core = Window(first.row, first.col, last.row_stop - first.row, first.width)
+        rows, cols = self.lattice.starts_touching(self._grown(core))
+        stops = [*np.searchsorted(rows, [one.row_stop for one in cores[:-1]]), len(rows)]
+        return [int(count) * len(cols) for count in np.diff(stops, prepend=0)]
+
     def _grown(self, core: Window) -> Window:
         grown = core.grown(self.margin).intersection(self._scene)
         assert grown is not None

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from geoseg._fields import as_made
 from geoseg._files import local_target
 from geoseg.bars import shown
 from geoseg.errors import OptionError, warn
@@ -22,7 +23,7 @@ from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
 from geoseg.io.times import TIFF_TIME, read_time
 from geoseg.legend import open_labels
-from geoseg.options import VectorOptions, as_made
+from geoseg.options import VectorOptions
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.types import Window
@@ -129,7 +130,7 @@ def vectorize(
     """
     with (
         on_disk(labels, confidence, runner_up) as (raster, scores, second),
-        shown(progress, "polygons") as said,
+        shown(progress, "polygons", "row") as said,
         bounded_cache(),
     ):
         given: dict[str, Any] = {

@@ -34,6 +34,12 @@ _LOGIT_COPIES = 4
 """How many times a window's logits are in memory while they are made."""
 
 
+class Watch(threading.Event):
+    """Set from another thread, it gives a lane up; and it tells how many windows have run."""
+
+    windows = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Area:
     """Windows of one part of a scene, row by row, and the pixels they see."""
@@ -132,7 +138,9 @@ class Batches:
             with closing(
                 self.side_by_side(work, some, area, stop=stop, share_threads=share_threads)
             ) as done:
-                yield from zip(some, done, strict=True)
+                for batch, found in zip(some, done, strict=True):
+                    _count(stop, batch)
+                    yield batch, found
             return
         waiting = list(area.windows)
         while waiting:
@@ -146,6 +154,7 @@ class Batches:
                 self._halve(len(batch))
             else:
                 del waiting[: len(batch)]
+                _count(stop, batch)
                 yield batch, found
 
     def _halve(self, tried: int) -> None:
@@ -176,6 +185,11 @@ class Batches:
 def _go_on(stop: threading.Event | None) -> None:
     if stop is not None and stop.is_set():
         raise CancelledError
+
+
+def _count(watch: threading.Event | None, windows: Sequence[Window]) -> None:
+    if isinstance(watch, Watch):
+        watch.windows += len(windows)
 
 
 def fewer_and_fewer(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
