@@ -65,6 +65,34 @@ ATTENTIONS = Table(
         "segearth": Entry("geoseg.model.attention.last_block:SegEarth", "q·q, k·k and v·v"),
         "naclip": Entry("geoseg.model.attention.last_block:Naclip", "k·k and nearness (std)"),
         "gem": Entry("geoseg.model.attention.gem:Gem", "self-self stream beside the last blocks"),
+        "cliptrase": Entry(
+            "geoseg.model.attention.last_block:ClipTrase", "q·q, k·k and v·v in a whole last block"
+        ),
+        "segearth-rcs": Entry(
+            "geoseg.model.attention.middle:SegEarthRcs",
+            "segearth's and middle blocks' (weight, blocks)",
+        ),
+        "sclip-rcs": Entry("geoseg.model.attention.middle:SclipRcs", "sclip's and middle blocks'"),
+        "clearclip-rcs": Entry(
+            "geoseg.model.attention.middle:ClearClipRcs", "clearclip's and middle blocks'"
+        ),
+        "itaclip": Entry("geoseg.model.attention.middle:ItaClip", "q·q and k·k of several blocks"),
+        "resclip": Entry(
+            "geoseg.model.attention.resclip:ResClip",
+            "naclip's and middle blocks', sharpened by a first labelling (feedback)",
+        ),
+        "pearl": Entry(
+            "geoseg.model.attention.pearl:Pearl", "q·k with keys turned towards queries (steps)"
+        ),
+        "scclip": Entry(
+            "geoseg.model.attention.scclip:ScClip", "outliers repaired, several blocks fused"
+        ),
+        "cliper": Entry(
+            "geoseg.model.attention.cliper:Cliper", "all blocks' attention, every block classified"
+        ),
+        "reattn": Entry(
+            "geoseg.model.attention.middle:ReAttn", "experimental: middle blocks, likeness of late"
+        ),
     },
 )
 UPSAMPLERS = Table(

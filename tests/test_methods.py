@@ -29,7 +29,7 @@ from geoseg.text.queries import Embed, Queries
 from geoseg.types import PixelBlock, Window
 
 WORDS = "building, roof; road; water, river; tree"
-HEIGHT, WIDTH = 230, 190
+HEIGHT, WIDTH = 170, 150
 HOLE = Window(60, 70, 50, 40)
 NEEDS = {"contrast": "contrast:words=cloud+shadow", "pamr": "pamr:iterations=3,dilations=1+2"}
 """How a method is written whose defaults are not enough, or too slow for a small scene."""

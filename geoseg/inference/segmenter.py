@@ -26,6 +26,7 @@ from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
+from geoseg.model.attention.trunk import Words
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit
@@ -110,7 +111,6 @@ class Segmenter:
                 f"window {chosen.window} is smaller than the model's patch of "
                 f"{model.patch_size} pixels; give at least {model.patch_size}"
             )
-        encoder = Encoder(model, chosen.method("attention"), chosen.precision)
         fit = Fit(model.embedding_size, model.std, self.device, chosen.upsampler_weights)
         self._upsampler = chosen.method("upsampler").build(fit)
         weights = chosen.upsampler_weights
@@ -121,6 +121,9 @@ class Segmenter:
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
+        shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
+        words = Words(self._text, shown)
+        encoder = Encoder(model, chosen.method("attention"), chosen.precision, words)
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,

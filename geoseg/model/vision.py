@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.attention.trunk import Attention, Context, Trunk
+from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
 from geoseg.runtime.matmul import full_width
 
 
@@ -29,10 +29,17 @@ class DenseFeatures:
     """``(B, N, D)`` float32 patch tokens, row-major over the grid."""
     grid: tuple[int, int]
     """Patch rows and columns, ``N = rows * cols``."""
+    scores: Tensor | None = None
+    """``(B, N, Q)`` float32 in place of cosines with the words, of attentions that make them."""
 
 
 def resample_positions(
-    embedding: Tensor, grid: tuple[int, int], native: tuple[int, int], *, antialias: bool = False
+    embedding: Tensor,
+    grid: tuple[int, int],
+    native: tuple[int, int],
+    *,
+    antialias: bool = False,
+    bilinear: bool = False,
 ) -> Tensor:
     """Position embeddings for a patch grid other than the trained one.
 
@@ -47,6 +54,8 @@ def resample_positions(
         False samples as the DINO-derived forks do: bicubic with the scale factors
         ``(rows + 0.1) / rows0``, where the 0.1 shifts the sampling grid slightly and is part of
         the method. True resamples to the exact size with antialiasing (GEM).
+    bilinear
+        To the exact size, bilinearly (CLIPer).
 
     Returns
     -------
@@ -56,7 +65,9 @@ def resample_positions(
     if grid == native:
         return embedding
     patch = embedding[1:].reshape(1, *native, -1).permute(0, 3, 1, 2).float()
-    if antialias:
+    if bilinear:
+        patch = F.interpolate(patch, size=grid, mode="bilinear")
+    elif antialias:
         patch = F.interpolate(patch, size=grid, mode="bicubic", antialias=True)
     else:
         factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
@@ -98,6 +109,7 @@ class DenseEncoder:
             grid,
             self.native_grid,
             antialias=self.attention.antialias_positions,
+            bilinear=getattr(self.attention, "bilinear_positions", False),
         )
         if not torch.is_grad_enabled():
             # Windows have one size; images in one pass may have many, and are not kept.
@@ -114,7 +126,7 @@ class DenseEncoder:
 
     @full_width()
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> DenseFeatures:
+    def __call__(self, images: Tensor, words: Words | None = None) -> DenseFeatures:
         """Encode a batch of windows.
 
         Parameters
@@ -122,12 +134,20 @@ class DenseEncoder:
         images
             ``(B, 3, H, W)`` normalised pixels in the weights' precision; sides are cut to a
             multiple of the patch size.
+        words
+            The queries, for attentions that read them.
         """
         x, grid = self.stem(images)
-        x, grid = self.attention.run(self._trunk, x, Context(grid, images))
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = F.linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
-        return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
+        context, scores, attention = Context(grid, images, words), None, self.attention
+        if words is not None and isinstance(attention, Scoring):
+            x, grid, scores = attention.score(self._trunk, x, context, words)
+        else:
+            x, grid = attention.run(self._trunk, x, context)
+        tokens = self._trunk.embed(x)
+        cls = (
+            tokens[:, 0] if getattr(attention, "has_cls", True) else torch.zeros_like(tokens[:, 0])
+        )
+        return DenseFeatures(cls, tokens[:, 1:], grid, scores)
 
 
 def _patch_embeddings(conv: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -162,4 +182,6 @@ def split_features(features: DenseFeatures, size: int) -> Iterator[DenseFeatures
     """Features of so many windows at a time."""
     for first in range(0, len(features.cls), size):
         some = slice(first, first + size)
-        yield replace(features, cls=features.cls[some], patches=features.patches[some])
+        scores = None if features.scores is None else features.scores[some]
+        cls, patches = features.cls[some], features.patches[some]
+        yield replace(features, cls=cls, patches=patches, scores=scores)

@@ -35,11 +35,21 @@ class LastBlock:
         for block in trunk.blocks[:-1]:
             x = trunk.ordinary(block, x)
         last = trunk.blocks[-1]
-        qkv = trunk.heads(last, last.ln_1(x), "v" + "".join(map("".join, self.terms)))
-        out = trunk.project(last, self._attend(qkv, context.grid))
+        qkv = trunk.heads(last, last.ln_1(x), self.needed)
+        return self.finished(trunk, x, self._attend(qkv, context.grid)), context.grid
+
+    @property
+    def needed(self) -> str:
+        """Which of q, k and v the last block has to make."""
+        return "v" + "".join(map("".join, self.terms))
+
+    def finished(self, trunk: Trunk, x: Tensor, mixed: Tensor) -> Tensor:
+        """Mixed values through the rest of the last block; ``x`` is what came into it."""
+        last = trunk.blocks[-1]
+        out = trunk.project(last, mixed)
         if self.residual:
             out = x + last.ls_1(out)
-        return (trunk.ffn(last, out) if self.ffn else out), context.grid
+        return trunk.ffn(last, out) if self.ffn else out
 
     def _attend(self, qkv: dict[str, Tensor], grid: Grid) -> Tensor:
         value = qkv["v"]
@@ -82,6 +92,21 @@ class ClearClip(LastBlock):
 @dataclass(frozen=True)
 class SegEarth(LastBlock):
     """Li et al., "SegEarth-OV: Towards Training-Free Open-Vocabulary Segmentation", CVPR 2025."""
+
+    terms = (_QQ, _KK, _VV)
+
+
+@dataclass(frozen=True)
+class ClipTrase(LastBlock):
+    """Shao et al., "Explore the Potential of CLIP for Training-Free Open Vocabulary Semantic
+    Segmentation", ECCV 2024: its attention.
+
+    Its second half, votes in clusters of patches, has no place here: clusters of one window have
+    no counterpart in the next.
+    """
+
+    residual: bool = True
+    ffn: bool = True
 
     terms = (_QQ, _KK, _VV)
 
