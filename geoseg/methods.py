@@ -120,6 +120,16 @@ REFINERS = Table(
         "pamr": Entry(
             "geoseg.inference.refine.pamr:Pamr", "pixel-adaptive averaging (iterations, dilations)"
         ),
+        "guided": Entry(
+            "geoseg.inference.refine.guided:Guided", "guided filter, the cheap one (radius, eps)"
+        ),
+        "laplace": Entry(
+            "geoseg.inference.refine.laplace:Laplace",
+            "PEARL's propagation among cells of like grey and words (cell, strength)",
+        ),
+        "lposs": Entry(
+            "geoseg.inference.refine.lposs:Lposs", "LPOSS+'s among pixels of like colour; slow"
+        ),
     },
 )
 REGIONS = Table("regions", {})

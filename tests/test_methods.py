@@ -31,7 +31,12 @@ from geoseg.types import PixelBlock, Window
 WORDS = "building, roof; road; water, river; tree"
 HEIGHT, WIDTH = 170, 150
 HOLE = Window(60, 70, 50, 40)
-NEEDS = {"contrast": "contrast:words=cloud+shadow", "pamr": "pamr:iterations=3,dilations=1+2"}
+NEEDS = {
+    "contrast": "contrast:words=cloud+shadow",
+    "pamr": "pamr:iterations=3,dilations=1+2",
+    "lposs": "lposs:steps=4,side=5,tau=0.1",
+    "laplace": "laplace:steps=6,gradient=0.3+0.2",
+}
 """How a method is written whose defaults are not enough, or too slow for a small scene."""
 
 CHOSEN = [

@@ -22,6 +22,7 @@ from geoseg._files import absolute
 from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of
 from geoseg.inference.decide import Decision
+from geoseg.inference.refine import Asked, prepared
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
@@ -255,7 +256,7 @@ class NetworkSegmenter(Segmenter):
                 "--refine and --views need the pixels of the scene, which a raster of scores "
                 "takes the place of; leave them out"
             )
-        self._refiners = chosen.method("refine")
+        self._refiners = prepared(chosen.method("refine"), Asked())
         self._scorer = Network(
             self.scorer, classes, self.device, chosen.window, chosen.method("views").views()
         )

@@ -20,7 +20,7 @@ from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import blend_weight, cropped, merged
-from geoseg.inference.refine import refined
+from geoseg.inference.refine import Asked, prepared, refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
@@ -117,11 +117,12 @@ class Segmenter:
         self.upsampler_sha256 = None if weights is None else file_digest(weights)
         """SHA-256 of a learned upsampler's checkpoint."""
         self._views = chosen.method("views").views()
-        self._refiners = chosen.method("refine")
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
         shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
+        asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
+        self._refiners = prepared(chosen.method("refine"), asked)
         words = Words(self._text, shown)
         encoder = Encoder(model, chosen.method("attention"), chosen.precision, words)
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
@@ -354,7 +355,8 @@ class Segmenter:
 
         # Whatever fails on the way from there to here: the windows' threads end.
         with closing(steps()) as run:
-            strips = refined(merged(run, core), self._refiners, pixels)
+            origin = core.row, core.col
+            strips = refined(merged(run, core), self._refiners, pixels, origin)
             decided = (
                 (first, self._decide(logits, rasters))
                 for first, logits in cropped(strips, core, lane.core)
@@ -399,7 +401,7 @@ class Segmenter:
         pixels = PixelRows(height)
         pixels.add(0, block)
         with closing(run_windows(scorer, area, self._batches, share_threads=True)) as run:
-            strips = refined(merged(run, whole), self._refiners, pixels)
+            strips = refined(merged(run, whole), self._refiners, pixels, (0, 0))
             found = [strip.cpu() for _, strip in strips]
         return np.ascontiguousarray(torch.cat(found).permute(2, 0, 1).numpy())
 
