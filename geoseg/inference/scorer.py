@@ -19,7 +19,7 @@ from geoseg.inference.views import View, mean_of_views
 from geoseg.model.attention.trunk import Attention, Scoring, Words
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
-from geoseg.options import Precision
+from geoseg.options import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
 from geoseg.types import PixelBlock
@@ -61,6 +61,8 @@ class Encoder:
         ``auto``, ``fp32``, ``bf16`` or ``fp16``.
     words
         The queries, for attentions that read them.
+    cls_source
+        As for `geoseg.model.vision.DenseEncoder`.
 
     Raises
     ------
@@ -74,12 +76,14 @@ class Encoder:
         attention: Attention,
         precision: Precision,
         words: Words | None = None,
+        cls_source: ClsSource = "modified",
     ) -> None:
         self.device = model.device
         self.patch = model.patch_size
         self.precision = resolve_precision(precision, model.device)
         self._dtype = PRECISIONS[self.precision]
-        self._dense, self._words = DenseEncoder(model.visual(self._dtype), attention), words
+        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source)
+        self._words = words
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
 

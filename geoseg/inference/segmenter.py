@@ -124,7 +124,9 @@ class Segmenter:
         asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
         self._refiners = prepared(chosen.method("refine"), asked)
         words = Words(self._text, shown)
-        encoder = Encoder(model, chosen.method("attention"), chosen.precision, words)
+        encoder = Encoder(
+            model, chosen.method("attention"), chosen.precision, words, chosen.cls_source
+        )
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg.errors import OptionError
 from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
+from geoseg.options import ClsSource
 from geoseg.runtime.matmul import full_width
 
 
@@ -24,7 +26,7 @@ class DenseFeatures:
     """Projected tokens of a batch of windows; nothing is normalised."""
 
     cls: Tensor
-    """``(B, D)`` float32, row 0 of the modified last block (not the usual image embedding)."""
+    """``(B, D)`` float32, row 0 of the modified last block, or the usual image embedding."""
     patches: Tensor
     """``(B, N, D)`` float32 patch tokens, row-major over the grid."""
     grid: tuple[int, int]
@@ -87,13 +89,29 @@ class DenseEncoder:
         An open_clip ``VisionTransformer`` with CLS pooling (see `geoseg.model.loading`).
     attention
         How tokens attend to each other, see `geoseg.methods.ATTENTIONS`.
+    cls_source
+        Whether the CLS token is that of the ``modified`` attention, where it has one, or of the
+        ``vanilla`` model: the usual image embedding.
+
+    Raises
+    ------
+    OptionError
+        If the attention wants more blocks than there are.
     """
 
-    def __init__(self, visual: Any, attention: Attention) -> None:
+    def __init__(
+        self, visual: Any, attention: Attention, cls_source: ClsSource = "modified"
+    ) -> None:
         self.visual = visual
         self.attention = attention
+        self.cls_source = cls_source
+        blocks, wanted = len(visual.transformer.resblocks), getattr(attention, "last", 1)
+        if wanted > blocks:
+            raise OptionError(
+                f"the attention is asked for in the last {wanted} blocks, and the model has "
+                f"{blocks}; give fewer"
+            )
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
-        self._trunk = Trunk(visual)
         self._known_positions: dict[tuple[int, int], Tensor] = {}
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -139,14 +157,18 @@ class DenseEncoder:
         """
         x, grid = self.stem(images)
         context, scores, attention = Context(grid, images, words), None, self.attention
+        trunk, before = Trunk(self.visual), x
         if words is not None and isinstance(attention, Scoring):
-            x, grid, scores = attention.score(self._trunk, x, context, words)
+            x, grid, scores = attention.score(trunk, x, context, words)
         else:
-            x, grid = attention.run(self._trunk, x, context)
-        tokens = self._trunk.embed(x)
-        cls = (
-            tokens[:, 0] if getattr(attention, "has_cls", True) else torch.zeros_like(tokens[:, 0])
-        )
+            x, grid = attention.run(trunk, x, context)
+        tokens = trunk.embed(x)
+        cls = tokens[:, 0]
+        if self.cls_source == "vanilla":
+            walked = before if trunk.walked is None else trunk.walked
+            cls = trunk.embed(trunk.plain_cls(walked))[:, 0]
+        elif not getattr(attention, "has_cls", True):
+            cls = torch.zeros_like(cls)
         return DenseFeatures(cls, tokens[:, 1:], grid, scores)
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.model.attention.last_block import LastBlock
+from geoseg.model.attention.last_block import LastBlocks
 from geoseg.model.attention.trunk import Grid, attend
 
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Pearl(LastBlock):
+class Pearl(LastBlocks):
     """PEARL's Procrustes attention, 2026.
 
     In each head, keys are rotated so that they lie as near to the queries as a rotation can bring
@@ -35,6 +35,7 @@ class Pearl(LastBlock):
     which do not reach it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.own < float("inf") or self.steps < 0:
             raise OptionError(f"pearl has own {self.own:g} and steps {self.steps}; give 0 or more")
 

@@ -88,6 +88,8 @@ class Trunk:
 
     def __init__(self, visual: Any) -> None:
         self._visual = visual
+        self.walked: Tensor | None = None
+        """Tokens after the block before the last one, once it has been taken."""
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -123,7 +125,18 @@ class Trunk:
         qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         x = self.ffn(block, x + block.ls_1(self.project(block, attend([(q, k)], v))))
+        if block is self.blocks[max(len(self.blocks) - 2, 0)]:
+            self.walked = x
         return x, {"q": q, "k": k, "v": v}
+
+    def plain_cls(self, x: Tensor) -> Tensor:
+        """CLS token ``(B, 1, Dv)`` of the unmodified last block, of what comes into it."""
+        block = self.blocks[-1]
+        y = block.ln_1(x)
+        qkv = self.heads(block, y, "kv")
+        query = self.heads(block, y[:, :1], "q")["q"]
+        out = self.project(block, attend([(query, qkv["k"])], qkv["v"]))
+        return self.ffn(block, x[:, :1] + block.ls_1(out))
 
     def ffn(self, block: Block, x: Tensor) -> Tensor:
         """The second half of a block: its MLP, added."""
@@ -151,7 +164,8 @@ def attend(
         return _total(F.scaled_dot_product_attention(a, b, value, bias) for a, b in pairs)
     scale, tokens = value.shape[-1] ** -0.5, value.shape[2]
     pairs = [(a * scale, b.contiguous()) for a, b in pairs]
-    out, value = torch.empty_like(value, memory_format=torch.contiguous_format), value.contiguous()
+    value = value.contiguous()
+    out = value.new_empty(*pairs[0][0].shape[:3], value.shape[-1])
     for item in range(len(value)):
         here = [(a[item], b[item]) for a, b in pairs]
         added = bias if bias is None or bias.ndim == 2 else bias[item]
@@ -160,7 +174,7 @@ def attend(
             torch.bmm(_weights(here, added), value[item], out=out[item])
             continue
         for head, row in itertools.product(
-            range(value.shape[1]), range(0, tokens, _ROWS_AT_A_TIME)
+            range(value.shape[1]), range(0, out.shape[2], _ROWS_AT_A_TIME)
         ):
             rows = slice(row, row + _ROWS_AT_A_TIME)
             some = [(a[head, rows], b[head]) for a, b in here]
