@@ -110,6 +110,10 @@ VIEWS = Table(
         "none": Entry("geoseg.inference.views:Plain", "windows as they are"),
         "hflip": Entry("geoseg.inference.views:HorizontalFlip", "and mirrored; twice the time"),
         "d4": Entry("geoseg.inference.views:D4", "in all eight flips and turns; 8 x the time"),
+        "itaclip": Entry(
+            "geoseg.inference.views:ItaClipViews",
+            "and grey, blurred, flipped (share); 5 x the time",
+        ),
     },
 )
 WINDOW_STEPS = Table("window step", {})
@@ -136,6 +140,10 @@ REGIONS = Table("regions", {})
 VOCABULARY_STEPS = Table(
     "vocabulary step",
     {
+        "describe": Entry(
+            "geoseg.text.describe:Describe",
+            "descriptions of classes mixed into their words (share)",
+        ),
         "contrast": Entry(
             "geoseg.text.contrast:Contrast", "hidden words that take what is none of the classes"
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geoseg import dense, methods
-from geoseg.errors import OptionError
+from geoseg.errors import GeosegWarning, OptionError, VocabularyError
+from geoseg.inference.network import NetworkSegmenter
 from geoseg.inference.segmenter import Segmenter
+from geoseg.inference.views import blurred, grey
 from geoseg.model.attention.resclip import ResClip, paths
 from geoseg.model.attention.scclip import ScClip
 from geoseg.model.attention.trunk import Context, Trunk, Words
@@ -30,6 +33,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.vision import DenseEncoder, DenseFeatures
 from geoseg.options import Options
 from geoseg.testing import drawn_rgb, tiny_random_model, write_scene
+from geoseg.text.vocabulary import Vocabulary
 from geoseg.types import PixelBlock, Window
 
 GOLDENS = Path(__file__).resolve().parent / "goldens"
@@ -175,8 +179,6 @@ def test_scores_of_cliper(model: Model, case: str) -> None:
 
 @functools.cache
 def class_of_query() -> list[int]:
-    from geoseg.text.vocabulary import Vocabulary
-
     return Vocabulary.parse(CLASSES).query_classes.tolist()
 
 
@@ -214,6 +216,98 @@ def test_its_name_alone_gives_the_released_programs_labels(
     wanted = torch.tensor(class_of_query())[best].numpy()
     with rasterio.open(tmp_path / "out" / "labels.tif") as labels:
         assert (labels.read(1) != wanted).sum() <= PIXELS
+
+
+# -- ITACLIP's views and texts ---------------------------------------------------------------------
+
+DEFINITIONS = (
+    "everything that is not named", "bare earth without plants",
+    "short green plants on the ground", "a hard surface for walking", "a way for vehicles",
+    "a tall plant with a wooden trunk", "a clear liquid in lakes and seas",
+    "land where food is grown", "a structure with walls and a top",
+)  # fmt: skip
+ITACLIP = {
+    "attention": "itaclip", "views": "itaclip", "vocabulary_steps": "describe:unit=no",
+    "upsampler": "none", "cls_bias": 0, "window": 224, "stride": 28, "blend": "uniform",
+    "logit_scale": 40,
+}  # fmt: skip
+
+
+def described(skipped: int = 0) -> Vocabulary:
+    """The classes with their definitions, but for the first so many."""
+    plain = Vocabulary.parse(CLASSES)
+    pairs = zip(plain.classes[skipped:], DEFINITIONS[skipped:], strict=True)
+    rest = tuple(replace(one, descriptions=(text,)) for one, text in pairs)
+    return Vocabulary((*plain.classes[:skipped], *rest))
+
+
+def test_descriptions_are_mixed_into_the_words(model: Model) -> None:
+    mixed = Segmenter(model, described(), ITACLIP).text_embeddings
+    assert largest(mixed, ARRAYS["itaclip__text__mixed"]) < LOGITS
+    some = ITACLIP | {"vocabulary_steps": "describe:share=0.05,unit=no"}
+    found = Segmenter(model, described(skipped=1), some).text_embeddings
+    assert largest(found, ARRAYS["itaclip__text__mixed_bg"]) < LOGITS
+    unit = Segmenter(model, described(), ITACLIP | {"vocabulary_steps": "describe"})
+    lengths = np.linalg.norm(unit.text_embeddings, axis=1)
+    assert largest(lengths, np.ones(len(lengths))) < LOGITS
+
+
+def test_no_share_leaves_the_words_bit_for_bit(model: Model) -> None:
+    none = Segmenter(model, described(), Options(vocabulary_steps="describe:share=0"))
+    plain = Segmenter(model, CLASSES, Options())
+    assert np.array_equal(none.text_embeddings, plain.text_embeddings)
+
+
+def test_descriptions_that_nobody_reads_are_told(model: Model) -> None:
+    with pytest.warns(GeosegWarning, match="--vocabulary-step describe"):
+        Segmenter(model, described(), Options())
+    with pytest.raises(OptionError, match="into the class file"):
+        Segmenter(model, CLASSES, Options(vocabulary_steps="describe"))
+
+
+def test_descriptions_are_written_and_read_back(tmp_path: Path) -> None:
+    file = described().save(tmp_path / "classes.toml")
+    assert Vocabulary.parse(file) == described()
+    (tmp_path / "c.csv").write_text("name,description\nroad,a way for vehicles\nwater,\n")
+    found = Vocabulary.parse(tmp_path / "c.csv")
+    assert [one.descriptions for one in found.classes] == [("a way for vehicles",), ()]
+    (tmp_path / "wrong.toml").write_text('[[class]]\nname = "a"\ndescriptions = "b"\n')
+    with pytest.raises(VocabularyError, match="descriptions must be a list of strings"):
+        Vocabulary.parse(tmp_path / "wrong.toml")
+
+
+@pytest.mark.parametrize(("box", "share"), [("rect", 0.75), ("main", 0.7)])
+def test_views_of_itaclip(model: Model, box: str, share: float) -> None:
+    segmenter = Segmenter(model, described(), ITACLIP | {"views": f"itaclip:share={share}"})
+    image = normalised(pixels(box), model)
+    found = segmenter.window_logits(image)[0].permute(2, 0, 1)
+    assert largest(found[:, ::5, ::5], ARRAYS[f"itaclip__{box}__logits_{share}_s5"]) < LOGITS
+    if box == "main":
+        assert largest(grey(image)[0, 0, ::5, ::5], ARRAYS["itaclip__main__gray_s5"]) < LOGITS
+        assert largest(blurred(image)[0, :, ::5, ::5], ARRAYS["itaclip__main__blur_s5"]) < LOGITS
+
+
+def test_all_of_itaclip_on_a_whole_image(model: Model) -> None:
+    image = np.asarray(Image.open(GOLDENS / "structured_300x260.png"))
+    block = PixelBlock(
+        np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255,
+        np.ones(image.shape[:2], dtype=bool),
+    )
+    averaged = Segmenter(model, described(), ITACLIP).logits(block)
+    assert largest(averaged[:, ::15, ::15], ARRAYS["itaclip__whole__logits_s15"]) < LOGITS
+    refined = Segmenter(model, described(), ITACLIP | {"refine": "pamr:dilations=8+16"})
+    logits = refined.logits(block)
+    assert largest(logits[:, ::15, ::15], ARRAYS["itaclip__whole__pamr_logits_s15"]) < SCORES
+    wrong = refined.decide(logits).labels != ARRAYS["itaclip__whole__plain__labels_before_closing"]
+    assert wrong.sum() <= PIXELS
+
+
+def test_grey_views_are_for_models_of_words() -> None:
+    def scores(rgb: Any) -> Any:
+        return rgb[:, :2]
+
+    with pytest.raises(OptionError, match="take hflip or d4"):
+        NetworkSegmenter(scores, "a; b", Options(views="itaclip"))
 
 
 # -- against the larger set, where it is present -------------------------------------------------

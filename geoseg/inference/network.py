@@ -256,6 +256,11 @@ class NetworkSegmenter(Segmenter):
                 "--refine and --views need the pixels of the scene, which a raster of scores "
                 "takes the place of; leave them out"
             )
+        if any(view.colours != "own" for view in chosen.method("views").views()):
+            raise OptionError(
+                f"views {chosen.views} change colours as models of words see them; take hflip or "
+                "d4 with a scorer"
+            )
         self._refiners = prepared(chosen.method("refine"), Asked())
         self._scorer = Network(
             self.scorer, classes, self.device, chosen.window, chosen.method("views").views()
@@ -394,7 +399,8 @@ def names_only(source: VocabularySource) -> Vocabulary:
             f"a scorer knows no words: only the names of classes are used, not their other words: "
             f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}"
         )
-    return Vocabulary(tuple(replace(c, prompts=(c.name,)) for c in vocabulary.classes))
+    bare = (replace(c, prompts=(c.name,), descriptions=()) for c in vocabulary.classes)
+    return Vocabulary(tuple(bare))
 
 
 def _refuse_words(options: Options) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geoseg.errors import SceneError, TilingError
+from geoseg.errors import SceneError, TilingError, warn
 from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
@@ -34,6 +34,7 @@ from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options, Precision, Resolved, as_made
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
+from geoseg.text.describe import Describe
 from geoseg.text.embedding import embed_queries
 from geoseg.text.queries import Queries
 from geoseg.text.templates import load_templates
@@ -143,7 +144,13 @@ class Segmenter:
             return embed_queries(self.model, words, templates)
 
         queries = Queries.of(self.vocabulary, embed)
-        for step in self.options.method("vocabulary_steps"):
+        steps = self.options.method("vocabulary_steps")
+        if any(queries.descriptions) and not any(isinstance(step, Describe) for step in steps):
+            warn(
+                "the descriptions of classes are not used; add --vocabulary-step describe, or take "
+                "them out"
+            )
+        for step in steps:
             queries = step(queries, embed)
         return queries
 
