@@ -92,6 +92,11 @@ def features(
     loaded = load_model(model, device=device) if isinstance(model, str) else model
     plain = replace(as_made(Options, options), templates="none")
     segmenter = Segmenter(loaded, _WORDS, plain)
+    if getattr(segmenter.options.method("attention"), "reads_words", False):
+        raise OptionError(
+            f"attention {segmenter.options.attention} labels windows by the words of a map, and "
+            "features have none; take another, or write resclip:feedback=no"
+        )
     step = 1 if upsample else loaded.patch_size
     height, width = (-(-side // step) for side in source.shape)
     size = 4 * height * width * loaded.embedding_size

@@ -18,6 +18,7 @@ from geoseg._fields import as_made
 from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
+from geoseg.inference.refine.scene import with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, open_stack, time_of
@@ -101,7 +102,10 @@ def segment(
         words = scorer is None  # a scorer is tried on some pixels before the work
         sources = (_open(scene, reading, colours=words, lazily=words),)
     source = sources[0]
-    segmenter = segmenter_of(model, classes, windows_of(options, window, stride), device, scorer)
+    chosen = windows_of(options, window, stride)
+    if isinstance(source, Scene):  # of a lazy array no pixel is read yet
+        chosen = with_measures(chosen, source)
+    segmenter = segmenter_of(model, classes, chosen, device, scorer)
     pixels: Scene | ArrayScene | ScoredScene = source
     if isinstance(segmenter, NetworkSegmenter):
         pixels = _with_scores(source, scores_of(scorer), reading)

@@ -70,6 +70,34 @@ ATTENTIONS = Table(
         "segearth": Entry("geoseg.model.attention.last_block:SegEarth", "q·q, k·k and v·v"),
         "naclip": Entry("geoseg.model.attention.last_block:Naclip", "k·k and nearness (std)"),
         "gem": Entry("geoseg.model.attention.gem:Gem", "self-self stream beside the last blocks"),
+        "cliptrase": Entry(
+            "geoseg.model.attention.last_block:ClipTrase", "q·q, k·k and v·v in a whole last block"
+        ),
+        "segearth-rcs": Entry(
+            "geoseg.model.attention.middle:SegEarthRcs",
+            "segearth's and middle blocks' (weight, blocks)",
+        ),
+        "sclip-rcs": Entry("geoseg.model.attention.middle:SclipRcs", "sclip's and middle blocks'"),
+        "clearclip-rcs": Entry(
+            "geoseg.model.attention.middle:ClearClipRcs", "clearclip's and middle blocks'"
+        ),
+        "itaclip": Entry("geoseg.model.attention.middle:ItaClip", "q·q and k·k of several blocks"),
+        "resclip": Entry(
+            "geoseg.model.attention.resclip:ResClip",
+            "naclip's and middle blocks', sharpened by a first labelling (feedback)",
+        ),
+        "pearl": Entry(
+            "geoseg.model.attention.pearl:Pearl", "q·k with keys turned towards queries (steps)"
+        ),
+        "scclip": Entry(
+            "geoseg.model.attention.scclip:ScClip", "outliers repaired, several blocks fused"
+        ),
+        "cliper": Entry(
+            "geoseg.model.attention.cliper:Cliper", "all blocks' attention, every block classified"
+        ),
+        "reattn": Entry(
+            "geoseg.model.attention.middle:ReAttn", "experimental: middle blocks, likeness of late"
+        ),
     },
 )
 UPSAMPLERS = Table(
@@ -87,6 +115,10 @@ VIEWS = Table(
         "none": Entry("geoseg.inference.views:Plain", "windows as they are"),
         "hflip": Entry("geoseg.inference.views:HorizontalFlip", "and mirrored; twice the time"),
         "d4": Entry("geoseg.inference.views:D4", "in all eight flips and turns; 8 x the time"),
+        "itaclip": Entry(
+            "geoseg.inference.views:ItaClipViews",
+            "and grey, blurred, flipped (share); 5 x the time",
+        ),
     },
 )
 WINDOW_STEPS = Table("window step", {})
@@ -97,12 +129,26 @@ REFINERS = Table(
         "pamr": Entry(
             "geoseg.inference.refine.pamr:Pamr", "pixel-adaptive averaging (iterations, dilations)"
         ),
+        "guided": Entry(
+            "geoseg.inference.refine.guided:Guided", "guided filter, the cheap one (radius, eps)"
+        ),
+        "laplace": Entry(
+            "geoseg.inference.refine.laplace:Laplace",
+            "PEARL's propagation among cells of like grey and words (cell, strength)",
+        ),
+        "lposs": Entry(
+            "geoseg.inference.refine.lposs:Lposs", "LPOSS+'s among pixels of like colour; slow"
+        ),
     },
 )
 REGIONS = Table("regions", {})
 VOCABULARY_STEPS = Table(
     "vocabulary step",
     {
+        "describe": Entry(
+            "geoseg.text.describe:Describe",
+            "descriptions of classes mixed into their words (share)",
+        ),
         "contrast": Entry(
             "geoseg.text.contrast:Contrast", "hidden words that take what is none of the classes"
         ),

@@ -43,6 +43,8 @@ Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
+ClsSource = Literal["modified", "vanilla"]
+"""``modified`` as the paper's; ``vanilla`` is the usual embedding of the window."""
 Activation = Literal["softmax", "sigmoid", "none"]
 OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
@@ -99,6 +101,13 @@ class Options:
     residual: bool = option(
         False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
     )
+    last_blocks: int = option(
+        1,
+        "In how many last blocks the attention runs, beside the ordinary stream; their outputs are "
+        "summed.",
+        METHOD,
+        metavar="1|2",
+    )
     upsampler: str = by_model("jbu", "From patches to pixels.", METHOD, table=UPSAMPLERS)
     upsampler_weights: str | None = option(
         None, "Checkpoint of simfeatup (JBU-One) or featup (JBU-Stack).", METHOD, metavar="FILE"
@@ -110,6 +119,11 @@ class Options:
         metavar="λ",
         holds=not_negative,
         wanted="0 or more (logits become patch - bias * cls)",
+    )
+    cls_source: ClsSource = option(
+        "modified",
+        "Whose window's global logits --cls-bias subtracts: the attention's, or the plain model's.",
+        METHOD,
     )
     window_steps: tuple[str, ...] = option(
         (),
@@ -262,6 +276,8 @@ class Options:
         if values["residual"]:  # short for two keys that most attentions have; a key goes first
             kept = resolve(ATTENTIONS, values["attention"], residual=True, ffn=True)
             values["attention"] = canonical(ATTENTIONS, kept)
+        if values["last_blocks"] != 1:
+            values["attention"] = _in_last_blocks(values["attention"], values["last_blocks"])
         for name, chosen in choices(Options).items():
             if chosen.table is not None:
                 values[name] = _canonical(chosen.table, values[name])
@@ -300,6 +316,23 @@ class Resolved(Options):
         return found
 
 
+def _in_last_blocks(attention: str, count: int) -> str:
+    """An attention in so many last blocks.
+
+    Raises
+    ------
+    OptionError
+        If it runs in one only.
+    """
+    made = resolve(ATTENTIONS, attention, last=count)
+    if not hasattr(made, "last"):
+        raise OptionError(
+            f"attention {attention} belongs to the last block alone; leave --last-blocks out, or "
+            "take segearth, sclip, clearclip, naclip, maskclip, pearl, cliptrase or vanilla"
+        )
+    return canonical(ATTENTIONS, made)
+
+
 SCORE_RASTERS = (".tif", ".tiff", ".vrt")
 """Ends of files that are rasters of scores."""
 
@@ -314,6 +347,8 @@ WORDS_ONLY = frozenset(
         "preset",
         "attention",
         "residual",
+        "last_blocks",
+        "cls_source",
         "upsampler",
         "upsampler_weights",
         "cls_bias",

@@ -33,6 +33,7 @@ from geoseg.inference.network import (
     segmenter_of,
     windows_of,
 )
+from geoseg.inference.refine.scene import with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.fingerprint import remember
@@ -212,12 +213,13 @@ def segment_to_files(
             pixels = with_scores(source, scores_of(scorer), reading)
             loading = time.perf_counter()
             # The model has no name here, so that the run can let go of it when no tile needs it.
+            chosen = windows_of(options, window, stride)
+            if not isinstance(pixels, ScoredScene):
+                chosen = with_measures(chosen, source)
             run = _SceneRun(
                 source,
                 _ready(
-                    segmenter_of(
-                        model, vocabulary, windows_of(options, window, stride), device, scorer
-                    ),
+                    segmenter_of(model, vocabulary, chosen, device, scorer),
                     pixels,
                     client,
                 ),

@@ -30,9 +30,19 @@ from geoseg.text.queries import Embed, Queries
 from geoseg.types import PixelBlock, Window
 
 WORDS = "building, roof; road; water, river; tree"
-HEIGHT, WIDTH = 230, 190
+DESCRIBED = [
+    {"name": "building", "prompts": ["building", "roof"], "descriptions": ["it has walls"]},
+    *("road", ["water", "river"], "tree"),
+]
+HEIGHT, WIDTH = 170, 150
 HOLE = Window(60, 70, 50, 40)
-NEEDS = {"contrast": "contrast:words=cloud+shadow", "pamr": "pamr:iterations=3,dilations=1+2"}
+NEEDS = {
+    "contrast": "contrast:words=cloud+shadow",
+    "describe": "describe:share=0.3",
+    "pamr": "pamr:iterations=3,dilations=1+2",
+    "lposs": "lposs:steps=4,side=5,tau=0.1",
+    "laplace": "laplace:steps=6,gradient=0.3+0.2",
+}
 """How a method is written whose defaults are not enough, or too slow for a small scene."""
 
 CHOSEN = [
@@ -91,6 +101,10 @@ def options_for(field: str, method: str, weights: dict[str, str]) -> Options:
     )
 
 
+def words_for(method: str) -> Any:
+    return DESCRIBED if method.startswith("describe") else WORDS
+
+
 def scene_block() -> PixelBlock:
     rgb = drawn_rgb(Window(0, 0, HEIGHT, WIDTH), seed=3).astype(np.float32) / 255
     valid = np.ones((HEIGHT, WIDTH), dtype=bool)
@@ -135,7 +149,7 @@ def test_every_table_has_its_methods() -> None:
 def test_tiles_leave_no_seam(
     field: str, method: str, model: Model, weights: dict[str, str]
 ) -> None:
-    segmenter = Segmenter(model, WORDS, options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
     block = scene_block()
     whole = mapped(segmenter, block, 1000)
     assert len(np.unique(whole["labels"])) > 2
@@ -147,7 +161,7 @@ def test_tiles_leave_no_seam(
 def test_a_part_equals_the_whole(
     field: str, method: str, model: Model, weights: dict[str, str]
 ) -> None:
-    segmenter = Segmenter(model, WORDS, options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
     block, region = scene_block(), Window(37, 51, 101, 83)
     whole = mapped(segmenter, block, 1000)
     part = mapped(segmenter, block, 70, region)
@@ -160,7 +174,11 @@ def test_batches_change_nothing(
 ) -> None:
     chosen = options_for(field, method, weights)
     maps = [
-        mapped(Segmenter(model, WORDS, replace(chosen, batch_size=size)), scene_block(), 128)
+        mapped(
+            Segmenter(model, words_for(method), replace(chosen, batch_size=size)),
+            scene_block(),
+            128,
+        )
         for size in (1, 5)
     ]
     assert_same_map(*maps)
@@ -170,7 +188,7 @@ def test_batches_change_nothing(
 def test_what_lies_under_nodata_changes_nothing(
     field: str, method: str, model: Model, weights: dict[str, str]
 ) -> None:
-    segmenter = Segmenter(model, WORDS, options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
     block = scene_block()
     other = np.random.default_rng(0).random(block.rgb.shape, dtype=np.float32)
     filled = PixelBlock(np.where(block.valid, block.rgb, other), block.valid)
@@ -181,7 +199,7 @@ def test_what_lies_under_nodata_changes_nothing(
 
 @every_method
 def test_it_pickles(field: str, method: str, model: Model, weights: dict[str, str]) -> None:
-    segmenter = Segmenter(model, WORDS, options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
     again = pickle.loads(pickle.dumps(segmenter))
     assert again.options.described_methods() == segmenter.options.described_methods()
     assert_same_map(mapped(again, scene_block(), 128), mapped(segmenter, scene_block(), 128))
@@ -199,7 +217,7 @@ def test_a_resumed_run_gives_the_same_map(
 
     def run(out: str, **more: Any) -> geoseg.pipeline.Run:
         return geoseg.segment_to_files(
-            scene, WORDS, tmp_path / out, model=model, tile=64,
+            scene, words_for(method), tmp_path / out, model=model, tile=64,
             options=options_for(field, method, weights),
             products=geoseg.Products(polygons="none", preview=False), **more,
         )  # fmt: skip

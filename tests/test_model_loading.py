@@ -517,7 +517,8 @@ def test_vanilla_with_residual_is_open_clips_image_embedding(tmp_path: Path, pat
 @pytest.mark.parametrize("name", list(methods.ATTENTIONS.entries))
 @pytest.mark.parametrize("residual", [False, True])
 def test_every_variant_runs_on_any_window(model: Model, name: str, residual: bool) -> None:
-    attention = methods.resolve(methods.ATTENTIONS, name, residual=residual, ffn=residual)
+    kept = {"residual": residual, "ffn": residual, "feedback": False}
+    attention = methods.resolve(methods.ATTENTIONS, name, **kept)
     encoder = DenseEncoder(model.clip.visual, attention)
     features = encoder(torch.randn(2, 3, 48, 112))
     assert features.grid == (3, 7)

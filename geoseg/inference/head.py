@@ -57,13 +57,19 @@ class Head:
 
     def _cosines(self, features: DenseFeatures, guidance: Tensor) -> Tensor:
         upsampler, grid = self.upsampler, features.grid
+        if features.scores is not None:
+            return self._enlarged(features.scores, grid, guidance)
         if isinstance(upsampler, FeatureUpsampler):
             operator = upsampler.operator(guidance, grid)
             return upsampled_cosines(features, self.text, upsampler, operator, exact=self.exact)
         cosines = F.normalize(features.patches, dim=-1) @ self.text.T
-        if upsampler is None:
-            return _bilinear(cosines, grid, (guidance.shape[2], guidance.shape[3]))
-        return upsampler.operator(guidance, grid)(as_grid(cosines, grid))
+        return self._enlarged(cosines, grid, guidance)
+
+    def _enlarged(self, tokens: Tensor, grid: tuple[int, int], guidance: Tensor) -> Tensor:
+        """Values ``(B, N, Q)`` of patches on pixels."""
+        if self.upsampler is None:
+            return _bilinear(tokens, grid, (guidance.shape[2], guidance.shape[3]))
+        return self.upsampler.operator(guidance, grid)(as_grid(tokens, grid))
 
 
 def _bilinear(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ from geoseg._files import absolute
 from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of
 from geoseg.inference.decide import Decision
+from geoseg.inference.refine import Asked, prepared
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
@@ -248,7 +249,12 @@ class NetworkSegmenter(Segmenter):
                 "--refine and --views need the pixels of the scene, which a raster of scores "
                 "takes the place of; leave them out"
             )
-        self._refiners = chosen.method("refine")
+        if any(view.colours != "own" for view in chosen.method("views").views()):
+            raise OptionError(
+                f"views {chosen.views} change colours as models of words see them; take hflip or "
+                "d4 with a scorer"
+            )
+        self._refiners = prepared(chosen.method("refine"), Asked())
         self._scorer = Network(
             self.scorer, classes, self.device, chosen.window, chosen.method("views").views()
         )
@@ -386,7 +392,8 @@ def names_only(source: VocabularySource) -> Vocabulary:
             f"a scorer knows no words: only the names of classes are used, not their other words: "
             f"{'; '.join(more[:3])}{' …' if len(more) > 3 else ''}"
         )
-    return Vocabulary(tuple(replace(c, prompts=(c.name,)) for c in vocabulary.classes))
+    bare = (replace(c, prompts=(c.name,), descriptions=()) for c in vocabulary.classes)
+    return Vocabulary(tuple(bare))
 
 
 def _refuse_words(options: Options) -> None:

@@ -16,10 +16,10 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.inference.decide import resize_logits
 from geoseg.inference.head import Head
 from geoseg.inference.views import View, mean_of_views
-from geoseg.model.attention.trunk import Attention
+from geoseg.model.attention.trunk import Attention, Scoring, Words
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
-from geoseg.options import Precision
+from geoseg.options import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
 from geoseg.types import PixelBlock
@@ -49,7 +49,7 @@ class WindowScorer(Protocol):
 
 
 class Encoder:
-    """Pixels to features; knows no words.
+    """Pixels to features.
 
     Parameters
     ----------
@@ -59,6 +59,10 @@ class Encoder:
         How tokens attend to each other.
     precision
         ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    words
+        The queries, for attentions that read them.
+    cls_source
+        As for `geoseg.model.vision.DenseEncoder`.
 
     Raises
     ------
@@ -66,14 +70,27 @@ class Encoder:
         If the device does not have the precision.
     """
 
-    def __init__(self, model: Model, attention: Attention, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: Model,
+        attention: Attention,
+        precision: Precision,
+        words: Words | None = None,
+        cls_source: ClsSource = "modified",
+    ) -> None:
         self.device = model.device
         self.patch = model.patch_size
         self.precision = resolve_precision(precision, model.device)
         self._dtype = PRECISIONS[self.precision]
-        self._dense = DenseEncoder(model.visual(self._dtype), attention)
+        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source)
+        self._words = words
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
+
+    @property
+    def scores(self) -> bool:
+        """Whether its features come with scores in place of cosines."""
+        return isinstance(self._dense.attention, Scoring)
 
     def normalise(self, block: PixelBlock) -> Tensor:
         """Pixels as the model wants them, ``(3, H, W)`` on the device; 0 where not valid."""
@@ -85,7 +102,7 @@ class Encoder:
     def __call__(self, images: Tensor) -> DenseFeatures:
         """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
         with torch.autocast(self.device.type, enabled=False), ready_attention(self.device):
-            return self._dense(images.to(self._dtype))
+            return self._dense(images.to(self._dtype), self._words)
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Precision:

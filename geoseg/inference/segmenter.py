@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 
 from geoseg._fields import as_made
-from geoseg.errors import SceneError, TilingError
+from geoseg.errors import SceneError, TilingError, warn
 from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import blend_weight, cropped, merged
-from geoseg.inference.refine import refined
+from geoseg.inference.refine import Asked, prepared, refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
+from geoseg.model.attention.trunk import Words
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit
@@ -34,6 +35,7 @@ from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options, Precision, Resolved
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
+from geoseg.text.describe import Describe
 from geoseg.text.embedding import embed_queries
 from geoseg.text.queries import Queries
 from geoseg.text.templates import load_templates
@@ -111,17 +113,22 @@ class Segmenter:
                 f"window {chosen.window} is smaller than the model's patch of "
                 f"{model.patch_size} pixels; give at least {model.patch_size}"
             )
-        encoder = Encoder(model, chosen.method("attention"), chosen.precision)
         fit = Fit(model.embedding_size, model.std, self.device, chosen.upsampler_weights)
         self._upsampler = chosen.method("upsampler").build(fit)
         weights = chosen.upsampler_weights
         self.upsampler_sha256 = None if weights is None else file_digest(weights)
         """SHA-256 of a learned upsampler's checkpoint."""
         self._views = chosen.method("views").views()
-        self._refiners = chosen.method("refine")
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
+        shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
+        asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
+        self._refiners = prepared(chosen.method("refine"), asked)
+        words = Words(self._text, shown)
+        encoder = Encoder(
+            model, chosen.method("attention"), chosen.precision, words, chosen.cls_source
+        )
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,
@@ -138,7 +145,13 @@ class Segmenter:
             return embed_queries(self.model, words, templates)
 
         queries = Queries.of(self.vocabulary, embed)
-        for step in self.options.method("vocabulary_steps"):
+        steps = self.options.method("vocabulary_steps")
+        if any(queries.descriptions) and not any(isinstance(step, Describe) for step in steps):
+            warn(
+                "the descriptions of classes are not used; add --vocabulary-step describe, or take "
+                "them out"
+            )
+        for step in steps:
             queries = step(queries, embed)
         return queries
 
@@ -352,7 +365,8 @@ class Segmenter:
 
         # Whatever fails on the way from there to here: the windows' threads end.
         with closing(steps()) as run:
-            strips = refined(merged(run, core), self._refiners, pixels)
+            origin = core.row, core.col
+            strips = refined(merged(run, core), self._refiners, pixels, origin)
             decided = (
                 (first, self._decide(logits, rasters))
                 for first, logits in cropped(strips, core, lane.core)
@@ -397,7 +411,7 @@ class Segmenter:
         pixels = PixelRows(height)
         pixels.add(0, block)
         with closing(run_windows(scorer, area, self._batches, share_threads=True)) as run:
-            strips = refined(merged(run, whole), self._refiners, pixels)
+            strips = refined(merged(run, whole), self._refiners, pixels, (0, 0))
             found = [strip.cpu() for _, strip in strips]
         return np.ascontiguousarray(torch.cat(found).permute(2, 0, 1).numpy())
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from geoseg.errors import OptionError
 
 Score = Callable[[Tensor], Tensor]
 """Windows ``(B, 3, H, W)`` to logits ``(B, H, W, Q)``."""
@@ -18,9 +22,14 @@ class View:
 
     turns: int = 0
     mirrored: bool = False
+    colours: Literal["own", "grey", "blurred"] = "own"
+    weight: float = 1.0
+    """Of its logits in the mean."""
 
     def apply(self, rgb: Tensor) -> Tensor:
         """Turn windows ``(B, 3, H, W)``."""
+        if self.colours != "own":
+            rgb = grey(rgb) if self.colours == "grey" else blurred(rgb)
         mirrored = rgb.flip(3) if self.mirrored else rgb
         return mirrored.rot90(self.turns, (2, 3)) if self.turns else mirrored
 
@@ -38,12 +47,16 @@ class Views(Protocol):
 
 
 def mean_of_views(score: Score, views: Sequence[View], windows: Tensor) -> Tensor:
-    """Mean logits of windows over views."""
+    """Weighted mean logits of windows over views."""
     first, *others = views
     total = first.invert(score(first.apply(windows)))
+    if not others:
+        return total
+    if first.weight != 1:
+        total *= first.weight
     for view in others:
-        total += view.invert(score(view.apply(windows)))
-    return total if not others else total / len(views)
+        total.add_(view.invert(score(view.apply(windows))), alpha=view.weight)
+    return total / sum(view.weight for view in views)
 
 
 @dataclass(frozen=True)
@@ -71,3 +84,56 @@ class D4:
     def views(self) -> Sequence[View]:
         """Eight views."""
         return tuple(View(turns, mirrored) for mirrored in (False, True) for turns in range(4))
+
+
+@dataclass(frozen=True)
+class ItaClipViews:
+    """Windows as they are, grey, blurred, and flipped both ways; five times the time.
+
+    Aydın et al., "ITACLIP: Boosting Training-Free Semantic Segmentation", CVPRW 2025. Grey and blur
+    are of normalised pixels, as there.
+
+    Raises
+    ------
+    OptionError
+        If the share is not within 0 and 1.
+    """
+
+    share: float = 0.75
+    """Of the three views that are not flipped in the mean."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise OptionError(f"views itaclip have share {self.share:g}; give one between 0 and 1")
+
+    def views(self) -> Sequence[View]:
+        """Five views."""
+        upright, flipped = self.share / 3, (1 - self.share) / 2
+        return (
+            View(weight=upright),
+            View(colours="grey", weight=upright),
+            View(colours="blurred", weight=upright),
+            View(turns=2, mirrored=True, weight=flipped),
+            View(mirrored=True, weight=flipped),
+        )
+
+
+_GREY = (0.2989, 0.587, 0.114)
+_BLUR_WIDTH, _BLUR_SIDE = 5.0, 11
+
+
+def grey(rgb: Tensor) -> Tensor:
+    """Windows ``(B, 3, H, W)`` with their grey in all three planes."""
+    red, green, blue = rgb.unbind(1)
+    one = _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
+    return one[:, None].expand_as(rgb).contiguous()
+
+
+def blurred(rgb: Tensor) -> Tensor:
+    """Windows ``(B, 3, H, W)`` under a Gaussian, mirrored at their edges."""
+    half = _BLUR_SIDE // 2
+    at = torch.arange(-half, half + 1, device=rgb.device, dtype=torch.float32)
+    bell = torch.exp(-0.5 * (at / _BLUR_WIDTH) ** 2)
+    bell = (bell / bell.sum()).to(rgb.dtype).expand(3, 1, 1, -1)
+    padded = F.pad(rgb, (half, half, half, half), mode="reflect")
+    return F.conv2d(F.conv2d(padded, bell, groups=3), bell.mT, groups=3)

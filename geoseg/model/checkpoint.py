@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, cast
@@ -19,6 +20,9 @@ from geoseg.errors import WeightsError
 StateDict = dict[str, Tensor]
 
 _FILE = "weights file"
+_SECOND_TABLE = "positional_embedding_res"
+_KEPT_POSITIONS, _LONG_CONTEXT = 20, 248
+"""Of LongCLIP: positions kept from CLIP, and all of them."""
 # What torch's three formats begin with: today's, the one before 1.6, the one before 0.1.10.
 _ZIP, _PICKLE, _TAR = b"PK", b"\x80", b"ustar"
 _TAR_PLACE = 257
@@ -60,6 +64,85 @@ def read_state_dict(path: str | Path) -> StateDict:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def mean_of_files(files: Sequence[tuple[float, Path]]) -> StateDict:
+    """Weighted mean of checkpoints of one architecture, tensor by tensor, in float32.
+
+    Parameters
+    ----------
+    files
+        Shares, which are brought to a sum of one, and the files.
+
+    Raises
+    ------
+    WeightsError
+        If a file cannot be read, or does not hold the same tensors as the first.
+    """
+    total: StateDict = {}
+    whole = sum(share for share, _ in files)
+    for share, file in files:
+        state = read_state_dict(file)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in total.items()} or shapes
+        if shapes != wanted:
+            odd = min(name for name, _ in shapes.items() ^ wanted.items())
+            raise WeightsError(
+                f"{_FILE} {shown(file)} cannot be averaged with {shown(files[0][1])}: the tensor "
+                f"{shown(odd)} is not in both with one shape; give files of one architecture"
+            )
+        for name, tensor in state.items():
+            part = tensor.float() * (share / whole) if tensor.is_floating_point() else tensor
+            total[name] = total[name] + part if name in total and part is not tensor else part
+    return total
+
+
+def folded_text(state: StateDict, file: Path) -> tuple[StateDict, int | None]:
+    """Make a LongCLIP text tower (FarSLIP, LRSCLIP) an ordinary one with a longer context.
+
+    Its first 20 positions are those of ``positional_embedding``, all later ones of
+    ``positional_embedding_res``; ``mask1`` and ``mask2`` say so where they were saved.
+
+    Parameters
+    ----------
+    state
+        Tensors of a checkpoint.
+    file
+        Where they come from, for messages.
+
+    Returns
+    -------
+    tuple
+        The tensors with one table of positions, and the length of the context where the table
+        says that it is not the usual one.
+
+    Raises
+    ------
+    WeightsError
+        If the two tables do not belong together.
+    """
+    second = state.get(_SECOND_TABLE)
+    table = state.get("positional_embedding")
+    if second is None or table is None:
+        long = table is not None and table.ndim == 2 and len(table) == _LONG_CONTEXT
+        return state, _LONG_CONTEXT if long else None
+    if table.ndim != 2 or table.shape != second.shape:
+        raise WeightsError(
+            f"{_FILE} {shown(file)}: positional_embedding is {tuple(table.shape)} and "
+            f"{_SECOND_TABLE} {tuple(second.shape)}; a LongCLIP text tower has two tables of one "
+            "shape"
+        )
+    first = torch.zeros(len(table), 1, dtype=torch.bool)
+    first[:_KEPT_POSITIONS] = True
+    masks = state.get("mask1"), state.get("mask2")
+    for mask, expected in zip(masks, (first, ~first), strict=True):
+        if mask is not None and not torch.equal(mask.reshape(-1, 1).bool(), expected):
+            raise WeightsError(
+                f"{_FILE} {shown(file)}: its masks do not keep the first {_KEPT_POSITIONS} "
+                "positions, as those of a LongCLIP text tower do"
+            )
+    left = {k: v for k, v in state.items() if k not in (_SECOND_TABLE, "mask1", "mask2")}
+    return left | {"positional_embedding": torch.where(first, table, second)}, len(table)
 
 
 def _unusable(tensor: Tensor) -> str | None:

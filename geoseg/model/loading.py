@@ -24,16 +24,23 @@ from geoseg.errors import (
     WeightsError,
     not_found,
 )
-from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
+from geoseg.model.checkpoint import (
+    StateDict,
+    file_digest,
+    folded_text,
+    mean_of_files,
+    read_state_dict,
+)
 from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
-from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture
+from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture, parts_of
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """File names open_clip tries on a hub repository, in its order."""
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
-_QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn", re.IGNORECASE)
+_QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn|farslip|lrsclip|longclip", re.IGNORECASE)
+_LONG_TEXT_KEY = "positional_embedding_res"
 _PROBE_SECONDS = 8.0
 _WEIGHTS_TO_SPARE = 2**28
 """1 GiB: below, what does not fit is told tensor by tensor."""
@@ -184,7 +191,8 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
     ----------
     spec
         ``geoseg-tiny`` (bundled), ``ARCH/PRETRAINED`` as open_clip names them,
-        ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``.
+        ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``. Several files,
+        ``ARCH:A.pt+B.pt`` or ``ARCH:0.7*A.pt+0.3*B.pt``, are one model: the mean of their weights.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     download
@@ -208,14 +216,15 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
     parsed = ModelSpec.parse(spec)
     target = resolve_device(device)
     located = _LOCATORS[parsed.kind](parsed, download)
-    state = read_state_dict(located.weights)
+    state = _read(located)
     _check_activation(located, parsed, state)
-    clip = _build(located, parsed, state)
-    checksum = file_digest(located.weights)
+    state, context = folded_text(state, located.weights)
+    clip = _build(located, parsed, state, context)
+    checksum = _checksum(located)
     return Model(
         spec=spec,
         clip=clip.to(target),
-        tokenizer=_tokenizer(located.factory_name),
+        tokenizer=_tokenizer(located.factory_name, context),
         mean=_triple(located.preprocess.get("mean"), _OPENAI_MEAN),
         std=_triple(located.preprocess.get("std"), _OPENAI_STD),
         weights=located.weights,
@@ -269,6 +278,13 @@ class _Located:
     weights: Path
     quick_gelu_weights: bool | None
     """Whether the weights are known to want QuickGELU; None if nothing says so."""
+    mixed: tuple[tuple[float, Path], ...] = ()
+    """Shares and files whose mean the weights are; ``weights`` is the first of them then."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All weights files."""
+        return tuple(file for _, file in self.mixed) or (self.weights,)
 
 
 def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
@@ -344,8 +360,25 @@ def _locate_file(spec: ModelSpec, _download: bool) -> _Located:
     import open_clip
 
     config = open_clip.get_model_config(spec.architecture)
-    weights = named_file(spec.source, "weights file", WeightsError)
-    return _Located(spec.architecture, config, {}, weights, None)
+    mixed = tuple(
+        (share, named_file(file, "weights file", WeightsError))
+        for share, file in parts_of(spec.source)
+    )
+    several = mixed if len(mixed) > 1 else ()
+    return _Located(spec.architecture, config, {}, mixed[0][1], None, several)
+
+
+def _read(located: _Located) -> StateDict:
+    """All tensors: of one file, or the weighted mean of several."""
+    return mean_of_files(located.mixed) if located.mixed else read_state_dict(located.weights)
+
+
+def _checksum(located: _Located) -> str:
+    """SHA-256 of the file, or of several files' and their shares."""
+    if not located.mixed:
+        return file_digest(located.weights)
+    facts = json.dumps([[share, file_digest(file)] for share, file in located.mixed])
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 _LOCATORS = {
@@ -430,7 +463,7 @@ def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> N
     which activation the weights want, it must agree with the config.
     """
     if located.quick_gelu_weights is None:
-        wants_quick = _looks_like_quick_gelu(located.weights, state)
+        wants_quick = any(looks_like_quick_gelu(file, state) for file in located.files)
         if not wants_quick or located.config.get("quick_gelu", False):
             return
     elif located.quick_gelu_weights == bool(located.config.get("quick_gelu", False)):
@@ -441,24 +474,28 @@ def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> N
             f"QuickGELU; use {spec.architecture.removesuffix('-quickgelu')}/{spec.source}"
         )
     if spec.architecture:
-        way_out = f"write {spec.architecture}-quickgelu:{located.weights}"
+        way_out = f"write {spec.architecture}-quickgelu:{shown(spec.source)}"
     else:
         way_out = f'set "quick_gelu": true in the model_cfg of its {CONFIG_FILE}'
     raise WeightsError(
-        f"{located.weights} holds weights trained with QuickGELU (OpenAI, MetaCLIP or DFN type), "
-        f"but the architecture has plain GELU, which would quietly give wrong maps; {way_out}"
+        f"{located.weights} holds weights trained with QuickGELU (OpenAI, MetaCLIP, DFN or "
+        "LongCLIP type), but the architecture has plain GELU, which would quietly give wrong maps; "
+        f"{way_out}"
     )
 
 
-def _looks_like_quick_gelu(weights: Path, state: StateDict) -> bool:
-    """Whether file name, hub folder or tensors say that these are OpenAI-type weights."""
+def looks_like_quick_gelu(weights: Path, state: StateDict) -> bool:
+    """Whether file name, hub folder or tensors say that these are OpenAI-type weights.
+
+    A text tower with a second table of positions is LongCLIP's, which always has QuickGELU.
+    """
     names = [weights.name, *(p for p in weights.parts if p.startswith("models--"))]
     if any(_QUICK_GELU_NAMES.search(name) for name in names):
         return True
-    return not _OPENAI_STATE_KEYS.isdisjoint(state)
+    return _LONG_TEXT_KEY in state or not _OPENAI_STATE_KEYS.isdisjoint(state)
 
 
-def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
+def _build(located: _Located, spec: ModelSpec, state: StateDict, context: int | None) -> Any:
     import open_clip
 
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
@@ -475,6 +512,7 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict) -> Any:
                 load_weights=False,
                 pretrained_text=False,
                 force_quick_gelu=bool(located.config.get("quick_gelu", False)),
+                force_context_length=context,
             )
         except ImportError as error:
             raise MissingExtraError(
@@ -527,12 +565,12 @@ def _fill(clip: Any, state: StateDict, weights: Path) -> None:
     clip.load_state_dict(state)
 
 
-def _tokenizer(factory_name: str) -> Any:
+def _tokenizer(factory_name: str, context: int | None) -> Any:
     import open_clip
 
     try:
         with without_root_logger():
-            return open_clip.get_tokenizer(factory_name)
+            return open_clip.get_tokenizer(factory_name, context_length=context)
     except ImportError as error:
         raise MissingExtraError(
             f"the tokenizer of {shown(factory_name)} needs a package that is not installed: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,41 @@ def _lies_there(text: str) -> bool:
 def portable(text: str) -> str:
     """Write a specification as a process in another folder understands it: paths absolute."""
     scheme, colon, rest = text.partition(":")
-    return text if not colon or scheme == "hf-hub" else f"{scheme}:{absolute(rest)}"
+    if not colon or scheme == "hf-hub":
+        return text
+    parts = [(1.0, rest)] if scheme == "local-dir" else parts_of(rest)
+    if len(parts) == 1:
+        return f"{scheme}:{absolute(rest)}"
+    return f"{scheme}:{'+'.join(f'{share!r}*{absolute(file)}' for share, file in parts)}"
+
+
+def parts_of(source: str) -> list[tuple[float, str]]:
+    """Shares and files of ``A.pt``, ``A.pt+B.pt`` or ``0.7*A.pt+0.3*B.pt``.
+
+    Raises
+    ------
+    WeightsError
+        If a share is no number above 0.
+    """
+    if "+" not in source or _lies_there(source):
+        return [(1.0, source)]
+    return [_part(each, source) for each in source.split("+")]
+
+
+def _part(text: str, source: str) -> tuple[float, str]:
+    before, star, file = text.partition("*")
+    if not star or _lies_there(text):
+        before, file = "1", text
+    try:
+        share = float(before)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < math.inf or not file.strip():
+        raise WeightsError(
+            f"weights {shown(source)}: '{shown(text)}' is no share and file; write A.pt+B.pt, or "
+            "0.7*A.pt+0.3*B.pt"
+        )
+    return share, file.strip()
 
 
 def bundled_folder() -> Path:

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.model.attention.trunk import Attention, Context, Trunk
+from geoseg.errors import OptionError
+from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
+from geoseg.options import ClsSource
 from geoseg.runtime.matmul import full_width
 
 
@@ -24,15 +26,22 @@ class DenseFeatures:
     """Projected tokens of a batch of windows; nothing is normalised."""
 
     cls: Tensor
-    """``(B, D)`` float32, row 0 of the modified last block (not the usual image embedding)."""
+    """``(B, D)`` float32, row 0 of the modified last block, or the usual image embedding."""
     patches: Tensor
     """``(B, N, D)`` float32 patch tokens, row-major over the grid."""
     grid: tuple[int, int]
     """Patch rows and columns, ``N = rows * cols``."""
+    scores: Tensor | None = None
+    """``(B, N, Q)`` float32 in place of cosines with the words, of attentions that make them."""
 
 
 def resample_positions(
-    embedding: Tensor, grid: tuple[int, int], native: tuple[int, int], *, antialias: bool = False
+    embedding: Tensor,
+    grid: tuple[int, int],
+    native: tuple[int, int],
+    *,
+    antialias: bool = False,
+    bilinear: bool = False,
 ) -> Tensor:
     """Position embeddings for a patch grid other than the trained one.
 
@@ -47,6 +56,8 @@ def resample_positions(
         False samples as the DINO-derived forks do: bicubic with the scale factors
         ``(rows + 0.1) / rows0``, where the 0.1 shifts the sampling grid slightly and is part of
         the method. True resamples to the exact size with antialiasing (GEM).
+    bilinear
+        To the exact size, bilinearly (CLIPer).
 
     Returns
     -------
@@ -56,7 +67,9 @@ def resample_positions(
     if grid == native:
         return embedding
     patch = embedding[1:].reshape(1, *native, -1).permute(0, 3, 1, 2).float()
-    if antialias:
+    if bilinear:
+        patch = F.interpolate(patch, size=grid, mode="bilinear")
+    elif antialias:
         patch = F.interpolate(patch, size=grid, mode="bicubic", antialias=True)
     else:
         factors = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
@@ -76,13 +89,29 @@ class DenseEncoder:
         An open_clip ``VisionTransformer`` with CLS pooling (see `geoseg.model.loading`).
     attention
         How tokens attend to each other, see `geoseg.methods.ATTENTIONS`.
+    cls_source
+        Whether the CLS token is that of the ``modified`` attention, where it has one, or of the
+        ``vanilla`` model: the usual image embedding.
+
+    Raises
+    ------
+    OptionError
+        If the attention wants more blocks than there are.
     """
 
-    def __init__(self, visual: Any, attention: Attention) -> None:
+    def __init__(
+        self, visual: Any, attention: Attention, cls_source: ClsSource = "modified"
+    ) -> None:
         self.visual = visual
         self.attention = attention
+        self.cls_source = cls_source
+        blocks, wanted = len(visual.transformer.resblocks), getattr(attention, "last", 1)
+        if wanted > blocks:
+            raise OptionError(
+                f"the attention is asked for in the last {wanted} blocks, and the model has "
+                f"{blocks}; give fewer"
+            )
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
-        self._trunk = Trunk(visual)
         self._known_positions: dict[tuple[int, int], Tensor] = {}
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -98,6 +127,7 @@ class DenseEncoder:
             grid,
             self.native_grid,
             antialias=self.attention.antialias_positions,
+            bilinear=getattr(self.attention, "bilinear_positions", False),
         )
         if not torch.is_grad_enabled():
             # Windows have one size; images in one pass may have many, and are not kept.
@@ -114,7 +144,7 @@ class DenseEncoder:
 
     @full_width()
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> DenseFeatures:
+    def __call__(self, images: Tensor, words: Words | None = None) -> DenseFeatures:
         """Encode a batch of windows.
 
         Parameters
@@ -122,12 +152,24 @@ class DenseEncoder:
         images
             ``(B, 3, H, W)`` normalised pixels in the weights' precision; sides are cut to a
             multiple of the patch size.
+        words
+            The queries, for attentions that read them.
         """
         x, grid = self.stem(images)
-        x, grid = self.attention.run(self._trunk, x, Context(grid, images))
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = F.linear(self.visual.ln_post(x.float()), self.visual.proj.float().T)
-        return DenseFeatures(tokens[:, 0], tokens[:, 1:], grid)
+        context, scores, attention = Context(grid, images, words), None, self.attention
+        trunk, before = Trunk(self.visual), x
+        if words is not None and isinstance(attention, Scoring):
+            x, grid, scores = attention.score(trunk, x, context, words)
+        else:
+            x, grid = attention.run(trunk, x, context)
+        tokens = trunk.embed(x)
+        cls = tokens[:, 0]
+        if self.cls_source == "vanilla":
+            walked = before if trunk.walked is None else trunk.walked
+            cls = trunk.embed(trunk.plain_cls(walked))[:, 0]
+        elif not getattr(attention, "has_cls", True):
+            cls = torch.zeros_like(cls)
+        return DenseFeatures(cls, tokens[:, 1:], grid, scores)
 
 
 def _patch_embeddings(conv: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -162,4 +204,6 @@ def split_features(features: DenseFeatures, size: int) -> Iterator[DenseFeatures
     """Features of so many windows at a time."""
     for first in range(0, len(features.cls), size):
         some = slice(first, first + size)
-        yield replace(features, cls=features.cls[some], patches=features.patches[some])
+        scores = None if features.scores is None else features.scores[some]
+        cls, patches = features.cls[some], features.patches[some]
+        yield replace(features, cls=cls, patches=patches, scores=scores)

@@ -27,16 +27,17 @@ _COLUMNS = {
     **dict.fromkeys(("color", "colour", "hex"), "color"),
     "threshold": "threshold",
     "offset": "offset",
+    **dict.fromkeys(("descriptions", "description", "definition"), "descriptions"),
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
 _RUNS = "geoseg/run/"
 """How a ``run.json`` says what it is."""
-_OF_RUN = ("name", "queries", "color", "threshold", "offset")
+_OF_RUN = ("name", "queries", "color", "threshold", "offset", "descriptions")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
 _HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})")
-_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
+_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset", "descriptions")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RawClass:
     color: str | None = None
     threshold: float | None = None
     offset: float = 0.0
+    descriptions: tuple[str, ...] = ()
     number: str | None = None
     """As it stands in a table: the pixel value in a legend, no matter elsewhere."""
 
@@ -206,6 +208,8 @@ def _row(header: Sequence[str | None], cells: Sequence[str], where: str) -> dict
             row[key] = [word for word in map(collapse, re.split(r"[,;|]", cell)) if word]
         elif key in ("threshold", "offset"):
             row[key] = _number(cell, key, where)
+        elif key == "descriptions":
+            row[key] = [cell]
         else:
             row[key] = cell
     if "prompts" in row and "name" in row and row["name"] not in row["prompts"]:
@@ -431,7 +435,15 @@ def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
         if hasattr(item, "prompts") and hasattr(item, "color"):  # a VocabularyClass
             one: Any = item
             classes.append(
-                RawClass(where, one.name, one.prompts, one.color, one.threshold, one.offset)
+                RawClass(
+                    where,
+                    one.name,
+                    one.prompts,
+                    one.color,
+                    one.threshold,
+                    one.offset,
+                    one.descriptions,
+                )
             )
             continue
         if not isinstance(item, list | tuple):
@@ -507,12 +519,13 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
     color = color or own
     if not prompts:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
-    return RawClass(where, name, prompts, color, threshold, offset)
+    described = _strings(table.get("descriptions", ()), origin, where, "descriptions")
+    return RawClass(where, name, prompts, color, threshold, offset, described)
 
 
-def _strings(value: object, origin: str, where: str) -> tuple[str, ...]:
+def _strings(value: object, origin: str, where: str, key: str = "prompts") -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise VocabularyError(f"{origin}, {where}: prompts must be a list of strings")
+        raise VocabularyError(f"{origin}, {where}: {key} must be a list of strings")
     return tuple(value)
 
 

@@ -34,13 +34,21 @@ class Queries:
     """Number K of classes that a map can show."""
     pool: Pool = "max"
     """How the probabilities of a class's queries make its score."""
+    descriptions: tuple[tuple[str, ...], ...] = ()
+    """Of each class, for steps that read them."""
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, embed: Embed) -> Queries:
         """Queries of all words of a vocabulary, with its classes' offsets."""
         class_of = vocabulary.query_classes
         offsets = np.array([c.offset for c in vocabulary.classes], np.float32)
-        return cls(embed(vocabulary.queries), class_of, offsets[class_of], len(vocabulary.classes))
+        return cls(
+            embed(vocabulary.queries),
+            class_of,
+            offsets[class_of],
+            len(vocabulary.classes),
+            descriptions=tuple(c.descriptions for c in vocabulary.classes),
+        )
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -50,8 +50,12 @@ class VocabularyClass:
     """Probability in [0, 1] that a pixel of this class needs, or None for the run's own."""
     offset: float = 0.0
     """Added to the cosine logits of the class's queries, in [-1, 1]: above 0 favours the class."""
+    descriptions: tuple[str, ...] = ()
+    """Sentences that say what the class is, for ``--vocabulary-step describe``."""
 
     def __post_init__(self) -> None:
+        described = tuple(clean_prompt(text) for text in self.descriptions)
+        object.__setattr__(self, "descriptions", described)
         object.__setattr__(self, "name", clean_name(self.name))
         object.__setattr__(self, "prompts", tuple(clean_prompt(prompt) for prompt in self.prompts))
         if not self.prompts:
@@ -108,9 +112,9 @@ class Vocabulary:
         source
             A vocabulary (returned as it is); a text file with one class a line, synonyms after
             commas, ``#`` comments; a TOML file of ``[[class]]`` tables with ``name``, ``prompts``,
-            ``color``, ``threshold`` and ``offset``; a CSV file whose header names such columns
-            (``name`` or ``class`` among them); a JSON file with an object of names and prompts, or
-            a list of names or of such objects; an inline string
+            ``color``, ``threshold``, ``offset`` and ``descriptions``; a CSV file whose header names
+            such columns (``name`` or ``class`` among them); a JSON file with an object of names and
+            prompts, or a list of names or of such objects; an inline string
             ``"building,roof;road;water"``; a sequence with one string or list of prompts a class;
             a mapping from names to prompts, or to mappings with ``prompts``, ``color``,
             ``threshold`` and ``offset``; a DataFrame with the columns of a CSV file. A colour
@@ -262,7 +266,14 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
     for entry, color in zip(raw.classes, colors, strict=True):
         try:
             classes.append(
-                VocabularyClass(entry.name, entry.prompts, color, entry.threshold, entry.offset)
+                VocabularyClass(
+                    entry.name,
+                    entry.prompts,
+                    color,
+                    entry.threshold,
+                    entry.offset,
+                    entry.descriptions,
+                )
             )
         except VocabularyError as error:
             raise VocabularyError(f"{raw.origin}, {entry.where}: {error}") from None
@@ -342,4 +353,6 @@ def _toml_table(entry: VocabularyClass) -> str:
         lines.append(f"threshold = {entry.threshold!r}")
     if entry.offset:
         lines.append(f"offset = {entry.offset!r}")
+    if entry.descriptions:
+        lines.append(f"descriptions = {json.dumps(entry.descriptions, ensure_ascii=False)}")
     return "\n".join([*lines, ""])

@@ -7,7 +7,8 @@ that a pixel gets the same value from every tile: no statistic of a tile, a fixe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,8 +43,66 @@ class Refiner(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a map asks of every pixel, for refiners that look at more than pixels and logits."""
+
+    text: Tensor | None = None
+    """``(Q, D)`` unit vectors of the queries; None if a network of the user's gives the scores."""
+    scale: float = 1.0
+    """Factor on logits before the softmax."""
+    cls_bias: float = 0.0
+
+
+class SceneRefiner(Protocol):
+    """A refiner that knows where in the scene an array begins."""
+
+    @property
+    def reach(self) -> int:
+        """As a `Refiner`'s."""
+
+    def __call__(
+        self, logits: Tensor, rgb: Tensor, valid: Tensor, origin: tuple[int, int]
+    ) -> Tensor:
+        """As a `Refiner`; ``origin`` is the scene's row and column of the first pixel."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A line in `geoseg.methods.REFINERS` that has to know the words first."""
+
+    def prepared(self, asked: Asked) -> SceneRefiner:
+        """Make the refiner."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Anywhere:
+    """A refiner that does not mind where an array lies."""
+
+    refiner: Refiner
+
+    @property
+    def reach(self) -> int:
+        return self.refiner.reach
+
+    def __call__(
+        self, logits: Tensor, rgb: Tensor, valid: Tensor, origin: tuple[int, int]
+    ) -> Tensor:
+        return self.refiner(logits, rgb, valid)
+
+
+def prepared(methods: Iterable[Refiner | Preparing], asked: Asked) -> tuple[SceneRefiner, ...]:
+    """Refiners ready for the words of a map."""
+    return tuple(
+        each.prepared(asked) if isinstance(each, Preparing) else _Anywhere(each) for each in methods
+    )
+
+
 def refined(
-    strips: Iterable[Strip], refiners: Sequence[Refiner], pixels: PixelRows
+    strips: Iterable[Strip],
+    refiners: Sequence[SceneRefiner],
+    pixels: PixelRows,
+    origin: tuple[int, int],
 ) -> Iterator[Strip]:
     """Refine the strips of an area, some rows at a time.
 
@@ -55,13 +114,17 @@ def refined(
         In the order in which they are applied.
     pixels
         Of the area: those of a strip are there when the strip comes.
+    origin
+        Scene row and column of the area's first pixel.
     """
     for refiner in refiners:
-        strips = _refined(strips, refiner, pixels)
+        strips = _refined(strips, refiner, pixels, origin)
     yield from strips
 
 
-def _refined(strips: Iterable[Strip], refiner: Refiner, pixels: PixelRows) -> Iterator[Strip]:
+def _refined(
+    strips: Iterable[Strip], refiner: SceneRefiner, pixels: PixelRows, origin: tuple[int, int]
+) -> Iterator[Strip]:
     height, reach = pixels.height, refiner.reach
     waiting: Tensor | None = None
     begin, first = 0, 0  # scene rows: of what waits, and of what is wanted next
@@ -79,6 +142,7 @@ def _refined(strips: Iterable[Strip], refiner: Refiner, pixels: PixelRows) -> It
                 waiting[above - begin : below - begin],
                 to_device(block.rgb, device),
                 to_device(block.valid, device),
+                (origin[0] + above, origin[1]),
             )
             yield first, found[first - above : stop - above]
             first = stop

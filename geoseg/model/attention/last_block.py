@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.model.attention.trunk import Context, Grid, Trunk, attend
+from geoseg.model.attention.trunk import Block, Context, Grid, Trunk, attend
 
 _QQ, _KK, _VV, _QK = ("q", "q"), ("k", "k"), ("v", "v"), ("q", "k")
 
@@ -35,11 +35,23 @@ class LastBlock:
         for block in trunk.blocks[:-1]:
             x = trunk.ordinary(block, x)
         last = trunk.blocks[-1]
-        qkv = trunk.heads(last, last.ln_1(x), "v" + "".join(map("".join, self.terms)))
-        out = trunk.project(last, self._attend(qkv, context.grid))
+        qkv = trunk.heads(last, last.ln_1(x), self.needed)
+        return self.finished(trunk, x, self._attend(qkv, context.grid)), context.grid
+
+    @property
+    def needed(self) -> str:
+        """Which of q, k and v the last block has to make."""
+        return "v" + "".join(map("".join, self.terms))
+
+    def finished(
+        self, trunk: Trunk, x: Tensor, mixed: Tensor, block: Block | None = None
+    ) -> Tensor:
+        """Mixed values through the rest of a block, the last one; ``x`` is what came into it."""
+        last = trunk.blocks[-1] if block is None else block
+        out = trunk.project(last, mixed)
         if self.residual:
             out = x + last.ls_1(out)
-        return (trunk.ffn(last, out) if self.ffn else out), context.grid
+        return trunk.ffn(last, out) if self.ffn else out
 
     def _attend(self, qkv: dict[str, Tensor], grid: Grid) -> Tensor:
         value = qkv["v"]
@@ -54,40 +66,95 @@ class LastBlock:
 
 
 @dataclass(frozen=True)
-class Vanilla(LastBlock):
+class LastBlocks(LastBlock):
+    """The same attention in several last blocks beside the ordinary stream, their outputs summed.
+
+    SegEarth-OV-2's rule. Each block's input is that of the ordinary model.
+
+    Raises
+    ------
+    OptionError
+        If the number of blocks is below 1.
+    """
+
+    last: int = 1
+    """How many blocks."""
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise OptionError(f"the attention of {self.last} last blocks: give 1 or more")
+
+    def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
+        """Ordinary blocks, and the modified ones among them."""
+        if self.last == 1:
+            return super().run(trunk, x, context)
+        first = len(trunk.blocks) - self.last
+        total: Tensor | None = None
+        for number, block in enumerate(trunk.blocks):
+            if number < first:
+                x = trunk.ordinary(block, x)
+                continue
+            if number == len(trunk.blocks) - 1:
+                qkv = trunk.heads(block, block.ln_1(x), self.needed)
+                after = x
+            else:
+                after, qkv = trunk.watched(block, x)
+            out = self.finished(trunk, x, self._attend(qkv, context.grid), block)
+            total, x = out if total is None else total + out, after
+        assert total is not None
+        return total, context.grid
+
+
+@dataclass(frozen=True)
+class Vanilla(LastBlocks):
     """CLIP's own attention."""
 
     terms = (_QK,)
 
 
 @dataclass(frozen=True)
-class MaskClip(LastBlock):
+class MaskClip(LastBlocks):
     """Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022."""
 
 
 @dataclass(frozen=True)
-class Sclip(LastBlock):
+class Sclip(LastBlocks):
     """Wang et al., "SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference", 2024."""
 
     terms = (_QQ, _KK)
 
 
 @dataclass(frozen=True)
-class ClearClip(LastBlock):
+class ClearClip(LastBlocks):
     """Lan et al., "ClearCLIP: Decomposing CLIP Representations for Dense Inference", ECCV 2024."""
 
     terms = (_QQ,)
 
 
 @dataclass(frozen=True)
-class SegEarth(LastBlock):
+class SegEarth(LastBlocks):
     """Li et al., "SegEarth-OV: Towards Training-Free Open-Vocabulary Segmentation", CVPR 2025."""
 
     terms = (_QQ, _KK, _VV)
 
 
 @dataclass(frozen=True)
-class Naclip(LastBlock):
+class ClipTrase(LastBlocks):
+    """Shao et al., "Explore the Potential of CLIP for Training-Free Open Vocabulary Semantic
+    Segmentation", ECCV 2024: its attention.
+
+    Its second half, votes in clusters of patches, has no place here: clusters of one window have
+    no counterpart in the next.
+    """
+
+    residual: bool = True
+    ffn: bool = True
+
+    terms = (_QQ, _KK, _VV)
+
+
+@dataclass(frozen=True)
+class Naclip(LastBlocks):
     """Hajimiri et al., "Pay Attention to Your Neighbours", WACV 2025.
 
     Raises
@@ -102,6 +169,7 @@ class Naclip(LastBlock):
     terms = (_KK,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.std > 0:
             raise OptionError(f"naclip's Gaussian width is {self.std}; give patches above 0")
 

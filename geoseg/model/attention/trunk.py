@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,16 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
+class Words:
+    """The queries, for attentions that read them."""
+
+    vectors: Tensor
+    """``(Q, D)`` float32 unit vectors."""
+    shown: Tensor
+    """``(Q,)`` bool: those of classes, not of the hidden background."""
+
+
+@dataclass(frozen=True, eq=False)
 class Context:
     """What an attention may look at besides the tokens."""
 
@@ -36,6 +46,8 @@ class Context:
     """Of the patch tokens that come in."""
     images: Tensor
     """``(B, 3, H, W)`` normalised windows that the tokens are of."""
+    words: Words | None = None
+    """What is looked for; None where features are made for no words in particular."""
 
 
 class Attention(Protocol):
@@ -50,8 +62,19 @@ class Attention(Protocol):
         Returns
         -------
         tuple
-            Tokens ``(B, 1+N', Dv)``, the CLS token first, and the grid of the others.
+            Tokens ``(B, 1+N', Dv)``, the CLS token first, and the grid of the others. Where the
+            first one is none, a class variable ``has_cls = False`` says so: no CLS bias then.
         """
+
+
+@runtime_checkable
+class Scoring(Attention, Protocol):
+    """An attention that says itself how well patches fit the words, in the cosines' place."""
+
+    def score(
+        self, trunk: Trunk, x: Tensor, context: Context, words: Words
+    ) -> tuple[Tensor, Grid, Tensor]:
+        """As `run`, and scores ``(B, N', Q)`` float32 of the patches."""
 
 
 class Trunk:
@@ -65,6 +88,8 @@ class Trunk:
 
     def __init__(self, visual: Any) -> None:
         self._visual = visual
+        self.walked: Tensor | None = None
+        """Tokens after the block before the last one, once it has been taken."""
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -90,17 +115,38 @@ class Trunk:
 
     def ordinary(self, block: Block, x: Tensor) -> Tensor:
         """One unmodified block."""
+        return self.watched(block, x)[0]
+
+    def watched(self, block: Block, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One unmodified block, and the ``q``, ``k`` and ``v`` of its heads, see `heads`."""
         attn, y = block.attn, block.ln_1(x)
         batch, tokens, width = y.shape
         qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
         qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.ffn(block, x + block.ls_1(self.project(block, attend([(q, k)], v))))
+        x = self.ffn(block, x + block.ls_1(self.project(block, attend([(q, k)], v))))
+        if block is self.blocks[max(len(self.blocks) - 2, 0)]:
+            self.walked = x
+        return x, {"q": q, "k": k, "v": v}
+
+    def plain_cls(self, x: Tensor) -> Tensor:
+        """CLS token ``(B, 1, Dv)`` of the unmodified last block, of what comes into it."""
+        block = self.blocks[-1]
+        y = block.ln_1(x)
+        qkv = self.heads(block, y, "kv")
+        query = self.heads(block, y[:, :1], "q")["q"]
+        out = self.project(block, attend([(query, qkv["k"])], qkv["v"]))
+        return self.ffn(block, x[:, :1] + block.ls_1(out))
 
     def ffn(self, block: Block, x: Tensor) -> Tensor:
         """The second half of a block: its MLP, added."""
         result: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
         return result
+
+    def embed(self, x: Tensor) -> Tensor:
+        """``ln_post`` and the projection: tokens in the joint space, float32, not normalised."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(self._visual.ln_post(x.float()), self._visual.proj.float().T)
 
 
 def attend(
@@ -108,28 +154,31 @@ def attend(
 ) -> Tensor:
     """Sum of the row softmaxes of ``σ left rightᵀ + bias`` over pairs, times ``value``.
 
-    All are ``(B, heads, T, head width)`` but for the bias, ``(T, T)`` or None; σ is the head width
-    to the power -1/2.
+    All are ``(B, heads, T, head width)`` but for the bias, ``(T, T)``, ``(B, T, T)`` or None; σ is
+    the head width to the power -1/2.
     """
     if not has_full_width(value):
         # Attention is linear in its weights, so the sum of softmaxes is a sum of fused calls.
-        bias = None if bias is None else bias.to(value.dtype)
+        if bias is not None:
+            bias = (bias if bias.ndim == 2 else bias[:, None]).to(value.dtype)
         return _total(F.scaled_dot_product_attention(a, b, value, bias) for a, b in pairs)
     scale, tokens = value.shape[-1] ** -0.5, value.shape[2]
     pairs = [(a * scale, b.contiguous()) for a, b in pairs]
-    out, value = torch.empty_like(value, memory_format=torch.contiguous_format), value.contiguous()
+    value = value.contiguous()
+    out = value.new_empty(*pairs[0][0].shape[:3], value.shape[-1])
     for item in range(len(value)):
         here = [(a[item], b[item]) for a, b in pairs]
+        added = bias if bias is None or bias.ndim == 2 else bias[item]
         if tokens < _TOKENS_OF_LONG_ATTENTION:
             # Weights of few tokens are one product for all heads.
-            torch.bmm(_weights(here, bias), value[item], out=out[item])
+            torch.bmm(_weights(here, added), value[item], out=out[item])
             continue
         for head, row in itertools.product(
-            range(value.shape[1]), range(0, tokens, _ROWS_AT_A_TIME)
+            range(value.shape[1]), range(0, out.shape[2], _ROWS_AT_A_TIME)
         ):
             rows = slice(row, row + _ROWS_AT_A_TIME)
             some = [(a[head, rows], b[head]) for a, b in here]
-            weights = _weights(some, None if bias is None else bias[rows])
+            weights = _weights(some, None if added is None else added[rows])
             torch.mm(weights, value[item, head], out=out[item, head, rows])
     return out
 
