@@ -186,7 +186,10 @@ def segment(
         jobs = [Job(paths if as_one else paths[0], Path(out))]
     if dry_run:
         _say_what_would_be(
-            [job.outlook(overwrite=overwrite, resume=resume, update=update) for job in jobs],
+            [
+                job.outlook(reading, overwrite=overwrite, resume=resume, update=update)
+                for job in jobs
+            ],
             as_json=as_json,
         )
         return

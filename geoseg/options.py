@@ -60,6 +60,7 @@ OPTIONAL_RASTERS = ("confidence", "probabilities", "margin", "runner_up")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
 CLASS_RASTERS = ("labels", "runner_up")
 """Rasters that hold classes; the others hold per cents."""
+ITEM = "item.json"
 ATTRIBUTES = ("scene", "date")
 """Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
@@ -128,22 +129,22 @@ def as_made(kind: type[Chosen], given: Chosen | Mapping[str, Any] | None) -> Cho
     return kind(**given)
 
 
-def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``"3,2,1"`` or ``"1"``; how many there may be is settled where the scene is opened.
+def parse_bands(text: str) -> tuple[int | str, ...]:
+    """Read ``"3,2,1"``, ``"1"`` or ``"red,green,blue"``.
+
+    How many there may be, and which names, is settled where the scene is opened.
 
     Raises
     ------
     OptionError
-        If it is not a list of band numbers.
+        If it is not a list of band numbers or names.
     """
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = ()
-    if not bands or min(bands) < 1:
+    parts = [part.strip() for part in text.split(",")]
+    bands = tuple(int(part) if part.isdecimal() else part for part in parts)
+    if not all(bands) or any(str(band)[0] in "+-" for band in bands):
         raise OptionError(
-            f"--bands '{shown(text)}' is not a list of band numbers; write for example "
-            "--bands 3,2,1"
+            f"--bands '{shown(text)}' is not a list of bands; write for example --bands 3,2,1, or "
+            "names, like red,green,blue"
         )
     return bands
 
@@ -516,8 +517,8 @@ class Reading:
 
     bands: tuple[int | str, ...] | None = option(
         None,
-        "Bands to use as red, green and blue, counted from 1 (in Python also by name); one band "
-        "alone is grey; any number for a --scorer. "
+        "Bands to use as red, green and blue, counted from 1 or by name (of a STAC item: assets or "
+        "common names); one band alone is grey; any number for a --scorer. "
         "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
@@ -569,7 +570,7 @@ class Reading:
     mask: str | None = option(
         None,
         "Leave out what this says: a raster (cloud mask, UDM2, SCL, QA_PIXEL, …), or a vector file "
-        "of polygons; on any grid, in any CRS.",
+        "of polygons; on any grid, in any CRS; of a STAC item also the name of an asset.",
         INPUT,
         metavar="FILE",
     )
@@ -808,6 +809,11 @@ class Products(VectorOptions):
         OUTPUT,
     )
     preview: bool = option(True, "Write preview.png, the scene beside its map.", OUTPUT)
+    stac: bool = option(
+        False,
+        "Also write item.json, a STAC item of the map for catalogues (needs the package pystac).",
+        OUTPUT,
+    )
     output_grid: OutputGrid = option(
         "native",
         "With --gsd: labels on the scene's own pixels or on the working ones.",
@@ -830,6 +836,7 @@ class Products(VectorOptions):
             *(f"{name}.tif" for name in self.rasters),
             *([] if self.polygons == "none" else [f"polygons.{self.polygons}"]),
             *(["preview.png"] if self.preview else []),
+            *([ITEM] if self.stac else []),
             "run.json",
         )
 
@@ -849,7 +856,7 @@ ALL_PRODUCTS = tuple(
     dict.fromkeys(
         name
         for polygons in get_args(PolygonFormat)
-        for name in Products(polygons=polygons, **_ALL_RASTERS).names
+        for name in Products(polygons=polygons, stac=True, **_ALL_RASTERS).names
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from geoseg._address import scene_name, without_secrets
 from geoseg._files import writing_to
+from geoseg._optional import require
 from geoseg.bars import shown
 from geoseg.errors import (
     GeosegError,
@@ -44,10 +45,11 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, Options, Products, Reading, as_made
+from geoseg.options import CLASS_RASTERS, ITEM, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
 from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
+from geoseg.run.item import write_item
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
 from geoseg.run.rasters import WorkRasters, is_intact, write_tile
@@ -196,13 +198,17 @@ def segment_to_files(
         reading, products = as_made(Reading, reading), as_made(Products, products)
         vocabulary = Vocabulary.parse(classes)
         folder = OutputFolder(out)
-        check = partial(folder.check, overwrite=overwrite, resume=resume, update=update)
+        check = partial(
+            folder.check, overwrite=overwrite, resume=resume, update=update, item=products.stac
+        )
         check()
+        if products.stac:
+            require("pystac", extra="stac", feature="--stac")
         with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
             source = open_input(
                 scene, reading, folder.path, travels=client is not None, colours=scorer is None
             )
-            sources = [str(file) for file, *_ in source.source.all_files]
+            sources = [source.path, *(str(file) for file, *_ in source.source.all_files)]
             check(sources=sources)
             remember(folder.recorded().get("sources", ()))
             _check_products(source, products)
@@ -366,7 +372,7 @@ def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
 
 def _warn_if_untold(scene: dict[str, Any]) -> None:
     """Say so where a resumed run cannot know whether its scene is still the same."""
-    if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
+    if scene["pixels"] is not None:
         warn(
             f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
             "start anew with --overwrite if it may have been replaced"
@@ -436,6 +442,8 @@ class _SceneRun:
                 self.scene.path,
                 str(self.method.model["spec"]),
                 [entry.prompts for entry in self.method.vocabulary.classes],
+                opened=self.scene.source.opened,
+                taken=self.scene.source.taken,
             ),
         )
         self.seconds: dict[str, float] = {}
@@ -582,11 +590,13 @@ class _SceneRun:
         files = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
             for name in (*products.names, *products.side_files)
-            if name != REPORT
+            if name not in (REPORT, ITEM)
         }
         report = self._report(rasters.grid, tally, journal) | polygons | {"files": files}
         with writing_to(self.folder.path / REPORT):
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            if products.stac:
+                write_item(ready, products.names, report, rasters.grid)
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:

@@ -15,7 +15,7 @@ from geoseg._files import local_target, release_database, writing_to
 from geoseg.errors import OptionError, OutputError, warn
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import ALL_PRODUCTS, SIDE_FILES
+from geoseg.options import ALL_PRODUCTS, ITEM, SIDE_FILES
 from geoseg.run.journal import Journal
 
 WORK_FOLDER = ".geoseg-work"
@@ -26,6 +26,8 @@ GEOPACKAGE = "polygons.gpkg"
 
 _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 """What geoseg's own files say of themselves near their beginning."""
+MULTIHASH = "1220"
+"""How a SHA-256 of a STAC item begins: which digest, and its length in bytes."""
 _MARKED_BYTES = 16 * 2**20
 
 
@@ -42,6 +44,15 @@ def _is_own(file: Path) -> bool:
 def _is_same(file: Path, other: Path) -> bool:
     """Whether two names are of one file; not if either leads nowhere."""
     return file.exists() and other.exists() and file.samefile(other)
+
+
+def _vouches(item: Path, record: Path) -> bool:
+    """Whether a map's item is of the run whose record is given."""
+    try:
+        told = json.loads(item.read_text(encoding="utf-8"))["assets"][record.stem]
+        return bool(told["file:checksum"] == MULTIHASH + file_digest(record))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class OutputFolder:
@@ -61,7 +72,13 @@ class OutputFolder:
         self._opened: Journal | None = None
 
     def check(
-        self, *, overwrite: bool, resume: bool, update: bool = False, sources: Iterable[str] = ()
+        self,
+        *,
+        overwrite: bool,
+        resume: bool,
+        update: bool = False,
+        item: bool = False,
+        sources: Iterable[str] = (),
     ) -> None:
         """Fail before anything is loaded if a run would replace something.
 
@@ -69,6 +86,8 @@ class OutputFolder:
         ----------
         overwrite, resume, update
             As for `geoseg.segment_to_files`.
+        item
+            Whether it leaves a STAC item; otherwise one that is not geoseg's is none of its files.
         sources
             Files that the scene is read from.
 
@@ -94,7 +113,11 @@ class OutputFolder:
                 raise OutputError(f"{out / name} is a folder, not a file; give another --out")
         if self.work.exists() and not self.work.is_dir():
             raise OutputError(f"{self.work} is a file where a folder has to be; give another --out")
-        existing = [n for n in (*ALL_PRODUCTS, *SIDE_FILES) if os.path.lexists(out / n)]
+        existing = [
+            name
+            for name in (*ALL_PRODUCTS, *SIDE_FILES)
+            if os.path.lexists(out / name) and (name != ITEM or item or _is_own(out / name))
+        ]
         for file in sources:
             if any(_is_same(Path(file), out / name) for name in existing):
                 raise OutputError(
@@ -255,6 +278,8 @@ class OutputFolder:
 
     def _is_intact(self, name: str, report: dict[str, Any]) -> bool:
         """Whether a file is the one that the run left."""
+        if name == ITEM:
+            return _vouches(self.path / name, self.path / REPORT)
         try:
             return bool(file_digest(self.path / name) == report["files"][name]["sha256"])
         except (OSError, KeyError, TypeError):
@@ -275,7 +300,10 @@ class OutputFolder:
         comes last, so that a folder that has one holds the files of one run.
         """
         release_database(self.path / GEOPACKAGE)
-        for stale in (REPORT, *SIDE_FILES, *(name for name in ALL_PRODUCTS if name not in names)):
+        others = (name for name in ALL_PRODUCTS if name not in names)
+        for stale in (REPORT, *SIDE_FILES, *others):
+            if stale == ITEM and not _is_own(self.path / stale):
+                continue
             with writing_to(self.path / stale):
                 (self.path / stale).unlink(missing_ok=True)
         for name in (*names[:-1], *side_files, *names[-1:]):

@@ -25,7 +25,7 @@ from geoseg._address import (
 )
 from geoseg._files import absolute
 from geoseg._inputs import shown
-from geoseg.errors import OptionError, OutputError, SceneError, warn
+from geoseg.errors import GeosegError, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
 from geoseg.io.crs import same_crs
@@ -33,6 +33,7 @@ from geoseg.io.described import open_readable
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
+from geoseg.io.stac import read_item
 from geoseg.options import Reading
 from geoseg.run.folder import OutputFolder
 
@@ -118,7 +119,7 @@ class Job:
         parts = [as_given(part) for part in self.scene]
         return parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more"
 
-    def outlook(self, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
+    def outlook(self, reading: Reading, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
         """Say what would become of it, as far as is known without a model."""
         folder = OutputFolder(self.out)
         state: State = "new"
@@ -132,8 +133,8 @@ class Job:
         try:
             folder.check(overwrite=overwrite, resume=resume, update=update)
             for part in parts:
-                size = part.shape if isinstance(part, Scene) else _shape_of(as_given(part))
-        except (SceneError, OutputError) as error:
+                size = part.shape if isinstance(part, Scene) else _shape_of(part, reading)
+        except GeosegError as error:
             return Outlook(self.name, self.out, state, None, str(error))
         return Outlook(self.name, self.out, state, size if len(parts) == 1 else None)
 
@@ -164,8 +165,10 @@ class Outlook:
         return f"{self.scene} -> {self.out}: {self.error or self.state + size}"
 
 
-def _shape_of(path: str) -> tuple[int, int]:
-    with open_readable(path) as dataset:
+def _shape_of(path: str | Path, reading: Reading) -> tuple[int, int]:
+    item = read_item(as_given(path))
+    name = as_given(path) if item is None else item.open(reading.bands, crs=reading.crs).name
+    with open_readable(name) as dataset:
         return int(dataset.height), int(dataset.width)
 
 
