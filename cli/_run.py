@@ -211,7 +211,7 @@ class _JsonLog:
 _log: _JsonLog | None = None
 
 
-def say_scene(scene: str, folder: Path, *, quiet: bool) -> None:
+def say_scene(scene: str, folder: Path | str, *, quiet: bool) -> None:
     """Say which of several scenes begins."""
     if _log is not None:
         _log.scene = scene

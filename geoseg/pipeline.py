@@ -48,7 +48,7 @@ from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import CLASS_RASTERS, ITEM, Options, Products, Reading, as_made
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
-from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
+from geoseg.run.folder import REPORT, OutputFolder
 from geoseg.run.item import write_item
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
@@ -75,6 +75,7 @@ from geoseg.run.scenes import (
     passing_mosaic,
     warn_of_neighbours,
 )
+from geoseg.run.stored import output_folder
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.run.times import now
@@ -87,7 +88,7 @@ from geoseg.vector import style, vectorize
 logger = logging.getLogger(__name__)
 
 __all__ = [
-    "JOURNAL", "WORK_FOLDER", "Batch", "Job", "Outcome", "Progress", "Run",
+    "Batch", "Job", "Outcome", "Progress", "Run",
     "segment_jobs", "segment_many", "segment_to_files",
 ]  # fmt: skip
 
@@ -145,7 +146,8 @@ def segment_to_files(
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out
-        Folder for the products; made if it is not there.
+        Folder for the products; made if it is not there. At an address of an object store
+        (``s3://…``) they are uploaded when they are whole.
     model
         Specification, see `load_model`, or a loaded model.
     scorer
@@ -197,13 +199,14 @@ def segment_to_files(
         started, clock = now(), time.perf_counter()
         reading, products = as_made(Reading, reading), as_made(Products, products)
         vocabulary = Vocabulary.parse(classes)
-        folder = OutputFolder(out)
+        folder = output_folder(out)
         check = partial(
             folder.check, overwrite=overwrite, resume=resume, update=update, item=products.stac
         )
         check()
         if products.stac:
             require("pystac", extra="stac", feature="--stac")
+        folder.probe()
         with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
             source = open_input(
                 scene, reading, folder.path, travels=client is not None, colours=scorer is None
@@ -296,7 +299,7 @@ def segment_jobs(
     scorer: Any = None,
     device: str = "auto",
     options: Options | None = None,
-    on_scene: Callable[[str, Path, Exception | None], None] | None = None,
+    on_scene: Callable[[str, Path | str, Exception | None], None] | None = None,
     manifest: str | Path | None = None,
     **settings: Any,
 ) -> Batch:
@@ -364,7 +367,9 @@ def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
         settings.get(name, False) for name in ("overwrite", "resume", "update")
     )
     try:
-        OutputFolder(job.out).check(overwrite=overwrite, resume=resume, update=update)
+        folder = output_folder(job.out)
+        folder.check(overwrite=overwrite, resume=resume, update=update)
+        folder.probe()
     except OutputError:
         return False
     return True
@@ -455,8 +460,8 @@ class _SceneRun:
             done = self.folder.finished(digest(self.facts), names, side_files, update=update)
             if done is not None:
                 _warn_if_untold(self.facts["the scene"])
-                files = tuple(self.folder.path / name for name in names)
-                return Run(self.folder.path, files, done, "skipped")
+                files = tuple(self.folder.file(name) for name in names)
+                return Run(self.folder.place, files, done, "skipped")
         journal = self.folder.open_journal(self.facts, resume=resume, update=update)
         resumed = bool(journal.finished)
         if resumed:
@@ -466,7 +471,7 @@ class _SceneRun:
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
         files = self.folder.publish(names, side_files, finished=not self.holes)
-        return Run(self.folder.path, files, report, "resumed" if resumed else "done")
+        return Run(self.folder.place, files, report, "resumed" if resumed else "done")
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
@@ -657,7 +662,7 @@ class _SceneRun:
             with self._timed(name):
                 yield
         except OutputError as error:  # in the words of the user's folder
-            ready, out = str(self.folder.ready), str(self.folder.path)
+            ready, out = str(self.folder.ready), str(self.folder.place)
             raise OutputError(str(error).replace(ready, out)) from error
 
     @contextmanager

@@ -107,7 +107,7 @@ def test_red_green_and_blue_are_found_by_their_common_names(tmp_path: Path, vers
 
 def test_bands_of_one_file_are_found_in_the_order_of_the_item(tmp_path: Path) -> None:
     make(tmp_path / "image.tif", np.concatenate([DATA[::-1], DATA[:1] + 7]))
-    bands = [{"name": n, "common_name": c} for n, c in zip("1234", ("blue", "green", "red", "nir"))]
+    bands = [{"common_name": colour} for colour in ("blue", "green", "red", "nir")]
     image = {"href": "image.tif", "type": "image/tiff", "eo:bands": bands}
     path = write_item(tmp_path / "item.json", {"image": image})
     scene = Scene.open(path)
@@ -237,7 +237,9 @@ def test_what_is_wrong_with_an_item_is_one_line_with_what_there_is(tmp_path: Pat
     assert Scene.open(path, bands=("B04", "green", "blue")).source.assets[0] == "B04"
     write_item(path, {k: v for k, v in assets.items() if k != "B02"})
     assert "called red, green and blue" in refusal(path)
-    write_item(path, assets | {"B02": {"eo:bands": [{"common_name": "blue"}], "type": "image/tiff"}})
+    write_item(
+        path, assets | {"B02": {"eo:bands": [{"common_name": "blue"}], "type": "image/tiff"}}
+    )
     assert "no href" in refusal(path)
     write_item(path, assets | {"B02": asset("gone.tif", "blue")})
     assert "gone.tif: no such file" in refusal(path)
@@ -334,7 +336,11 @@ def test_an_item_of_four_assets_maps_like_its_files(tmp_path: Path, spec: str) -
             np.testing.assert_array_equal(a.read(), b.read())
             assert a.transform == b.transform
     assert one.report["reading"]["assets"] == ["B04", "B03", "B02"]
-    assert [Path(s["path"]).name for s in one.report["sources"]] == ["B04.tif", "B03.tif", "B02.tif"]
+    assert [Path(s["path"]).name for s in one.report["sources"]] == [
+        "B04.tif",
+        "B03.tif",
+        "B02.tif",
+    ]
     with rasterio.open(one.out / "labels.tif") as labels:
         assert labels.tags()["TIFFTAG_DATETIME"] == "2021:01:22 10:11:12"
 
@@ -393,7 +399,10 @@ _RULES: dict[str, tuple[Any, Any]] = {
             "proj:bbox": _NUMBERS | {"minItems": 4, "maxItems": 6},
             "proj:centroid": {},
             "proj:shape": {
-                "type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "integer"},
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 2,
+                "items": {"type": "integer"},
             },
             "proj:transform": _NUMBERS | {"minItems": 6, "maxItems": 9},
         },
@@ -570,13 +579,16 @@ def test_the_item_of_a_map_is_valid(
         assert made.report["bbox_wgs84"] == item["bbox"]
     assert "item.json" in {file.name for file in made.files}
     assert made.report["schema"] == SCHEMA
-    again = run(scene, made.out, spec, products=products, reading=reading, update=True) if crs else 0
-    if crs:
-        assert again.status == "skipped"
-        (made.out / "item.json").write_text("{}")
+    if crs == UTM:
+        again = {"products": products, "update": True}
+        assert run(scene, made.out, spec, **again).status == "skipped"
+        item["assets"]["run"]["file:checksum"] = "1220"
+        (made.out / "item.json").write_text(json.dumps(item))
         with pytest.warns(GeosegWarning, match=r"item\.json has changed"):
-            again = run(scene, made.out, spec, products=products, update=True)
-        assert again.status == "done"
+            assert run(scene, made.out, spec, **again).status == "done"
+        (made.out / "item.json").write_text("{}")
+        with pytest.raises(OutputError, match=r"item\.json is not geoseg's"):
+            run(scene, made.out, spec, **again)
 
 
 def _quiet() -> Any:

@@ -330,7 +330,7 @@ class Item:
             if not max(map(abs, off)) <= _ALIGNED:
                 raise SceneError(
                     f"{self.path}: proj:transform puts asset '{asset.name}' at {tuple(own)[:6]}, "
-                    f"and its file says {tuple(part.transform)[:6]}; one of them is of another scene"
+                    f"its file says {tuple(part.transform)[:6]}; one of them is of another scene"
                 )
         return part.transform
 

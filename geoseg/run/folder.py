@@ -28,17 +28,7 @@ _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 """What geoseg's own files say of themselves near their beginning."""
 MULTIHASH = "1220"
 """How a SHA-256 of a STAC item begins: which digest, and its length in bytes."""
-_MARKED_BYTES = 16 * 2**20
-
-
-def _is_own(file: Path) -> bool:
-    """Whether a file says that geoseg made it."""
-    try:
-        with file.open("rb") as content:
-            head = content.read(_MARKED_BYTES)
-    except OSError:
-        return False
-    return any(mark in head for mark in _MARKS)
+MARKED_BYTES = 16 * 2**20
 
 
 def _is_same(file: Path, other: Path) -> bool:
@@ -66,6 +56,8 @@ class OutputFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = local_target(path)
+        self.place: Path | str = self.path
+        """The folder as the user knows it."""
         self.work = self.path / WORK_FOLDER
         self.journal = self.work / JOURNAL
         self.ready = self.work / "ready"
@@ -98,7 +90,7 @@ class OutputFolder:
         OptionError
             If two of the three are set.
         """
-        out = self.path
+        out, place = self.path, self.place
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
@@ -116,7 +108,7 @@ class OutputFolder:
         existing = [
             name
             for name in (*ALL_PRODUCTS, *SIDE_FILES)
-            if os.path.lexists(out / name) and (name != ITEM or item or _is_own(out / name))
+            if self._holds(name) and (name != ITEM or item or self._is_own(name))
         ]
         for file in sources:
             if any(_is_same(Path(file), out / name) for name in existing):
@@ -128,23 +120,23 @@ class OutputFolder:
             release_database(out / GEOPACKAGE)
         if overwrite or not (existing or interrupted):
             return
-        if resume and (interrupted or (out / REPORT).exists() or self._left_over(existing)):
+        if resume and (interrupted or self._holds(REPORT) or self._left_over(existing)):
             return
         if update:
             if (strange := self._strange(existing)) is not None:
                 raise OutputError(
-                    f"{out / strange} is not geoseg's; move it, or give another --out"
+                    f"{place}/{strange} is not geoseg's; move it, or give another --out"
                 )
             return
         if interrupted:
             raise OutputError(
-                f"{out} holds an interrupted run; finish it with --resume "
+                f"{place} holds an interrupted run; finish it with --resume "
                 "or start anew with --overwrite"
             )
         if existing:
             way_out = "" if resume else "finish an interrupted run with --resume, "
             raise OutputError(
-                f"{out} already holds {existing[0]}; replace it with --overwrite, {way_out}"
+                f"{place} already holds {existing[0]}; replace it with --overwrite, {way_out}"
                 "or give another --out"
             )
 
@@ -162,7 +154,26 @@ class OutputFolder:
         """
         doubtful = (".geojson", ".fgb", ".parquet")
         told = [name for name in existing if not name.endswith(doubtful)]
-        return bool(told) and all(_is_own(self.path / name) for name in told)
+        return bool(told) and all(map(self._is_own, told))
+
+    def _holds(self, name: str) -> bool:
+        return os.path.lexists(self.path / name)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file says that geoseg made it."""
+        head = self._head(name)
+        return any(mark in head for mark in _MARKS)
+
+    def _head(self, name: str) -> bytes:
+        """First bytes of a file; none if it cannot be read."""
+        try:
+            with (self.path / name).open("rb") as content:
+                return content.read(MARKED_BYTES)
+        except OSError:
+            return b""
+
+    def probe(self) -> None:
+        """Fail before anything is loaded if nothing can be written; a folder here shows it soon."""
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -241,17 +252,17 @@ class OutputFolder:
         OutputError
             If the finished run is another one.
         """
-        record = self.path / REPORT
-        if self.journal.exists() or not record.is_file():
+        if self.journal.exists() or not self._holds(REPORT):
             return None
-        report = self.recorded()
+        report, place = self.recorded(), self.place
         if not report and not update:
-            raise OutputError(f"{record} is not a record of a run; replace it with --overwrite")
+            words = "is not a record of a run; replace it with --overwrite"
+            raise OutputError(f"{place}/{REPORT} {words}")
         if report.get("identity") != identity:
             if update:
                 return None
             raise OutputError(
-                f"{self.path} holds a finished run with other input or options; "
+                f"{place} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
         if report.get("holes"):
@@ -259,18 +270,18 @@ class OutputFolder:
         for name in names:
             if name != REPORT and not self._is_intact(name, report):
                 if update:
-                    if (self.path / name).exists():
+                    if self._holds(name):
                         words = "has changed since the run that made it, and is made anew"
-                        warn(f"{self.path / name} {words}")
+                        warn(f"{place}/{name} {words}")
                     return None
                 raise OutputError(
-                    f"{self.path / name} is missing or has changed since the run that made it; "
+                    f"{place}/{name} is missing or has changed since the run that made it; "
                     "make it anew with --overwrite"
                 )
         changed = [name for name in side_files if not self._is_intact(name, report)]
         if changed:
             warn(
-                f"{self.path}: {', '.join(changed)} is missing or has changed since the run; if "
+                f"{place}: {', '.join(changed)} is missing or has changed since the run; if "
                 "no other program did that, make all anew with --overwrite"
             )
         self.clear()
@@ -293,7 +304,7 @@ class OutputFolder:
 
     def publish(
         self, names: Sequence[str], side_files: Sequence[str] = (), *, finished: bool = True
-    ) -> tuple[Path, ...]:
+    ) -> tuple[Path | str, ...]:
         """Give complete files their final names; keep the record of a run that is not finished.
 
         An earlier run's report goes first, with all that describes its rasters, and the new one
@@ -302,7 +313,7 @@ class OutputFolder:
         release_database(self.path / GEOPACKAGE)
         others = (name for name in ALL_PRODUCTS if name not in names)
         for stale in (REPORT, *SIDE_FILES, *others):
-            if stale == ITEM and not _is_own(self.path / stale):
+            if stale == ITEM and not self._is_own(stale):
                 continue
             with writing_to(self.path / stale):
                 (self.path / stale).unlink(missing_ok=True)
@@ -311,4 +322,8 @@ class OutputFolder:
                 (self.ready / name).replace(self.path / name)
         if finished:
             self.clear()
-        return tuple(self.path / name for name in names)
+        return tuple(map(self.file, names))
+
+    def file(self, name: str) -> Path | str:
+        """Return the path or the address of a file."""
+        return self.path / name

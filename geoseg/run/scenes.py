@@ -35,7 +35,7 @@ from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
 from geoseg.io.stac import read_item
 from geoseg.options import Reading
-from geoseg.run.folder import OutputFolder
+from geoseg.run.stored import output_folder
 
 MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
@@ -107,7 +107,8 @@ class Job:
     """A scene, and the folder that its map goes to."""
 
     scene: SceneSource
-    out: Path
+    out: Path | str
+    """On this machine, or an address."""
 
     @property
     def name(self) -> str:
@@ -121,16 +122,16 @@ class Job:
 
     def outlook(self, reading: Reading, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
         """Say what would become of it, as far as is known without a model."""
-        folder = OutputFolder(self.out)
         state: State = "new"
-        if folder.journal.exists():
-            state = "interrupted"
-        elif folder.recorded():
-            state = "finished"
         parts = self.scene if isinstance(self.scene, Sequence | list) else [self.scene]
         parts = [parts] if isinstance(parts, str) else parts
         size = None
         try:
+            folder = output_folder(self.out)
+            if folder.journal.exists():
+                state = "interrupted"
+            elif folder.recorded():
+                state = "finished"
             folder.check(overwrite=overwrite, resume=resume, update=update)
             for part in parts:
                 size = part.shape if isinstance(part, Scene) else _shape_of(part, reading)
@@ -147,7 +148,7 @@ class Outlook:
     """What would become of a scene."""
 
     scene: str
-    out: Path
+    out: Path | str
     state: State
     """What lies in its folder."""
     size: tuple[int, int] | None = None
@@ -201,11 +202,15 @@ def jobs_of(scenes: Sequence[str | Path], out: str | Path, out_name: str = OUT_N
         if name in jobs:
             remedy = "give --out-name, for example '{parent}_{stem}'"
             raise OptionError(
-                f"{jobs[name]} and {scene} would both go to {Path(out) / name}; "
+                f"{jobs[name]} and {scene} would both go to {_below(out, name)}; "
                 + (remedy if out_name == OUT_NAME else "give another --out-name")
             )
         jobs[name] = scene
-    return [Job(scene, Path(out) / name) for name, scene in jobs.items()]
+    return [Job(scene, _below(out, name)) for name, scene in jobs.items()]
+
+
+def _below(out: str | Path, name: str) -> Path | str:
+    return f"{as_given(out).rstrip('/')}/{name}" if is_address(out) else Path(out) / name
 
 
 def _folder_name(scene: str, pattern: str) -> str:
