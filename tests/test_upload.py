@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_a_batch_has_a_folder_a_scene(tmp_path: Path, spec: str) -> None:
 @pytest.mark.parametrize(
     ("out", "error", "said"),
     [
-        ("s3://bucket/maps", MissingExtraError, r"s3://bucket/maps: needs .* geoseg\[stores\]"),
+        ("s3://bucket/maps", MissingExtraError, r"s3://bucket/maps: needs .*geoseg\[stores\]"),
         ("https://host/maps", OutputError, "https://host/maps: is an address"),
         ("nonsense://bucket/maps", GeosegError, "nonsense:// is no store"),
     ],
@@ -187,12 +188,17 @@ def test_an_address_where_nothing_can_be_written_is_refused_at_once(
     monkeypatch.setattr(fsspec, "filesystem", missing)
     monkeypatch.setattr("geoseg.pipeline.segmenter_of", None)  # no model is loaded
     scene = make(tmp_path / "s.tif", rgb())
+    make(tmp_path / "t.tif", rgb())
     with pytest.raises(error, match=said):
         run(scene, spec, out)
-    with pytest.raises(error, match=said):
-        segment_many([scene, make(tmp_path / "t.tif", rgb())], "a; b", out, model=spec).runs[0]
-        batch = segment_many([scene, tmp_path / "t.tif"], "a; b", out, model=spec)
-        raise next(iter(batch.errors.values()))
+    manifest = tmp_path / "m.jsonl"
+    try:
+        segment_many([scene, tmp_path / "t.tif"], "a; b", out, model=spec, manifest=manifest)
+    except error:
+        pass  # of all of them
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["failed", "failed"]
+    assert all(re.search(said.split(": ")[-1], line["error"]) for line in lines)
 
 
 def test_a_store_that_takes_nothing_is_refused_before_the_model(
