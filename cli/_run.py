@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -214,13 +215,13 @@ class _JsonLog:
 _log: _JsonLog | None = None
 
 
-def say_scene(scene: str, folder: Path, *, quiet: bool) -> None:
+def say_scene(scene: str, folder: Path | str, *, quiet: bool) -> None:
     """Say which of several scenes begins."""
     if _log is not None:
         _log.scene = scene
         _log.say("scene", out=str(folder))
     elif not quiet:
-        typer.echo(printable(f"{scene} -> {folder}"), err=True)
+        typer.echo(_stamped(printable(f"{scene} -> {folder}")), err=True)
 
 
 def _say(kind: str, message: str, style: str) -> None:
@@ -361,11 +362,18 @@ class _PlainProgress:
         self._last_share, self._last_time = share, now
         seconds = max(now - self._start, 1e-9)
         rate, left = share * state.pixels / seconds, seconds * (1 / share - 1)
-        typer.echo(
+        line = (
             f"{100 * share:3.0f} %  window {state.windows_done} of {state.windows}  "
-            f"{rate / 1e6:.2f} Mpx/s  {_duration(left)} left",
-            err=True,
+            f"{rate / 1e6:.2f} Mpx/s  {_duration(left)} left"
         )
+        typer.echo(_stamped(line), err=True)
+
+
+def _stamped(line: str) -> str:
+    """A line with the time before it, where no person watches it come."""
+    if sys.stderr.isatty():
+        return line
+    return f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {line}"
 
 
 def _duration(seconds: float) -> str:

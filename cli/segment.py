@@ -41,7 +41,8 @@ def segment(
             envvar="GEOSEG_OUT",
             metavar="DIR",
             rich_help_panel=OUTPUT,
-            help="Folder for the results.",
+            help="Folder for the results; at an address of an object store (s3://…, gs://…) they "
+            "are uploaded when they are whole.",
         ),
     ],
     reading: Reading,
@@ -165,11 +166,13 @@ def segment(
 
     Example: geoseg segment town.tif --classes "building,roof; road; water" --out map
     """
+    from geoseg._address import is_address
     from geoseg.errors import OptionError
     from geoseg.io.expand import expand_scenes, is_one_scene
-    from geoseg.pipeline import JOURNAL, WORK_FOLDER, segment_jobs
+    from geoseg.pipeline import segment_jobs
     from geoseg.run.cluster import connect
     from geoseg.run.scenes import Job, jobs_of, warn_of_neighbours
+    from geoseg.run.stored import output_folder
     from geoseg.run.times import now
     from geoseg.runtime.threads import use_threads
 
@@ -183,10 +186,13 @@ def segment(
     if several:
         jobs = jobs_of(paths, out, out_name)
     else:
-        jobs = [Job(paths if as_one else paths[0], Path(out))]
+        jobs = [Job(paths if as_one else paths[0], out if is_address(out) else Path(out))]
     if dry_run:
         _say_what_would_be(
-            [job.outlook(overwrite=overwrite, resume=resume, update=update) for job in jobs],
+            [
+                job.outlook(reading, overwrite=overwrite, resume=resume, update=update)
+                for job in jobs
+            ],
             as_json=as_json,
         )
         return
@@ -221,7 +227,7 @@ def segment(
                 warn_of_neighbours(paths)
             done = segment_jobs(jobs, classes, **settings)
     except KeyboardInterrupt as stop:
-        if any(Path(out).glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
+        if any(output_folder(job.out).journal.exists() for job in jobs):
             again = "" if update else " with --resume"
             stop.add_note(f"run the same command{again} to go on")
         raise
@@ -296,7 +302,7 @@ def _with_retired_options(chosen: Options, retired: dict[str, float | None]) -> 
 def _announce(*, quiet: bool, debug: bool) -> Any:
     """Name each of several scenes before it is mapped, and what went wrong with it after."""
 
-    def say(scene: str, folder: Path, error: Exception | None) -> None:
+    def say(scene: str, folder: Path | str, error: Exception | None) -> None:
         if error is not None:
             _run.say_error(_of_scene(scene, error), error=error if debug else None)
         else:
@@ -341,7 +347,7 @@ def _summarise(run: Run) -> None:
         )
     console = _run.console(stderr=True)
     console.print(table)
-    files = ", ".join(file.name for file in run.files)
+    files = ", ".join(run.names)
     console.print(_run.printable(f"{run.out}: {files}"), soft_wrap=True)
 
 

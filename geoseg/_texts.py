@@ -116,22 +116,22 @@ def stretch_as_text(given: Any) -> str:
     return str(given)
 
 
-def parse_bands(text: str) -> tuple[int, ...]:
-    """Read ``"3,2,1"`` or ``"1"``; how many there may be is settled where the scene is opened.
+def parse_bands(text: str) -> tuple[int | str, ...]:
+    """Read ``"3,2,1"``, ``"1"`` or ``"red,green,blue"``.
+
+    How many there may be, and which names, is settled where the scene is opened.
 
     Raises
     ------
     OptionError
-        If it is not a list of band numbers.
+        If it is not a list of band numbers or names.
     """
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = ()
-    if not bands or min(bands) < 1:
+    parts = [part.strip() for part in text.split(",")]
+    bands = tuple(int(part) if part.isdecimal() else part for part in parts)
+    if not all(bands) or any(str(band)[0] in "+-" for band in bands):
         raise OptionError(
-            f"--bands '{shown(text)}' is not a list of band numbers; write for example "
-            "--bands 3,2,1"
+            f"--bands '{shown(text)}' is not a list of bands; write for example --bands 3,2,1, or "
+            "names, like red,green,blue"
         )
     return bands
 

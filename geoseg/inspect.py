@@ -100,6 +100,7 @@ def _scene_facts(scene: Scene) -> dict[str, Any]:
         "size": f"{grid.width} x {grid.height} pixels",
         "bands": list(scene.bands),
         "bands_told_by": scene.source.told_by,
+        **({"assets": list(scene.source.assets)} if scene.source.assets else {}),
         "dtype": scene.dtype,
         "nodata": list(scene.source.fill)
         or [scene.source.nodata[band - 1] for band in scene.bands],

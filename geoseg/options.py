@@ -68,6 +68,7 @@ OPTIONAL_RASTERS = ("confidence", "probabilities", "margin", "runner_up")
 """Fields of `Products` that are rasters of their own, in the order in which they are made."""
 CLASS_RASTERS = ("labels", "runner_up")
 """Rasters that hold classes; the others hold per cents."""
+ITEM = "item.json"
 ATTRIBUTES = ("scene", "date")
 """Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
@@ -443,8 +444,8 @@ class Reading:
 
     bands: tuple[int | str, ...] | None = option(
         None,
-        "Bands to use as red, green and blue, counted from 1 (in Python also by name); one band "
-        "alone is grey; any number for a --scorer. "
+        "Bands to use as red, green and blue, counted from 1 or by name (of a STAC item: assets or "
+        "common names); one band alone is grey; any number for a --scorer. "
         "[default: by colour tags, band names or wavelengths, else 1,2,3]",
         INPUT,
         metavar="R,G,B",
@@ -500,7 +501,7 @@ class Reading:
     mask: str | None = option(
         None,
         "Leave out what this says: a raster (cloud mask, UDM2, SCL, QA_PIXEL, …), or a vector file "
-        "of polygons; on any grid, in any CRS.",
+        "of polygons; on any grid, in any CRS; of a STAC item also the name of an asset.",
         INPUT,
         metavar="FILE",
     )
@@ -699,6 +700,11 @@ class Products(VectorOptions):
         OUTPUT,
     )
     preview: bool = option(True, "Write preview.png, the scene beside its map.", OUTPUT)
+    stac: bool = option(
+        False,
+        "Also write item.json, a STAC item of the map for catalogues (needs the package pystac).",
+        OUTPUT,
+    )
     output_grid: OutputGrid = option(
         "native",
         "With --gsd: labels on the scene's own pixels or on the working ones.",
@@ -717,6 +723,7 @@ class Products(VectorOptions):
             *(f"{name}.tif" for name in self.rasters),
             *([] if self.polygons == "none" else [f"polygons.{self.polygons}"]),
             *(["preview.png"] if self.preview else []),
+            *([ITEM] if self.stac else []),
             "run.json",
         )
 
@@ -736,7 +743,7 @@ ALL_PRODUCTS = tuple(
     dict.fromkeys(
         name
         for polygons in get_args(PolygonFormat)
-        for name in Products(polygons=polygons, **_ALL_RASTERS).names
+        for name in Products(polygons=polygons, stac=True, **_ALL_RASTERS).names
     )
 )
 """Every file that some run leaves; ``run.json`` is among them."""

@@ -16,6 +16,7 @@ from typing import Any
 from geoseg._address import scene_name, without_secrets
 from geoseg._fields import as_made
 from geoseg._files import writing_to
+from geoseg._optional import require
 from geoseg.bars import counted, shown
 from geoseg.errors import (
     GeosegError,
@@ -46,10 +47,11 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, Options, Products, Reading
+from geoseg.options import CLASS_RASTERS, ITEM, Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
-from geoseg.run.folder import JOURNAL, REPORT, WORK_FOLDER, OutputFolder
+from geoseg.run.folder import REPORT, OutputFolder
+from geoseg.run.item import write_item
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
 from geoseg.run.rasters import WorkRasters, is_intact, write_tile
@@ -75,6 +77,7 @@ from geoseg.run.scenes import (
     passing_mosaic,
     warn_of_neighbours,
 )
+from geoseg.run.stored import output_folder
 from geoseg.run.tally import Tally
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.run.times import now
@@ -88,7 +91,7 @@ from geoseg.vector import style, vectorize
 logger = logging.getLogger(__name__)
 
 __all__ = [
-    "JOURNAL", "WORK_FOLDER", "Batch", "Job", "Outcome", "Progress", "Run",
+    "Batch", "Job", "Outcome", "Progress", "Run",
     "segment_jobs", "segment_many", "segment_to_files",
 ]  # fmt: skip
 
@@ -146,7 +149,8 @@ def segment_to_files(
     classes
         A class file, an inline list (``"building,roof;road;water"``) or a `Vocabulary`.
     out
-        Folder for the products; made if it is not there.
+        Folder for the products; made if it is not there. At an address of an object store
+        (``s3://…``) they are uploaded when they are whole.
     model
         Specification, see `load_model`, or a loaded model.
     scorer
@@ -199,14 +203,19 @@ def segment_to_files(
         started, clock = now(), time.perf_counter()
         reading, products = as_made(Reading, reading), as_made(Products, products)
         vocabulary = Vocabulary.parse(classes)
-        folder = OutputFolder(out)
-        check = partial(folder.check, overwrite=overwrite, resume=resume, update=update)
+        folder = output_folder(out)
+        check = partial(
+            folder.check, overwrite=overwrite, resume=resume, update=update, item=products.stac
+        )
         check()
+        if products.stac:
+            require("pystac", extra="stac", feature="--stac")
+        folder.probe()
         with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
             source = open_input(
                 scene, reading, folder.path, travels=client is not None, colours=scorer is None
             )
-            sources = [str(file) for file, *_ in source.source.all_files]
+            sources = [source.path, *(str(file) for file, *_ in source.source.all_files)]
             check(sources=sources)
             remember(folder.recorded().get("sources", ()))
             _check_products(source, products)
@@ -295,7 +304,7 @@ def segment_jobs(
     scorer: Any = None,
     device: str = "auto",
     options: Options | None = None,
-    on_scene: Callable[[str, Path, Exception | None], None] | None = None,
+    on_scene: Callable[[str, Path | str, Exception | None], None] | None = None,
     manifest: str | Path | None = None,
     **settings: Any,
 ) -> Batch:
@@ -364,7 +373,9 @@ def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
         settings.get(name, False) for name in ("overwrite", "resume", "update")
     )
     try:
-        OutputFolder(job.out).check(overwrite=overwrite, resume=resume, update=update)
+        folder = output_folder(job.out)
+        folder.check(overwrite=overwrite, resume=resume, update=update)
+        folder.probe()
     except OutputError:
         return False
     return True
@@ -372,7 +383,7 @@ def _is_free(job: Job, settings: Mapping[str, Any]) -> bool:
 
 def _warn_if_untold(scene: dict[str, Any]) -> None:
     """Say so where a resumed run cannot know whether its scene is still the same."""
-    if not scene["files"] and not {"ETag", "Last-Modified"} & (scene["server"] or {}).keys():
+    if scene["pixels"] is not None:
         warn(
             f"{scene['path']}: nothing tells whether it is still the scene of the interrupted run; "
             "start anew with --overwrite if it may have been replaced"
@@ -480,6 +491,8 @@ class _SceneRun:
                 self.scene.path,
                 str(self.method.model["spec"]),
                 [entry.prompts for entry in self.method.vocabulary.classes],
+                opened=self.scene.source.opened,
+                taken=self.scene.source.taken,
             ),
         )
         self.seconds: dict[str, float] = {}
@@ -491,8 +504,8 @@ class _SceneRun:
             done = self.folder.finished(digest(self.facts), names, side_files, update=update)
             if done is not None:
                 _warn_if_untold(self.facts["the scene"])
-                files = tuple(self.folder.path / name for name in names)
-                return Run(self.folder.path, files, done, "skipped")
+                files = tuple(self.folder.file(name) for name in names)
+                return Run(self.folder.place, files, done, "skipped")
         journal = self.folder.open_journal(self.facts, resume=resume, update=update)
         resumed = bool(journal.finished)
         if resumed:
@@ -502,7 +515,7 @@ class _SceneRun:
         self._let_go_of_model()
         report = self._make_products(self._on_output_grid(), journal)
         files = self.folder.publish(names, side_files, finished=not self.holes)
-        return Run(self.folder.path, files, report, "resumed" if resumed else "done")
+        return Run(self.folder.place, files, report, "resumed" if resumed else "done")
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
@@ -621,11 +634,13 @@ class _SceneRun:
         files = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
             for name in (*products.names, *products.side_files)
-            if name != REPORT
+            if name not in (REPORT, ITEM)
         }
         report = self._report(rasters.grid, tally, journal) | polygons | {"files": files}
         with writing_to(self.folder.path / REPORT):
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            if products.stac:
+                write_item(ready, products.names, report, rasters.grid)
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:
@@ -686,7 +701,7 @@ class _SceneRun:
             with self._timed(name):
                 yield
         except OutputError as error:  # in the words of the user's folder
-            ready, out = str(self.folder.ready), str(self.folder.path)
+            ready, out = str(self.folder.ready), str(self.folder.place)
             raise OutputError(str(error).replace(ready, out)) from error
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import tarfile
 import zipfile
@@ -32,19 +31,6 @@ def refusal(path: Path) -> str:
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
-
-
-def test_a_stac_item_names_its_assets(tmp_path: Path) -> None:
-    assets = {
-        "thumbnail": {"href": "./t.webp", "type": "text/html"},
-        "visual": {"href": "./rgb.tif", "type": "image/tiff; application=geotiff"},
-    }
-    item = {"stac_version": "1.0.0", "type": "Feature", "assets": assets}
-    said = refusal(written(tmp_path / "item.json", json.dumps(item).encode()))
-    assert "STAC item" in said
-    assert said.index(f"visual ({tmp_path / 'rgb.tif'})") < said.index("thumbnail")
-    del item["assets"]
-    assert "catalogue" in refusal(written(tmp_path / "c.json", json.dumps(item).encode()))
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])

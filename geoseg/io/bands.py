@@ -14,7 +14,7 @@ from geoseg.errors import OptionError
 
 Triple = tuple[int, int, int]
 
-_COLOURS = ("red", "green", "blue")
+COLOURS = ("red", "green", "blue")
 _TAGS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _OTHER_THAN_COLOUR = frozenset(
     {"edge", "rededge", "near", "infra", "infrared", "nir", "swir", "coastal", "deep", "aerosol",
@@ -131,12 +131,12 @@ def bands_named(
         key = name.strip().lower()
         if key.isdecimal():
             return int(key)
-        for fits in (_is_called, _has_code, _has_colour):
+        for fits in (_is_called, has_code, has_colour):
             found = [i for i, band in enumerate(bands, 1) if fits(band, key)]
             if len(found) == 1:
                 return found[0]
-        if triple is not None and key in _COLOURS and not found:
-            return triple[_COLOURS.index(key)]
+        if triple is not None and key in COLOURS and not found:
+            return triple[COLOURS.index(key)]
         names = ", ".join(b.names[0] if b.names else str(i) for i, b in enumerate(bands, 1))
         what = f"{len(found)} bands are" if found else "no band is"
         raise OptionError(f"{path}: {what} called '{shown(name)}'; its bands are {shown(names)}")
@@ -148,7 +148,8 @@ def _is_called(band: Band, key: str) -> bool:
     return any(name.lower() == key for name in band.names)
 
 
-def _has_code(band: Band, key: str) -> bool:
+def has_code(band: Band, key: str) -> bool:
+    """Whether a band has the number that a name ends in: B4 is B04 and SR_B4."""
     hit = _CODE.search(key)
     own = [found for name in band.names if (found := _CODE.search(name))]
     return hit is not None and any(
@@ -156,8 +157,9 @@ def _has_code(band: Band, key: str) -> bool:
     )
 
 
-def _has_colour(band: Band, key: str) -> bool:
-    if key in _COLOURS:
+def has_colour(band: Band, key: str) -> bool:
+    """Whether a band's names hold the word of a colour, or nir."""
+    if key in COLOURS:
         return _says(band, key, exact=False)
     return key == "nir" and any("nir" in _words(name) for name in band.names)
 
@@ -167,7 +169,7 @@ def grey_of(band: Band, stem: str) -> str | None:
     for name in (*band.names, stem):
         if (hit := _CODE.search(name)) is not None:
             return hit[1].upper() + hit[2].upper()
-        if (colour := next(iter(_words(name) & {*_COLOURS, "nir"}), None)) is not None:
+        if (colour := next(iter(_words(name) & {*COLOURS, "nir"}), None)) is not None:
             return colour
     return None
 
@@ -178,7 +180,7 @@ def _words(name: str) -> frozenset[str]:
 
 def _by_colour(bands: Sequence[Band]) -> Triple | None:
     found = []
-    for colour in _COLOURS:
+    for colour in COLOURS:
         exact = [i for i, band in enumerate(bands, 1) if _says(band, colour, exact=True)]
         some = exact or [i for i, band in enumerate(bands, 1) if _says(band, colour, exact=False)]
         if len(some) != 1:

@@ -38,11 +38,11 @@ def open_readable(path: str, **options: str) -> Any:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: str, error: RasterioIOError, more: str = "") -> GeosegError:
+def unreadable(path: str, error: RasterioIOError) -> GeosegError:
     """The error of a file that cannot be opened; one that is not there is not found."""
     words = why_unreadable(path, error)
     kind = not_found(SceneError) if words.endswith("no such file") else SceneError
-    return kind(f"{words}{more}")
+    return kind(words)
 
 
 def why_unreadable(path: str, error: RasterioIOError) -> str:

@@ -18,6 +18,7 @@ from geoseg._remote import http_address
 from geoseg.errors import SceneError
 from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.formats import what_it_is
+from geoseg.io.stac import read_item
 from geoseg.io.write import PRODUCT_TAG
 
 _RASTER_SUFFIXES = frozenset(
@@ -26,6 +27,7 @@ _RASTER_SUFFIXES = frozenset(
 _LIST = "@"
 _STDIN = "-"
 _MOST_LIST_BYTES = 64 * 2**20
+_ITEM_SUFFIXES = (".json", ".geojson")
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -33,7 +35,8 @@ def expand_scenes(paths: Sequence[str | Path]) -> list[str]:
     """List the scenes that files, folders, patterns and lists name, each once, in order.
 
     A folder stands for the rasters directly in it, by name, without those that geoseg wrote
-    (labels, confidence, probabilities). ``@FILE`` is a text file with one of all this a line, ``-``
+    (labels, confidence, probabilities); STAC items are named, or found by a pattern that ends in
+    ``.json``. ``@FILE`` is a text file with one of all this a line, ``-``
     the same on standard input; there are no comments in it, and blank lines count nothing. In an
     object store (``s3://…``) a name that ends in ``/`` is a folder and one with ``*`` a pattern;
     every other address is passed on as it is.
@@ -77,10 +80,21 @@ def _expand(path: str) -> list[str]:
         return [path]
     # Path.glob knows no absolute patterns.
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
-    scenes = [name for name in matches if _is_scene(Path(name))]
+    scenes = [name for name in matches if _is_scene(Path(name)) or _is_item(name, path)]
     if not scenes:
         raise SceneError(f"{path}: no file matches this pattern")
     return scenes
+
+
+def _is_item(name: str, pattern: str) -> bool:
+    """Whether a pattern that names JSON files has found a STAC item, and not one of a map."""
+    if not pattern.lower().endswith(_ITEM_SUFFIXES):
+        return False
+    try:
+        item = read_item(name)
+    except SceneError:
+        return True  # which the run reports
+    return item is not None and not item.of_a_map
 
 
 def _is_list(path: str) -> bool:
@@ -131,7 +145,7 @@ def _listed(address: str) -> list[str]:
     names = [
         name
         for name in found
-        if Path(name).suffix.lower() in _RASTER_SUFFIXES
+        if Path(name).suffix.lower() in (*_RASTER_SUFFIXES, *((magic and _ITEM_SUFFIXES) or ()))
         and fnmatch.fnmatchcase(name, wanted)
         and name.count("/") == wanted.count("/")
     ]

@@ -16,8 +16,6 @@ from geoseg._inputs import file_looks_like, shown
 
 _RASTERS = {*raster_driver_extensions(), "jp2", "j2k", "vrt", "nc", "h5", "hdf", "img"}
 _SHOWN_NAMES = 5
-_IMAGES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
-_ENDINGS = (".tif", ".tiff", ".jp2")
 _LARGEST_JSON_BYTES = 16 * 2**20
 _LACKING = (
     (b"msid", ".sid", "MrSID", "a MrSID image"),
@@ -136,23 +134,8 @@ def _json(path: Path) -> str:
         found: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return "is a text that begins like JSON, not a raster"
-    assets = found.get("assets")
-    if "stac_version" in found and isinstance(assets, dict) and assets:
-        named = _such_as(_addresses(assets, path.parent))
-        return f"is a STAC item; give the address of an asset{named}"
     if "stac_version" in found:
-        return "is a STAC collection or catalogue; give the address of an asset of one of its items"
+        return "is a STAC item, and a raster is wanted here; give the file of one of its assets"
     if found.get("type") in ("FeatureCollection", "Feature"):
         return "is GeoJSON, vectors and no raster"
     return "is a JSON file, not a raster"
-
-
-def _addresses(assets: dict[str, Any], folder: Path) -> list[str]:
-    """Assets as NAME (ADDRESS), images first; addresses in the item go from its own folder."""
-    listed = [
-        (name, asset["href"], str(asset.get("type")))
-        for name, asset in assets.items()
-        if isinstance(asset, dict) and isinstance(asset.get("href"), str)
-    ]
-    listed.sort(key=lambda entry: not (entry[2].startswith(_IMAGES) or entry[1].endswith(_ENDINGS)))
-    return [f"{name} ({h if '://' in h else folder / h})" for name, h, _ in listed]

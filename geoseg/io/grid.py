@@ -144,6 +144,19 @@ class Grid:
             west, east = (-180.0, 180.0) if whole else ((v + 180) % 360 - 180 for v in (west, east))
         return west, max(south, -90.0), east, min(north, 90.0)
 
+    @property
+    def corners_wgs84(self) -> list[tuple[float, float]] | None:
+        """Longitude and latitude of the four corners, in turn; None where there are none."""
+        if self.bbox_wgs84 is None:
+            return None
+        cols, rows = (
+            np.array([0, 0, self.width, self.width]),
+            np.array([0, self.height, self.height, 0]),
+        )
+        to_degrees = pyproj.Transformer.from_crs(horizontal(self.crs), 4326, always_xy=True)
+        east, north = to_degrees.transform(*self.to_ground(cols, rows))
+        return [(float(x), float(y)) for x, y in zip(east, north, strict=True)]
+
     def window_transform(self, window: Window) -> Affine:
         """Affine transform of the pixels of a window."""
         t = self.transform

@@ -26,7 +26,7 @@ from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.bands import Band, bands_of, by_tags, by_words
 from geoseg.io.crs import crs_name, parse_crs, same_crs
-from geoseg.io.described import unreadable
+from geoseg.io.described import refuse_unrectified, unreadable
 
 _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
@@ -40,8 +40,8 @@ _MADE_BY = "made by geoseg"
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What the mosaic has to know of one scene."""
+class Part:
+    """What a mosaic or a stack has to know of one file."""
 
     path: str
     crs: Any
@@ -59,19 +59,33 @@ class _Part:
     """What its bands say of themselves."""
     special: str | None
     """Value that the product names as no data."""
+    band: int = 1
+    """The one that a stack takes."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether a mask or an alpha band says which pixels are data."""
+        return self.masked or ColorInterp.alpha in self.colours
 
     @classmethod
-    def open(cls, path: str, crs: Any = None) -> _Part:
+    def open(cls, path: str, crs: Any = None) -> Part:
+        """Look at a file.
+
+        Raises
+        ------
+        SceneError
+            If it cannot be opened, or placed by its transform, or no VRT holds its name.
+        """
         try:
             dataset = open_dataset(path)
         except RasterioIOError as error:
-            why = ", so it cannot be part of a mosaic"
-            raise unreadable(path, error, why) from error
+            raise unreadable(path, error) from error
         local = not is_address(path) and Path(path).exists()
         full = str(Path(path).resolve()) if local else path
         if "\r" in full or xml_text(full) != full:
             raise SceneError(f"{path}: has characters in its name that no VRT holds; rename it")
         with dataset:
+            refuse_unrectified(dataset, path)
             return cls(
                 path=full,
                 crs=dataset.crs if crs is None else crs,
@@ -88,7 +102,7 @@ class _Part:
                 special=dataset.tags().get("SPECIAL_VALUE_NODATA"),
             )
 
-    def place(self, first: _Part) -> tuple[int, int]:
+    def place(self, first: Part) -> tuple[int, int]:
         """Row and column of the upper left pixel, counted from the first scene's."""
         col, row = ~first.transform * (self.transform.c, self.transform.f)
         if max(abs(col - round(col)), abs(row - round(row))) > _ALIGNED:
@@ -126,7 +140,7 @@ def build_mosaic(paths: Sequence[str | Path], target: Path, crs: str | None = No
         If ``target`` cannot be written, or is a file that was not written here.
     """
     given = None if crs is None else parse_crs(crs)
-    parts = [_Part.open(as_given(path), given) for path in paths]
+    parts = [Part.open(as_given(path), given) for path in paths]
     if not parts:
         raise SceneError("a mosaic needs at least one scene")
     for part in parts[1:]:
@@ -155,27 +169,38 @@ def build_stack(paths: Sequence[str | Path], target: Path, crs: str | None = Non
         If ``target`` cannot be written, or is a file that was not written here.
     """
     known = None if crs is None else parse_crs(crs)
-    parts = [_Part.open(as_given(path), known) for path in paths]
+    parts = [Part.open(as_given(path), known) for path in paths]
     for part in parts:
         if len(part.dtypes) != 1:
             raise SceneError(f"{part.path}: has {len(part.dtypes)} bands; --rgb takes one a file")
     parts = _in_order_of_colour(parts)
-    first = parts[0]
-    for part in parts[1:]:
-        if not same_crs(part.crs, first.crs):
-            raise SceneError(
-                f"{part.path}: has CRS {crs_name(part.crs)}, but {first.path} has "
-                f"{crs_name(first.crs)}; bring the files of --rgb into one CRS with gdalwarp"
-            )
-        if part.dtypes != first.dtypes:
-            raise SceneError(
-                f"{part.path}: has pixels of type {part.dtypes[0]}, but {first.path} has "
-                f"{first.dtypes[0]}; the files of --rgb must agree"
-            )
-    return _write(_stack_xml(parts), parts, target)
+    return _write(_stack_xml(parts, "--rgb"), parts, target)
 
 
-def _in_order_of_colour(parts: Sequence[_Part]) -> list[_Part]:
+def stack_text(parts: Sequence[Part], origin: str) -> str:
+    """Return a VRT, which GDAL opens as it is, that shows a band of each file as one scene.
+
+    Parameters
+    ----------
+    parts
+        Files, with the bands that are taken.
+    origin
+        Where they come from, for messages.
+
+    Raises
+    ------
+    SceneError
+        If the files do not make one scene; the message says why.
+    """
+    return ElementTree.tostring(_stack_xml(parts, origin), encoding="unicode")
+
+
+def mosaic_text(parts: Sequence[Part]) -> str:
+    """Return a VRT, which GDAL opens as it is, that shows files of one grid as one scene."""
+    return ElementTree.tostring(_as_xml(parts), encoding="unicode")
+
+
+def _in_order_of_colour(parts: Sequence[Part]) -> list[Part]:
     """Red, green and blue of files of one band."""
     told = by_tags([part.colours[0] for part in parts])
     if told is None:
@@ -195,7 +220,19 @@ def _in_order_of_colour(parts: Sequence[_Part]) -> list[_Part]:
     return [parts[number - 1] for number in told]
 
 
-def _stack_xml(parts: Sequence[_Part]) -> ElementTree.Element:
+def _stack_xml(parts: Sequence[Part], origin: str) -> ElementTree.Element:
+    first = parts[0]
+    for part in parts[1:]:
+        if not same_crs(part.crs, first.crs):
+            raise SceneError(
+                f"{part.path}: has CRS {crs_name(part.crs)}, but {first.path} has "
+                f"{crs_name(first.crs)}; bring the files of {origin} into one CRS with gdalwarp"
+            )
+        if part.dtypes[part.band - 1] != first.dtypes[first.band - 1]:
+            raise SceneError(
+                f"{part.path}: has pixels of type {part.dtypes[part.band - 1]}, but {first.path} "
+                f"has {first.dtypes[first.band - 1]}; the files of {origin} must agree"
+            )
     finest = min(parts, key=lambda part: abs(part.transform.determinant))
     rects = []
     for part in parts:
@@ -211,33 +248,34 @@ def _stack_xml(parts: Sequence[_Part]) -> ElementTree.Element:
         math.floor(min(rect[i] + rect[i + 2] for rect in rects) + _ALIGNED) for i in (0, 1)
     )
     if right <= left or bottom <= top:
-        raise SceneError("--rgb: the files have no ground in common; give those of one scene")
+        raise SceneError(f"{origin}: the files have no ground in common; give those of one scene")
     root = ElementTree.Element(
         "VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top)
     )
     root.append(ElementTree.Comment(_MADE_BY))
     if finest.crs is not None:
         _child(root, "SRS", finest.crs.to_wkt())
-    origin = finest.transform * Affine.translation(left, top)
-    _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
+    corner = finest.transform * Affine.translation(left, top)
+    _child(root, "GeoTransform", ", ".join(repr(value) for value in corner.to_gdal()))
     _add_special(root, parts[0])
     places = [(x - left, y - top, width, height) for x, y, width, height in rects]
     for number, (part, place) in enumerate(zip(parts, places, strict=True), 1):
-        dtype = _GDAL_TYPES[part.dtypes[0]]
+        dtype = _GDAL_TYPES[part.dtypes[part.band - 1]]
         band = _child(root, "VRTRasterBand", dataType=dtype, band=str(number))
         _child(band, "Description", scene_name(part.path))
-        _child(band, "ColorInterp", ("Red", "Green", "Blue")[number - 1])
-        nodata = part.nodata[0]
+        if len(parts) == 3:
+            _child(band, "ColorInterp", ("Red", "Green", "Blue")[number - 1])
+        nodata = part.nodata[part.band - 1]
         if nodata is not None:
             _child(band, "NoDataValue", repr(nodata))
-        _add_units(band, part.units[0])
+        _add_units(band, part.units[part.band - 1])
         kind = "SimpleSource" if nodata is None else "ComplexSource"
-        source = _add_placed(band, kind, "1", part, place)
+        source = _add_placed(band, kind, str(part.band), part, place)
         if part is not finest:
             source.set("resampling", "bilinear")
         if nodata is not None:
             _child(source, "NODATA", repr(nodata))
-    masked = [(part, place) for part, place in zip(parts, places, strict=True) if part.masked]
+    masked = [(part, place) for part, place in zip(parts, places, strict=True) if part.hides]
     if masked:
         band = _child(_child(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
         _add_placed(band, "SimpleSource", "mask,1", *masked[0])
@@ -248,7 +286,7 @@ def _add_placed(
     band: ElementTree.Element,
     kind: str,
     source_band: str,
-    part: _Part,
+    part: Part,
     place: tuple[float, float, float, float],
 ) -> ElementTree.Element:
     source = _child(band, kind)
@@ -267,7 +305,7 @@ def _add_units(band: ElementTree.Element, units: tuple[float, float]) -> None:
         _child(band, "Scale", repr(units[0]))
 
 
-def _add_special(root: ElementTree.Element, part: _Part) -> None:
+def _add_special(root: ElementTree.Element, part: Part) -> None:
     if part.special is not None:
         _child(_child(root, "Metadata"), "MDI", part.special, key="SPECIAL_VALUE_NODATA")
 
@@ -278,7 +316,7 @@ _LOOK = 512
 """Pixels to a side of a look at where two scenes have data."""
 
 
-def _check_overlaps(parts: Sequence[_Part]) -> None:
+def _check_overlaps(parts: Sequence[Part]) -> None:
     """Refuse a mosaic in which a scene would hide another one of the same place."""
     places = [part.place(parts[0]) for part in parts]
     remedy = (
@@ -299,7 +337,7 @@ def _check_overlaps(parts: Sequence[_Part]) -> None:
                 )
 
 
-def _hides(top: _Part, below: _Part) -> bool:
+def _hides(top: Part, below: Part) -> bool:
     """Whether little of a scene is seen through the nodata of another one of the same place."""
     shape = (min(top.height, _LOOK), min(top.width, _LOOK))
     try:
@@ -316,7 +354,7 @@ def remove_made(target: Path) -> None:
         target.unlink()
 
 
-def _write(xml: ElementTree.Element, parts: Sequence[_Part], target: Path) -> Path:
+def _write(xml: ElementTree.Element, parts: Sequence[Part], target: Path) -> Path:
     ElementTree.indent(xml)
     text = ElementTree.tostring(xml, encoding="unicode") + "\n"
     with writing_to(target):
@@ -337,7 +375,7 @@ def _write(xml: ElementTree.Element, parts: Sequence[_Part], target: Path) -> Pa
     return target
 
 
-def _check_fit(part: _Part, first: _Part) -> None:
+def _check_fit(part: Part, first: Part) -> None:
     def refuse(what: str, found: Any, expected: Any) -> SceneError:
         return SceneError(
             f"{part.path}: {what} {found}, but {first.path} has {expected}; "
@@ -386,7 +424,7 @@ def _names(colours: Sequence[ColorInterp]) -> str:
     return ", ".join(colour.name for colour in colours)
 
 
-def _as_xml(parts: Sequence[_Part]) -> ElementTree.Element:
+def _as_xml(parts: Sequence[Part]) -> ElementTree.Element:
     first = parts[0]
     places = [part.place(first) for part in parts]
     top, left = min(row for row, _ in places), min(col for _, col in places)
@@ -397,8 +435,10 @@ def _as_xml(parts: Sequence[_Part]) -> ElementTree.Element:
         "VRTDataset", rasterXSize=str(right - left), rasterYSize=str(bottom - top)
     )
     root.append(ElementTree.Comment(_MADE_BY))
-    _child(root, "SRS", first.crs.to_wkt())
-    _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
+    if first.crs is not None:
+        _child(root, "SRS", first.crs.to_wkt())
+    if first.transform != Affine.identity():
+        _child(root, "GeoTransform", ", ".join(repr(value) for value in origin.to_gdal()))
     _add_special(root, first)
     placed = [(part, row - top, col - left) for part, (row, col) in zip(parts, places, strict=True)]
     for number, (dtype, colour) in enumerate(zip(first.dtypes, first.colours, strict=True), 1):
@@ -411,7 +451,7 @@ def _as_xml(parts: Sequence[_Part]) -> ElementTree.Element:
     return root
 
 
-def _tells_gaps(part: _Part) -> bool:
+def _tells_gaps(part: Part) -> bool:
     """Whether pixels that no scene covers are seen as nodata without a mask."""
     return None not in part.nodata or ColorInterp.alpha in part.colours
 
@@ -421,7 +461,7 @@ def _add_band(
     number: int,
     dtype: str,
     colour: ColorInterp,
-    placed: Sequence[tuple[_Part, int, int]],
+    placed: Sequence[tuple[Part, int, int]],
 ) -> None:
     band = _child(root, "VRTRasterBand", dataType=_GDAL_TYPES[dtype], band=str(number))
     if colour not in (ColorInterp.undefined, ColorInterp.gray):
@@ -434,7 +474,7 @@ def _add_band(
     if nodata is not None:
         _child(band, "NoDataValue", repr(nodata))
     for part, row, col in placed:
-        hides = nodata is not None or part.masked or ColorInterp.alpha in part.colours
+        hides = nodata is not None or part.hides
         source = _add_source(
             band, "ComplexSource" if hides else "SimpleSource", str(number), part, row, col
         )
@@ -446,7 +486,7 @@ def _add_band(
 
 
 def _add_source(
-    band: ElementTree.Element, kind: str, source_band: str, part: _Part, row: int, col: int
+    band: ElementTree.Element, kind: str, source_band: str, part: Part, row: int, col: int
 ) -> ElementTree.Element:
     return _add_placed(band, kind, source_band, part, (col, row, part.width, part.height))
 

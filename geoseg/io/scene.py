@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from geoseg._address import as_given, lasting_address
+from geoseg._address import as_given, lasting_address, shown_address
 from geoseg._remote import http_address
 from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import OptionError, warn
@@ -20,6 +21,7 @@ from geoseg.io.fingerprint import file_records, identities, server_marks
 from geoseg.io.grid import Grid
 from geoseg.io.masks import open_mask
 from geoseg.io.source import Pixels, RasterSource
+from geoseg.io.stac import mask_asset
 from geoseg.io.stretch import (
     apply_limits,
     as_stored,
@@ -112,12 +114,13 @@ class Scene:
         Parameters
         ----------
         path
-            Anything rasterio opens: a file, a VRT, ``/vsi…``, ``https://…``, ``s3://…``. A palette
-            is rendered through its colour table.
+            Anything rasterio opens: a file, a VRT, ``/vsi…``, ``https://…``, ``s3://…``, or a STAC
+            item, whose assets are read. A palette is rendered through its colour table.
         bands
-            Three bands (red, green, blue) or one (grey), counted from 1. Default: what the file
-            tags as red, green and blue, else what its bands' names or wavelengths say, else its
-            first three bands, or its only one.
+            Three bands (red, green, blue) or one (grey), counted from 1 or by name; of a STAC item
+            assets, common names or names of bands. Default: what the file tags as red, green and
+            blue, else what its bands' names or wavelengths say, else its first three bands, or its
+            only one.
         stretch
             ``auto`` (none for 8-bit, 2 to 98 per cent otherwise), ``none``, ``P1,P2`` percentiles
             or ``min:max`` values, in the units that the file's scale and offset make;
@@ -134,7 +137,8 @@ class Scene:
             False takes any number of bands, each a plane of its own, for a `geoseg.Scorer`; then
             ``stretch`` may also be ``raw``: values as they are stored.
         mask, mask_values, mask_layer
-            Raster or vector file of what is left out, see `geoseg.io.masks.open_mask`.
+            Raster or vector file of what is left out, see `geoseg.io.masks.open_mask`; of a STAC
+            item also the name of an asset.
         lazily
             Look at no pixel: the scene is ``pending``, and what has to be measured is unknown.
 
@@ -159,6 +163,7 @@ class Scene:
             colours=colours,
         )
         if mask is not None:
+            mask = mask_asset(as_given(path), as_given(mask))
             left_out = open_mask(mask, source.native_grid, values=mask_values, layer=mask_layer)
             source = replace(source, left_out=left_out)
         if gsd is not None:
@@ -309,8 +314,10 @@ class Scene:
         """
         grid, servers = self.native_grid, dict(self.servers)
         files = file_records(self.source.files, whole=False) if quick else self.sources
-        server = servers.pop(lasting_address(http_address(self.path) or ""), None)
-        told = files or {"ETag", "Last-Modified"} & (server or {}).keys()
+        server = servers.pop(lasting_address(http_address(self.source.name) or ""), None)
+        marks = [server or {}] if server or not self.source.opened else servers.values()
+        told = files or (marks and all({"ETag", "Last-Modified"} & mark.keys() for mark in marks))
+        opened = shown_address(self.source.opened).encode()
         return {
             "path": files[0]["path"] if files else lasting_address(self.path),
             "files": [list(one.values()) for one in files] if quick else identities(files),
@@ -322,6 +329,7 @@ class Scene:
             "crs": None if grid.crs is None else grid.crs.to_wkt(),
             "band_count": self.source.band_count,
             "dtype": self.dtype,
+            **({"item": hashlib.sha256(opened).hexdigest()} if opened else {}),
         }
 
     @cached_property
@@ -332,7 +340,7 @@ class Scene:
     @cached_property
     def servers(self) -> dict[str, dict[str, str]]:
         """What web servers say of the files behind the scene, by their addresses."""
-        own = http_address(self.path)
+        own = http_address(self.source.name)
         return server_marks(list(dict.fromkeys([*([own] if own else []), *self.source.remote])))
 
     def close(self) -> None:

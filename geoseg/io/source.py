@@ -43,6 +43,7 @@ from geoseg.io.described import (
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.masks import Mask
+from geoseg.io.stac import read_item
 from geoseg.runtime.gdal import is_remote
 from geoseg.types import BoolArray, Window
 
@@ -89,13 +90,20 @@ class RasterSource:
     untold: int | None = None
     """Fourth band of an 8-bit file, if no tag or name says what it is."""
     told_by: str = "given"
-    """What says which bands are the colours: given, tags, names, wavelengths, order, one band."""
+    """What says which bands are the colours: given, assets (of a STAC item), tags, names,
+    wavelengths, order, one band."""
     units: tuple[tuple[float, float], ...] = ()
     """Scale and offset of every band used; empty if values mean themselves."""
     fill: tuple[float, ...] = ()
     """Values that are no data where all bands used have one: given, or the product's own."""
     left_out: Mask | None = None
     """Pixels of ``native_grid`` that a person wants left out."""
+    opened: str = field(default="", repr=False)
+    """What GDAL opens where that is not the path: files of a STAC item, or a VRT of them."""
+    assets: tuple[str, ...] = ()
+    """Names of the item's assets that the bands are of."""
+    taken: str = ""
+    """When the item says that the scene was taken."""
 
     @classmethod
     def open(
@@ -128,10 +136,16 @@ class RasterSource:
         OptionError
             If ``bands`` are to be colours and neither one nor three.
         """
-        with env_ctx_if_needed(), open_readable(path) as dataset:
+        item = read_item(path)
+        found = None if item is None else item.open(bands, crs=crs)
+        wanted = bands if found is None else found.bands
+        opened = "" if found is None else found.name
+        with env_ctx_if_needed(), open_readable(opened or path) as dataset:
             refuse_unusable(dataset, path)
             refuse_unrectified(dataset, path)
-            chosen, told_by = choose_bands(dataset, bands, path, colours=colours)
+            chosen, told_by = choose_bands(dataset, wanted, path, colours=colours)
+            if found is not None and bands is None and wanted is not None:
+                told_by = "assets"
             dtype = common_dtype(dataset, chosen, path)
             flags = dataset.mask_flag_enums[chosen[0] - 1]
             palette = colour_table(dataset, chosen, path)
@@ -164,6 +178,9 @@ class RasterSource:
                 told_by=told_by,
                 units=units_of(dataset, chosen),
                 fill=as_held(fill, dtype),
+                opened=opened,
+                assets=() if found is None else found.assets,
+                taken="" if item is None else item.taken,
             )
 
     @property
@@ -179,6 +196,11 @@ class RasterSource:
             or (self.palette is not None and any(entry[3] == 0 for entry in self.palette))
             or self.grid != self.native_grid
         )
+
+    @property
+    def name(self) -> str:
+        """What GDAL opens."""
+        return self.opened or self.path
 
     @property
     def all_files(self) -> tuple[tuple[str, int, int], ...]:
@@ -454,7 +476,7 @@ class RasterSource:
             return False
         else:
             bands = [1] if self.interleaved else range(1, self.band_count + 1)
-        dataset = shared_handle(self._key(self.native_grid), lambda: open_readable(self.path))
+        dataset = shared_handle(self._key(self.native_grid), lambda: open_readable(self.name))
         return not any(
             dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=band)
             for row, col in self._blocks(self._to_native(window))
@@ -488,11 +510,11 @@ class RasterSource:
             self.left_out.close()
 
     def _key(self, grid: Grid) -> tuple[object, ...]:
-        return (self.path, self.files, grid.transform, grid.shape)
+        return (self.name, self.files, grid.transform, grid.shape)
 
     def _dataset(self) -> Any:
         if self.grid == self.native_grid:
-            return shared_handle(self._key(self.grid), lambda: open_readable(self.path))
+            return shared_handle(self._key(self.grid), lambda: open_readable(self.name))
         return shared_handle(self._key(self.grid), self._open_warped)
 
     def _alpha_to_read(self) -> int | None:
@@ -525,7 +547,7 @@ class RasterSource:
             sentinel = any(v is not None and is_sentinel(v) for v in self.nodata)
             options["UNIFIED_SRC_NODATA"] = "NO" if sentinel else "YES"
         return WarpedVRT(
-            open_readable(self.path),
+            open_readable(self.name),
             src_crs=self.grid.crs,
             resampling=resampling,
             **self.grid.profile,

@@ -30,7 +30,7 @@ from geoseg.io.crs import storable
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.overviews import sparse_overviews
 from geoseg.io.sparse import StoredBlocks
-from geoseg.io.times import TIFF_TIME, as_tiff_time, time_taken
+from geoseg.io.times import TIFF_TIME, as_tiff_time, read_time, time_taken
 from geoseg.runtime.quiet import hushed
 from geoseg.types import PER_CENT_NODATA, LabelClass, Window, label_dtype, label_nodata
 
@@ -316,7 +316,14 @@ def _plain_bands(count: int) -> dict[str, str]:
     return {"photometric": "MINISBLACK", "ALPHA": "UNSPECIFIED"} if count > 1 else {}
 
 
-def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict[str, str]:
+def provenance(
+    scene: str,
+    model: str,
+    classes: Sequence[Sequence[str]],
+    *,
+    opened: str = "",
+    taken: str = "",
+) -> dict[str, str]:
     """Tags that say what a map was made of, without the secrets of an address.
 
     Parameters
@@ -327,6 +334,10 @@ def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict
         Specification.
     classes
         The words of each class.
+    opened
+        What GDAL opens of the scene, where that is not its path.
+    taken
+        When it was taken, where something else says it.
     """
     tags = {
         "GEOSEG_SCENE": scene_name(scene),
@@ -335,11 +346,12 @@ def provenance(scene: str, model: str, classes: Sequence[Sequence[str]]) -> dict
         "GEOSEG_VERSION": version("geoseg"),
     }
     tags = {name: xml_text(text) for name, text in tags.items()}
+    time = read_time(taken)
     try:
-        with open_dataset(scene) as dataset:
-            time = time_taken(dataset)
+        with open_dataset(opened or scene) as dataset:
+            time = time or time_taken(dataset)
     except RasterioError:  # an array, or a file that is no longer there
-        time = None
+        pass
     return tags | ({} if time is None else {TIFF_TIME: as_tiff_time(time)})
 
 

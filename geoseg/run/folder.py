@@ -15,7 +15,7 @@ from geoseg._files import local_target, release_database, writing_to
 from geoseg.errors import OptionError, OutputError, warn
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import ALL_PRODUCTS, SIDE_FILES
+from geoseg.options import ALL_PRODUCTS, ITEM, SIDE_FILES
 from geoseg.run.journal import Journal
 
 WORK_FOLDER = ".geoseg-work"
@@ -26,22 +26,23 @@ GEOPACKAGE = "polygons.gpkg"
 
 _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 """What geoseg's own files say of themselves near their beginning."""
-_MARKED_BYTES = 16 * 2**20
-
-
-def _is_own(file: Path) -> bool:
-    """Whether a file says that geoseg made it."""
-    try:
-        with file.open("rb") as content:
-            head = content.read(_MARKED_BYTES)
-    except OSError:
-        return False
-    return any(mark in head for mark in _MARKS)
+MULTIHASH = "1220"
+"""How a SHA-256 of a STAC item begins: which digest, and its length in bytes."""
+MARKED_BYTES = 16 * 2**20
 
 
 def _is_same(file: Path, other: Path) -> bool:
     """Whether two names are of one file; not if either leads nowhere."""
     return file.exists() and other.exists() and file.samefile(other)
+
+
+def _vouches(item: Path, record: Path) -> bool:
+    """Whether a map's item is of the run whose record is given."""
+    try:
+        told = json.loads(item.read_text(encoding="utf-8"))["assets"][record.stem]
+        return bool(told["file:checksum"] == MULTIHASH + file_digest(record))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class OutputFolder:
@@ -55,13 +56,21 @@ class OutputFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = local_target(path)
+        self.place: Path | str = self.path
+        """The folder as the user knows it."""
         self.work = self.path / WORK_FOLDER
         self.journal = self.work / JOURNAL
         self.ready = self.work / "ready"
         self._opened: Journal | None = None
 
     def check(
-        self, *, overwrite: bool, resume: bool, update: bool = False, sources: Iterable[str] = ()
+        self,
+        *,
+        overwrite: bool,
+        resume: bool,
+        update: bool = False,
+        item: bool = False,
+        sources: Iterable[str] = (),
     ) -> None:
         """Fail before anything is loaded if a run would replace something.
 
@@ -69,6 +78,8 @@ class OutputFolder:
         ----------
         overwrite, resume, update
             As for `geoseg.segment_to_files`.
+        item
+            Whether it leaves a STAC item; otherwise one that is not geoseg's is none of its files.
         sources
             Files that the scene is read from.
 
@@ -79,7 +90,7 @@ class OutputFolder:
         OptionError
             If two of the three are set.
         """
-        out = self.path
+        out, place = self.path, self.place
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
@@ -94,7 +105,11 @@ class OutputFolder:
                 raise OutputError(f"{out / name} is a folder, not a file; give another --out")
         if self.work.exists() and not self.work.is_dir():
             raise OutputError(f"{self.work} is a file where a folder has to be; give another --out")
-        existing = [n for n in (*ALL_PRODUCTS, *SIDE_FILES) if os.path.lexists(out / n)]
+        existing = [
+            name
+            for name in (*ALL_PRODUCTS, *SIDE_FILES)
+            if self._holds(name) and (name != ITEM or item or self._is_own(name))
+        ]
         for file in sources:
             if any(_is_same(Path(file), out / name) for name in existing):
                 raise OutputError(
@@ -105,23 +120,23 @@ class OutputFolder:
             release_database(out / GEOPACKAGE)
         if overwrite or not (existing or interrupted):
             return
-        if resume and (interrupted or (out / REPORT).exists() or self._left_over(existing)):
+        if resume and (interrupted or self._holds(REPORT) or self._left_over(existing)):
             return
         if update:
             if (strange := self._strange(existing)) is not None:
                 raise OutputError(
-                    f"{out / strange} is not geoseg's; move it, or give another --out"
+                    f"{place}/{strange} is not geoseg's; move it, or give another --out"
                 )
             return
         if interrupted:
             raise OutputError(
-                f"{out} holds an interrupted run; finish it with --resume "
+                f"{place} holds an interrupted run; finish it with --resume "
                 "or start anew with --overwrite"
             )
         if existing:
             way_out = "" if resume else "finish an interrupted run with --resume, "
             raise OutputError(
-                f"{out} already holds {existing[0]}; replace it with --overwrite, {way_out}"
+                f"{place} already holds {existing[0]}; replace it with --overwrite, {way_out}"
                 "or give another --out"
             )
 
@@ -139,7 +154,26 @@ class OutputFolder:
         """
         doubtful = (".geojson", ".fgb", ".parquet")
         told = [name for name in existing if not name.endswith(doubtful)]
-        return bool(told) and all(_is_own(self.path / name) for name in told)
+        return bool(told) and all(map(self._is_own, told))
+
+    def _holds(self, name: str) -> bool:
+        return os.path.lexists(self.path / name)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file says that geoseg made it."""
+        head = self._head(name)
+        return any(mark in head for mark in _MARKS)
+
+    def _head(self, name: str) -> bytes:
+        """First bytes of a file; none if it cannot be read."""
+        try:
+            with (self.path / name).open("rb") as content:
+                return content.read(MARKED_BYTES)
+        except OSError:
+            return b""
+
+    def probe(self) -> None:
+        """Fail before anything is loaded if nothing can be written; a folder here shows it soon."""
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -218,17 +252,17 @@ class OutputFolder:
         OutputError
             If the finished run is another one.
         """
-        record = self.path / REPORT
-        if self.journal.exists() or not record.is_file():
+        if self.journal.exists() or not self._holds(REPORT):
             return None
-        report = self.recorded()
+        report, place = self.recorded(), self.place
         if not report and not update:
-            raise OutputError(f"{record} is not a record of a run; replace it with --overwrite")
+            words = "is not a record of a run; replace it with --overwrite"
+            raise OutputError(f"{place}/{REPORT} {words}")
         if report.get("identity") != identity:
             if update:
                 return None
             raise OutputError(
-                f"{self.path} holds a finished run with other input or options; "
+                f"{place} holds a finished run with other input or options; "
                 "replace it with --overwrite"
             )
         if report.get("holes"):
@@ -236,18 +270,18 @@ class OutputFolder:
         for name in names:
             if name != REPORT and not self._is_intact(name, report):
                 if update:
-                    if (self.path / name).exists():
+                    if self._holds(name):
                         words = "has changed since the run that made it, and is made anew"
-                        warn(f"{self.path / name} {words}")
+                        warn(f"{place}/{name} {words}")
                     return None
                 raise OutputError(
-                    f"{self.path / name} is missing or has changed since the run that made it; "
+                    f"{place}/{name} is missing or has changed since the run that made it; "
                     "make it anew with --overwrite"
                 )
         changed = [name for name in side_files if not self._is_intact(name, report)]
         if changed:
             warn(
-                f"{self.path}: {', '.join(changed)} is missing or has changed since the run; if "
+                f"{place}: {', '.join(changed)} is missing or has changed since the run; if "
                 "no other program did that, make all anew with --overwrite"
             )
         self.clear()
@@ -255,6 +289,8 @@ class OutputFolder:
 
     def _is_intact(self, name: str, report: dict[str, Any]) -> bool:
         """Whether a file is the one that the run left."""
+        if name == ITEM:
+            return _vouches(self.path / name, self.path / REPORT)
         try:
             return bool(file_digest(self.path / name) == report["files"][name]["sha256"])
         except (OSError, KeyError, TypeError):
@@ -268,14 +304,17 @@ class OutputFolder:
 
     def publish(
         self, names: Sequence[str], side_files: Sequence[str] = (), *, finished: bool = True
-    ) -> tuple[Path, ...]:
+    ) -> tuple[Path | str, ...]:
         """Give complete files their final names; keep the record of a run that is not finished.
 
         An earlier run's report goes first, with all that describes its rasters, and the new one
         comes last, so that a folder that has one holds the files of one run.
         """
         release_database(self.path / GEOPACKAGE)
-        for stale in (REPORT, *SIDE_FILES, *(name for name in ALL_PRODUCTS if name not in names)):
+        others = (name for name in ALL_PRODUCTS if name not in names)
+        for stale in (REPORT, *SIDE_FILES, *others):
+            if stale == ITEM and not self._is_own(stale):
+                continue
             with writing_to(self.path / stale):
                 (self.path / stale).unlink(missing_ok=True)
         for name in (*names[:-1], *side_files, *names[-1:]):
@@ -283,4 +322,8 @@ class OutputFolder:
                 (self.ready / name).replace(self.path / name)
         if finished:
             self.clear()
-        return tuple(self.path / name for name in names)
+        return tuple(map(self.file, names))
+
+    def file(self, name: str) -> Path | str:
+        """Return the path or the address of a file."""
+        return self.path / name

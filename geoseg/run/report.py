@@ -142,8 +142,9 @@ def scene_report(scene: Scene, reading: Reading, grid: Grid) -> dict[str, Any]:
         "gsd_m": grid.gsd_m,
         "reading": asdict(reading)
         | {
-            "bands": list(scene.bands),
+            "bands": list((scene.source.assets and reading.bands) or scene.bands),
             "bands_told_by": scene.source.told_by,
+            "assets": list(scene.source.assets) or None,
             "limits": scene.stretch,
             "scale_offset": scene.source.units or None,
             "limits_in_units": scene.limits_in_units,

@@ -41,14 +41,20 @@ ProgressCallback = Callable[[Progress], None]
 class Run:
     """What a run left."""
 
-    out: Path
-    files: tuple[Path, ...]
+    out: Path | str
+    """On this machine, or an address."""
+    files: tuple[Path | str, ...]
     report: dict[str, Any] = field(repr=False)
     """The content of ``run.json``."""
     status: Status = "done"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files, without the folder."""
+        return tuple(str(file).replace("\\", "/").rsplit("/", 1)[-1] for file in self.files)
+
     def __repr__(self) -> str:
-        names = ", ".join(file.name for file in self.files)
+        names = ", ".join(self.names)
         return f"Run({self.status}: {self.out}: {names})"
 
     def _repr_html_(self) -> str:
@@ -56,7 +62,7 @@ class Run:
             (one["name"], f"{one['per_cent']:.1f} %", _hectares(one["area_m2"]))
             for one in self.report.get("classes", ())
         ]
-        names = ", ".join(file.name for file in self.files)
+        names = ", ".join(self.names)
         return table(f"{self.out}: {names}", ("class", "share", "ha"), rows)
 
     @property
@@ -76,7 +82,7 @@ class Outcome:
     """How a scene ended."""
 
     scene: str
-    out: Path
+    out: Path | str
     seconds: float
     warnings: tuple[str, ...] = ()
     run: Run | None = None

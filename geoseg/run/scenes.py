@@ -25,7 +25,7 @@ from geoseg._address import (
 )
 from geoseg._files import absolute
 from geoseg._inputs import shown
-from geoseg.errors import OptionError, OutputError, SceneError, warn
+from geoseg.errors import GeosegError, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
 from geoseg.io.crs import same_crs
@@ -33,8 +33,9 @@ from geoseg.io.described import open_readable
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic, build_stack, remove_made
 from geoseg.io.scene import Scene, open_scene
+from geoseg.io.stac import read_item
 from geoseg.options import Reading
-from geoseg.run.folder import OutputFolder
+from geoseg.run.stored import output_folder
 
 MOSAIC, STACK = "mosaic.vrt", "rgb.vrt"
 
@@ -108,7 +109,8 @@ class Job:
     """A scene, and the folder that its map goes to."""
 
     scene: SceneSource
-    out: Path
+    out: Path | str
+    """On this machine, or an address."""
 
     @property
     def name(self) -> str:
@@ -120,22 +122,22 @@ class Job:
         parts = [as_given(part) for part in self.scene]
         return parts[0] if len(parts) == 1 else f"{parts[0]} and {len(parts) - 1} more"
 
-    def outlook(self, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
+    def outlook(self, reading: Reading, *, overwrite: bool, resume: bool, update: bool) -> Outlook:
         """Say what would become of it, as far as is known without a model."""
-        folder = OutputFolder(self.out)
         state: State = "new"
-        if folder.journal.exists():
-            state = "interrupted"
-        elif folder.recorded():
-            state = "finished"
         parts = self.scene if isinstance(self.scene, Sequence | list) else [self.scene]
         parts = [parts] if isinstance(parts, str) else parts
         size = None
         try:
+            folder = output_folder(self.out)
+            if folder.journal.exists():
+                state = "interrupted"
+            elif folder.recorded():
+                state = "finished"
             folder.check(overwrite=overwrite, resume=resume, update=update)
             for part in parts:
-                size = part.shape if isinstance(part, Scene) else _shape_of(as_given(part))
-        except (SceneError, OutputError) as error:
+                size = part.shape if isinstance(part, Scene) else _shape_of(part, reading)
+        except GeosegError as error:
             return Outlook(self.name, self.out, state, None, str(error))
         return Outlook(self.name, self.out, state, size if len(parts) == 1 else None)
 
@@ -148,7 +150,7 @@ class Outlook:
     """What would become of a scene."""
 
     scene: str
-    out: Path
+    out: Path | str
     state: State
     """What lies in its folder."""
     size: tuple[int, int] | None = None
@@ -166,8 +168,10 @@ class Outlook:
         return f"{self.scene} -> {self.out}: {self.error or self.state + size}"
 
 
-def _shape_of(path: str) -> tuple[int, int]:
-    with open_readable(path) as dataset:
+def _shape_of(path: str | Path, reading: Reading) -> tuple[int, int]:
+    item = read_item(as_given(path))
+    name = as_given(path) if item is None else item.open(reading.bands, crs=reading.crs).name
+    with open_readable(name) as dataset:
         return int(dataset.height), int(dataset.width)
 
 
@@ -200,11 +204,15 @@ def jobs_of(scenes: Sequence[str | Path], out: str | Path, out_name: str = OUT_N
         if name in jobs:
             remedy = "give --out-name, for example '{parent}_{stem}'"
             raise OptionError(
-                f"{jobs[name]} and {scene} would both go to {Path(out) / name}; "
+                f"{jobs[name]} and {scene} would both go to {_below(out, name)}; "
                 + (remedy if out_name == OUT_NAME else "give another --out-name")
             )
         jobs[name] = scene
-    return [Job(scene, Path(out) / name) for name, scene in jobs.items()]
+    return [Job(scene, _below(out, name)) for name, scene in jobs.items()]
+
+
+def _below(out: str | Path, name: str) -> Path | str:
+    return f"{as_given(out).rstrip('/')}/{name}" if is_address(out) else Path(out) / name
 
 
 def _folder_name(scene: str, pattern: str) -> str:

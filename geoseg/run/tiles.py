@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
