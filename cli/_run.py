@@ -315,17 +315,17 @@ def _rich_bar() -> Iterator[Callable[[Progress], None]]:
         console=Console(stderr=True),
         transient=False,
     ) as bar:
-        task = bar.add_task("segment", total=None, tiles="", rate="")
+        task = bar.add_task("", total=None, tiles="", rate="")
 
         def update(state: Any) -> None:
-            if state.stage != "segment":
+            if not state.pixels:
                 bar.update(task, description=state.stage)
                 return
             speed = bar.tasks[0].speed
             rate = f"{speed / 1e6:.2f} Mpx/s" if speed else ""
             bar.update(
                 task,
-                description="segment",
+                description=state.stage,
                 total=state.pixels,
                 completed=state.pixels_done,
                 tiles=f"{state.tiles_done}/{state.tiles} tiles",
@@ -348,7 +348,7 @@ class _PlainProgress:
 
     def __call__(self, state: Progress) -> None:
         now = self._clock()
-        if state.stage != "segment":
+        if not state.pixels:
             return
         if state.pixels_done == 0:
             self._start, self._last_share = now, 0.0

@@ -101,6 +101,37 @@ TileOption = Annotated[
         "wide and short, so that few windows run twice.",
     ),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        envvar="GEOSEG_WORKERS",
+        metavar="N",
+        rich_help_panel=RUN,
+        help="Dask worker processes on this machine; 0 runs in this process.",
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        envvar="GEOSEG_SCHEDULER",
+        metavar="ADDRESS",
+        rich_help_panel=RUN,
+        help="Address of a running Dask scheduler whose workers run the tiles.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        envvar="GEOSEG_THREADS",
+        metavar="N",
+        rich_help_panel=RUN,
+        help="CPUs to compute with, for each worker too. [default: all that the process may "
+        "use]".replace("[", "\\["),
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option(

@@ -74,24 +74,8 @@ def segment(
     model: options.ModelOption = DEFAULT_MODEL,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
-    workers: Annotated[
-        int,
-        typer.Option(
-            envvar="GEOSEG_WORKERS",
-            metavar="N",
-            rich_help_panel=RUN,
-            help="Dask worker processes on this machine; 0 runs in this process.",
-        ),
-    ] = 0,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            envvar="GEOSEG_SCHEDULER",
-            metavar="ADDRESS",
-            rich_help_panel=RUN,
-            help="Address of a running Dask scheduler whose workers run the tiles.",
-        ),
-    ] = None,
+    workers: options.WorkersOption = 0,
+    scheduler: options.SchedulerOption = None,
     dashboard: Annotated[
         bool,
         typer.Option(
@@ -101,16 +85,7 @@ def segment(
             help="Serve Dask's dashboard of --workers on this machine.",
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            envvar="GEOSEG_THREADS",
-            metavar="N",
-            rich_help_panel=RUN,
-            help="CPUs to compute with, for each worker too. [default: all that the process may "
-            "use]".replace("[", "\\["),
-        ),
-    ] = None,
+    threads: options.ThreadsOption = None,
     config: Annotated[str | None, ConfigOption] = None,
     dry_run: Annotated[
         bool,
@@ -231,7 +206,7 @@ def segment(
         _run.print_json(_as_json(done) | times | {"exit_code": code})
     elif not quiet:
         for run in filter(None, done.runs):
-            _summarise(run)
+            summarise(run)
     _say_what_failed(done, several=several, debug=debug)
     if code:
         raise typer.Exit(code)
@@ -327,7 +302,7 @@ def _as_json(done: Batch) -> dict[str, Any]:
     return {"runs": runs, "failed": failed}
 
 
-def _summarise(run: Run) -> None:
+def summarise(run: Run) -> None:
     """Class shares and where the files are, on stderr."""
     from rich.table import Table
 

@@ -53,6 +53,8 @@ ROOMS: dict[str, set[str]] = {
     "explore": FOUNDATION | {"io"},
     "dense": FOUNDATION | INPUTS | {"inference"},
     "changes": FOUNDATION | {"io", "vector", "xarray"},
+    "store": FOUNDATION | INPUTS | {"inference", "run"},
+    "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 
