@@ -19,7 +19,6 @@ def ask(
         str,
         typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
     ],
-    classes: options.ClassesOption,
     out: Annotated[
         str,
         typer.Option(
@@ -33,6 +32,9 @@ def ask(
     ],
     chosen: Options,
     products: Products,
+    classes: options.ClassesOrNone = None,
+    examples: options.ExamplesOption = None,
+    examples_from: options.ExamplesFromOption = None,
     fast: Annotated[
         bool,
         typer.Option(
@@ -110,8 +112,12 @@ def ask(
         connect(workers=workers, scheduler=scheduler, threads=threads) as client,
         _run.progress_bar(quiet=quiet) as progress,
     ):
-        run = geoseg.open_store(store).to_files(
-            classes,
+        opened = geoseg.open_store(store)
+        words, _ = options.vocabulary(
+            classes, examples, examples_from or opened, model=opened.model, options=chosen
+        )
+        run = opened.to_files(
+            words,
             out,
             fast=fast or None,
             options=chosen,

@@ -32,7 +32,6 @@ def segment(
             "in it.",
         ),
     ],
-    classes: options.ClassesOption,
     out: Annotated[
         str,
         typer.Option(
@@ -48,6 +47,9 @@ def segment(
     chosen: Options,
     scorer: Scorer,
     products: Products,
+    classes: options.ClassesOrNone = None,
+    examples: options.ExamplesOption = None,
+    examples_from: options.ExamplesFromOption = None,
     out_name: Annotated[
         str,
         typer.Option(
@@ -175,8 +177,23 @@ def segment(
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
+            if examples is not None and scorer.call is not None:
+                raise OptionError("--examples and --scorer: a scorer knows no examples; give one")
+            if examples is not None and examples_from is None and (several or as_one):
+                raise OptionError(
+                    "--examples and several scenes: say with --examples-from which one they lie in"
+                )
+            words, loaded = options.vocabulary(
+                classes,
+                examples,
+                examples_from or paths[0],
+                model=model,
+                options=chosen,
+                reading=reading,
+                device=device,
+            )
             settings: dict[str, Any] = {
-                "model": model,
+                "model": loaded,
                 "scorer": None if scorer.call is None else scorer,
                 "options": chosen,
                 "reading": reading,
@@ -194,7 +211,7 @@ def segment(
             if several:
                 settings |= {"on_scene": _announce(quiet=quiet, debug=debug)}
                 warn_of_neighbours(paths)
-            done = segment_jobs(jobs, classes, **settings)
+            done = segment_jobs(jobs, words, **settings)
     except KeyboardInterrupt as stop:
         if any(Path(out).glob(f"**/{WORK_FOLDER}/{JOURNAL}")):
             again = "" if update else " with --resume"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from geoseg.model.loading import Model, load_model
     from geoseg.options import Options, Products, Reading, Scorer, StoreOptions
     from geoseg.pipeline import segment_to_files
+    from geoseg.pooling import examples
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
     from geoseg.vector.stats import zone_stats as stats
@@ -45,6 +46,7 @@ __all__ = [
     "change",
     "encode",
     "evaluate",
+    "examples",
     "features",
     "load_model",
     "measure_stretch",
@@ -72,6 +74,7 @@ _HOMES = {
     "change": "geoseg.changes",
     "encode": "geoseg.ask",
     "evaluate": "geoseg.evaluation",
+    "examples": "geoseg.pooling",
     "features": "geoseg.dense",
     "load_model": "geoseg.model.loading",
     "measure_stretch": "geoseg.lazy",

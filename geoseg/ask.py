@@ -141,6 +141,11 @@ class Store:
         """``full``, ``fast`` or both."""
         return self._file.layout.tiers
 
+    @property
+    def model(self) -> str:
+        """Specification of the model that it was encoded with."""
+        return str(self.facts["model"]["spec"])
+
     def __repr__(self) -> str:
         layout = self._file.layout
         return (

@@ -55,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
     "changes": FOUNDATION | {"io", "vector", "xarray"},
     "store": FOUNDATION | INPUTS | {"inference", "run"},
     "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
+    "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

@@ -39,13 +39,12 @@ from geoseg.store.encoding import (
     Tokens,
     leading_directions,
 )
-from geoseg.store.layout import BLOCK, LAYOUT, MARK, Layout, StoreFile, shard_side
+from geoseg.store.layout import BLOCK, GROUP, LAYOUT, MARK, Layout, StoreFile, shard_side
 from geoseg.store.plans import FieldPlan, WindowPlan
 from geoseg.store.recorded import MARGIN
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import FloatArray, Window
 
-GROUP = "zarr.json"
 _PARTS = (GROUP, "cls", "full", "fast")
 """What of a store's folder is the store; its record comes first."""
 _KEPT = (

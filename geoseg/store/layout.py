@@ -44,6 +44,8 @@ from geoseg.types import Window
 LAYOUT = 1
 """Number of this layout; stores of another one are refused."""
 MARK = "geoseg_store"
+GROUP = "zarr.json"
+"""Record of a group, which comes last."""
 WORK_FOLDER, JOURNAL = ".geoseg-work", "journal.jsonl"
 BLOCK = 128
 """Cells of a side of the fast tier's blocks."""
@@ -176,7 +178,7 @@ def open_group(path: Path) -> zarr.Group:
         raise not_found(SceneError)(
             f"{shown(path)}: there is no such store; make one with geoseg encode"
         )
-    if (path / WORK_FOLDER / JOURNAL).exists() and not (path / "zarr.json").exists():
+    if (path / WORK_FOLDER / JOURNAL).exists() and not (path / GROUP).exists():
         raise SceneError(
             f"{shown(path)} is a store half written; finish it with geoseg encode --resume, or "
             "start anew with --overwrite"
@@ -201,7 +203,7 @@ def open_group(path: Path) -> zarr.Group:
 
 def _mark(path: Path) -> tuple[int, int]:
     try:
-        stat = (path / "zarr.json").stat()
+        stat = (path / GROUP).stat()
     except OSError:
         return 0, 0
     return stat.st_ino, stat.st_mtime_ns

@@ -27,16 +27,18 @@ _COLUMNS = {
     **dict.fromkeys(("color", "colour", "hex"), "color"),
     "threshold": "threshold",
     "offset": "offset",
+    "example": "example",
+    "share": "share",
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
 _RUNS = "geoseg/run/"
 """How a ``run.json`` says what it is."""
-_OF_RUN = ("name", "queries", "color", "threshold", "offset")
+_OF_RUN = ("name", "queries", "color", "threshold", "offset", "example", "share")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
 _HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})")
-_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset")
+_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset", "example", "share")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class RawClass:
     color: str | None = None
     threshold: float | None = None
     offset: float = 0.0
+    example: tuple[float, ...] = ()
+    share: float = 0.5
     number: str | None = None
     """As it stands in a table: the pixel value in a legend, no matter elsewhere."""
 
@@ -431,7 +435,16 @@ def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
         if hasattr(item, "prompts") and hasattr(item, "color"):  # a VocabularyClass
             one: Any = item
             classes.append(
-                RawClass(where, one.name, one.prompts, one.color, one.threshold, one.offset)
+                RawClass(
+                    where,
+                    one.name,
+                    one.prompts,
+                    one.color,
+                    one.threshold,
+                    one.offset,
+                    one.example,
+                    one.share,
+                )
             )
             continue
         if not isinstance(item, list | tuple):
@@ -502,12 +515,17 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f"{origin}, {where}: threshold must be a number from 0 to 1")
     if not _is_number(offset):
         raise VocabularyError(f"{origin}, {where}: offset must be a number from -1 to 1")
+    example, share = table.get("example", ()), table.get("share", 0.5)
+    if not isinstance(example, list | tuple) or not all(map(_is_number, example)):
+        raise VocabularyError(f"{origin}, {where}: example must be a list of numbers")
+    if not _is_number(share):
+        raise VocabularyError(f"{origin}, {where}: share must be a number from 0 to 1")
     given = table.get("prompts", [name])
     prompts, own = _without_color(_strings(given, origin, where), origin, where)
     color = color or own
-    if not prompts:
+    if not prompts and not example:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
-    return RawClass(where, name, prompts, color, threshold, offset)
+    return RawClass(where, name, prompts, color, threshold, offset, tuple(example), share)
 
 
 def _strings(value: object, origin: str, where: str) -> tuple[str, ...]:
