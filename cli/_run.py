@@ -319,16 +319,16 @@ def _rich_bar() -> Iterator[Callable[[Progress], None]]:
         console=Console(stderr=True),
         transient=False,
     ) as bar:
-        task = bar.add_task("segment", total=None, count="", rate="")
+        task = bar.add_task("", total=None, count="", rate="")
 
         def update(state: Any) -> None:
-            if state.stage != "segment":
+            if not state.pixels:
                 bar.update(task, description=state.stage)
                 return
             speed = (bar.tasks[0].speed or 0) * state.pixels / max(state.windows, 1)
             bar.update(
                 task,
-                description="segment",
+                description=state.stage,
                 total=state.windows,
                 completed=state.windows_done,
                 count=f"{state.windows_done}/{state.windows} windows",
@@ -351,7 +351,7 @@ class _PlainProgress:
 
     def __call__(self, state: Progress) -> None:
         now = self._clock()
-        if state.stage != "segment":
+        if not state.pixels:
             return
         if state.windows_done == 0:
             self._start, self._last_share = now, 0.0

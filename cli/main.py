@@ -10,7 +10,9 @@ import typer
 
 from geoseg_cli import (
     _run,
+    ask,
     benchmark,
+    encode,
     evaluate,
     info,
     models,
@@ -32,6 +34,8 @@ app = typer.Typer(
 
 for command in (
     segment.segment,
+    encode.encode,
+    ask.ask,
     info.info,
     models.models,
     vectorize.vectorize,

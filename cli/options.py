@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -51,6 +52,28 @@ ClassesOption = Annotated[
         rich_help_panel="Input",
         help="Class names: a text file (one class a line, synonyms after commas), a TOML, "
         'JSON or CSV file, or inline "building,roof;road;water".',
+    ),
+]
+ClassesOrNone = Annotated[str | None, *ClassesOption.__metadata__]
+ExamplesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--examples",
+        envvar="GEOSEG_EXAMPLES",
+        metavar="FILE",
+        rich_help_panel="Input",
+        help="Polygons or points with a column class: more of this. They go beside the words of "
+        "--classes, or make the classes where there are none.",
+    ),
+]
+ExamplesFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--examples-from",
+        envvar="GEOSEG_EXAMPLES_FROM",
+        metavar="SCENE|STORE",
+        rich_help_panel="Input",
+        help="What the --examples lie in, where that is another scene, or the store of one.",
     ),
 ]
 LegendOption = Annotated[
@@ -102,6 +125,37 @@ TileOption = Annotated[
         "wide and short, so that few windows run twice.",
     ),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        envvar="GEOSEG_WORKERS",
+        metavar="N",
+        rich_help_panel=RUN,
+        help="Dask worker processes on this machine; 0 runs in this process.",
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        envvar="GEOSEG_SCHEDULER",
+        metavar="ADDRESS",
+        rich_help_panel=RUN,
+        help="Address of a running Dask scheduler whose workers run the tiles.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        envvar="GEOSEG_THREADS",
+        metavar="N",
+        rich_help_panel=RUN,
+        help="CPUs to compute with, for each worker too. [default: all that the process may "
+        "use]".replace("[", "\\["),
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option(
@@ -142,6 +196,49 @@ DebugOption = Annotated[
         help="Show tracebacks and library warnings.",
     ),
 ]
+
+
+def vocabulary(
+    classes: str | None,
+    examples: str | None,
+    place: Any,
+    *,
+    model: Any,
+    options: Any,
+    reading: Any = None,
+    device: str = "auto",
+) -> tuple[Any, Any]:
+    """Return what to look for, from words or examples or both, and the model, loaded if need be.
+
+    Parameters
+    ----------
+    classes, examples
+        As they were given.
+    place
+        Scene or store that the examples lie in; the path of either.
+    model, options, reading, device
+        As for `geoseg.examples`.
+    """
+    from geoseg.errors import OptionError
+
+    if examples is None:
+        if classes is None:
+            raise OptionError(
+                'nothing says what to look for; give --classes "building,roof; road; water", or '
+                "--examples FILE"
+            )
+        return classes, model
+    import geoseg
+    from geoseg.store.layout import GROUP
+
+    if isinstance(place, str) and (Path(place) / GROUP).exists():
+        place = geoseg.open_store(place)
+    if not isinstance(place, geoseg.Store) and isinstance(model, str):
+        model = geoseg.load_model(model, device=device)
+    given = {} if isinstance(place, geoseg.Store) else {"model": model, "reading": reading}
+    found = geoseg.examples(place, examples, classes, options=options, device=device, **given)
+    return found, model
+
 
 Command = Callable[..., None]
 

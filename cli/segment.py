@@ -32,7 +32,6 @@ def segment(
             "in it.",
         ),
     ],
-    classes: options.ClassesOption,
     out: Annotated[
         str,
         typer.Option(
@@ -49,6 +48,9 @@ def segment(
     chosen: Options,
     scorer: Scorer,
     products: Products,
+    classes: options.ClassesOrNone = None,
+    examples: options.ExamplesOption = None,
+    examples_from: options.ExamplesFromOption = None,
     out_name: Annotated[
         str,
         typer.Option(
@@ -75,24 +77,8 @@ def segment(
     model: options.ModelOption = DEFAULT_MODEL,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
-    workers: Annotated[
-        int,
-        typer.Option(
-            envvar="GEOSEG_WORKERS",
-            metavar="N",
-            rich_help_panel=RUN,
-            help="Dask worker processes on this machine; 0 runs in this process.",
-        ),
-    ] = 0,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            envvar="GEOSEG_SCHEDULER",
-            metavar="ADDRESS",
-            rich_help_panel=RUN,
-            help="Address of a running Dask scheduler whose workers run the tiles.",
-        ),
-    ] = None,
+    workers: options.WorkersOption = 0,
+    scheduler: options.SchedulerOption = None,
     dashboard: Annotated[
         bool,
         typer.Option(
@@ -102,16 +88,7 @@ def segment(
             help="Serve Dask's dashboard of --workers on this machine.",
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            envvar="GEOSEG_THREADS",
-            metavar="N",
-            rich_help_panel=RUN,
-            help="CPUs to compute with, for each worker too. [default: all that the process may "
-            "use]".replace("[", "\\["),
-        ),
-    ] = None,
+    threads: options.ThreadsOption = None,
     config: Annotated[str | None, ConfigOption] = None,
     dry_run: Annotated[
         bool,
@@ -206,8 +183,23 @@ def segment(
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
+            if examples is not None and scorer.call is not None:
+                raise OptionError("--examples and --scorer: a scorer knows no examples; give one")
+            if examples is not None and examples_from is None and (several or as_one):
+                raise OptionError(
+                    "--examples and several scenes: say with --examples-from which one they lie in"
+                )
+            words, loaded = options.vocabulary(
+                classes,
+                examples,
+                examples_from or paths[0],
+                model=model,
+                options=chosen,
+                reading=reading,
+                device=device,
+            )
             settings: dict[str, Any] = {
-                "model": model,
+                "model": loaded,
                 "scorer": None if scorer.call is None else scorer,
                 "options": chosen,
                 "reading": reading,
@@ -225,7 +217,7 @@ def segment(
             if several:
                 settings |= {"on_scene": _announce(quiet=quiet, debug=debug)}
                 warn_of_neighbours(paths)
-            done = segment_jobs(jobs, classes, **settings)
+            done = segment_jobs(jobs, words, **settings)
     except KeyboardInterrupt as stop:
         if any(output_folder(job.out).journal.exists() for job in jobs):
             again = "" if update else " with --resume"
@@ -237,7 +229,7 @@ def segment(
         _run.print_json(_as_json(done) | times | {"exit_code": code})
     elif not quiet:
         for run in filter(None, done.runs):
-            _summarise(run)
+            summarise(run)
     _say_what_failed(done, several=several, debug=debug)
     if code:
         raise typer.Exit(code)
@@ -333,7 +325,7 @@ def _as_json(done: Batch) -> dict[str, Any]:
     return {"runs": runs, "failed": failed}
 
 
-def _summarise(run: Run) -> None:
+def summarise(run: Run) -> None:
     """Class shares and where the files are, on stderr."""
     from rich.table import Table
 

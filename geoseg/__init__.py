@@ -7,7 +7,7 @@ and polygons, with no training and no annotation. Names load when they are first
 Import order inside the package, each room only from those before it::
 
     types, errors -> io | tiling | text | model -> inference -> vector | evaluation | preview
-    -> pipeline, lazy -> xarray -> geoseg_cli
+    -> pipeline, lazy -> xarray, ask -> geoseg_cli
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from geoseg.ask import Store, encode, open_store
     from geoseg.changes import change
     from geoseg.dense import features, similarity
     from geoseg.evaluation import evaluate
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from geoseg.inference.segmenter import Segmenter
     from geoseg.lazy import measure_stretch, segment
     from geoseg.model.loading import Model, load_model
-    from geoseg.options import Options, Products, Reading, Scorer
+    from geoseg.options import Options, Products, Reading, Scorer, StoreOptions
     from geoseg.pipeline import segment_to_files
+    from geoseg.pooling import examples
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
     from geoseg.vector.stats import zone_stats as stats
@@ -37,14 +39,19 @@ __all__ = [
     "Reading",
     "Scorer",
     "Segmenter",
+    "Store",
+    "StoreOptions",
     "Vocabulary",
     "__version__",
     "change",
+    "encode",
     "evaluate",
+    "examples",
     "features",
     "load_model",
     "measure_stretch",
     "open_labels",
+    "open_store",
     "preview",
     "segment",
     "segment_to_files",
@@ -61,13 +68,18 @@ _HOMES = {
     "Reading": "geoseg.options",
     "Scorer": "geoseg.options",
     "Segmenter": "geoseg.inference.segmenter",
+    "Store": "geoseg.ask",
+    "StoreOptions": "geoseg.options",
     "Vocabulary": "geoseg.text.vocabulary",
     "change": "geoseg.changes",
+    "encode": "geoseg.ask",
     "evaluate": "geoseg.evaluation",
+    "examples": "geoseg.pooling",
     "features": "geoseg.dense",
     "load_model": "geoseg.model.loading",
     "measure_stretch": "geoseg.lazy",
     "open_labels": "geoseg.xarray",
+    "open_store": "geoseg.ask",
     "preview": "geoseg",  # a module that can be called, since there is one of that name
     "segment": "geoseg.lazy",
     "segment_to_files": "geoseg.pipeline",

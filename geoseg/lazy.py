@@ -34,7 +34,7 @@ from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_late
 from geoseg.run.journal import digest
 from geoseg.run.report import Method, area_digest, reading_facts
 from geoseg.run.scenes import open_area, open_input, passing_folder
-from geoseg.run.tiles import TileJob
+from geoseg.run.tiles import PixelSource, TileJob
 from geoseg.text.vocabulary import VocabularySource
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import PER_CENT_NODATA, Window, label_dtype, label_nodata
@@ -110,6 +110,26 @@ def segment(
     if isinstance(segmenter, NetworkSegmenter):
         pixels = _with_scores(source, scores_of(scorer), reading)
         segmenter.probe(pixels)
+    made = mapped(
+        sources, pixels, segmenter, reading, tile, probabilities=probabilities, stack=stack
+    )
+    if stack is not None and isinstance(scene, xr.DataArray | xr.Dataset) and stack in scene.coords:
+        made = made.assign_coords({str(stack): scene.coords[stack].variable})
+    return made
+
+
+def mapped(
+    sources: tuple[Scene, ...] | ArrayScenes,
+    pixels: Scene | ArrayScene | ScoredScene | PixelSource,
+    segmenter: Segmenter,
+    reading: Reading,
+    tile: int | None,
+    *,
+    probabilities: bool = False,
+    stack: Any = None,
+) -> xr.Dataset:
+    """Lay the lazy map of opened scenes out, whatever makes labels of their pixels."""
+    source = sources[0]
     area = open_area(reading, source.grid)
     region = area.window if area is not None else None
     plan = segmenter.plan(source.grid.shape, tile, region)
@@ -139,8 +159,6 @@ def segment(
     }
     grid = source.grid.crop(plan.region)
     coords = _coordinates(source, plan.region)
-    if stack is not None and isinstance(scene, xr.DataArray | xr.Dataset) and stack in scene.coords:
-        coords[str(stack)] = scene.coords[stack].variable
     if probabilities:
         shares = product("probabilities", per_cent, len(classes_))
         data["probabilities"] = (
@@ -282,7 +300,7 @@ def _with_scores(
 
 def _map_of_file(
     source: Scene,
-    pixels: Scene | ArrayScene | ScoredScene,
+    pixels: PixelSource,
     segmenter: Segmenter,
     plan: TilePlan,
     area: Aoi | None,

@@ -42,6 +42,8 @@ Source = Literal["given", "preset", "model", "default"]
 Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Tier = Literal["full", "fast"]
+Tiers = Literal["full", "fast", "both"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
 ClsSource = Literal["modified", "vanilla"]
 """``modified`` as the paper's; ``vanilla`` is the usual embedding of the window."""
@@ -73,7 +75,7 @@ ATTRIBUTES = ("scene", "date")
 """Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
 INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
-WINDOWS, OUTPUT, SHAPE = "Windows and tiles", "Output", "Polygons"
+WINDOWS, OUTPUT, SHAPE, STORE = "Windows and tiles", "Output", "Polygons", "Store"
 
 
 @documented
@@ -332,6 +334,45 @@ def _in_last_blocks(attention: str, count: int) -> str:
             "take segearth, sclip, clearclip, naclip, maskclip, pearl, cliptrase or vanilla"
         )
     return canonical(ATTENTIONS, made)
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """What a feature store keeps of a scene.
+
+    Raises
+    ------
+    OptionError
+        If a value is impossible.
+    """
+
+    tier: Tiers = option(
+        "both",
+        "full: the tokens of every window, about 16 bytes a pixel, which give the map of segment; "
+        "fast: the direction field, 1 to 3 bytes a pixel, which gives nearly the same map in "
+        "seconds; or both.",
+        STORE,
+    )
+    directions: int = option(
+        64, "Leading directions of the scene that the fast tier keeps.", STORE, metavar="R"
+    )
+    cell: int = option(4, "Side of the fast tier's cells, in pixels.", STORE, metavar="PX")
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.directions < 1:
+            raise OptionError(f"directions {self.directions}: give 1 or more")
+        if not 1 <= self.cell <= _LARGEST_CELL:
+            raise OptionError(f"cell {self.cell}: give 1 to {_LARGEST_CELL} pixels")
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Those that are wanted."""
+        return ("full", "fast") if self.tier == "both" else (self.tier,)
+
+
+_LARGEST_CELL = 16
 
 
 SCORE_RASTERS = (".tif", ".tiff", ".vrt")

@@ -79,7 +79,7 @@ from geoseg.run.scenes import (
 )
 from geoseg.run.stored import output_folder
 from geoseg.run.tally import Tally
-from geoseg.run.tiles import TileJob, run_tiles
+from geoseg.run.tiles import PixelSource, TileJob, run_tiles
 from geoseg.run.times import now
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
@@ -199,10 +199,62 @@ def segment_to_files(
         With one line that says what is wrong and what to do. Nothing is left under a final name
         unless it is complete.
     """
+    vocabulary, how = Vocabulary.parse(classes), as_made(Reading, reading)
+
+    def make(source: Scene) -> tuple[Segmenter, Scene | ScoredScene]:
+        pixels = with_scores(source, scores_of(scorer), how)
+        chosen = windows_of(options, window, stride)
+        if not isinstance(pixels, ScoredScene):
+            chosen = with_measures(chosen, source)
+        made = segmenter_of(model, vocabulary, chosen, device, scorer)
+        return _ready(made, pixels, client), pixels
+
+    return run_scene(
+        scene,
+        out,
+        make,
+        reading=how,
+        products=as_made(Products, products),
+        tile=tile,
+        overwrite=overwrite,
+        resume=resume,
+        update=update,
+        keep_going=keep_going,
+        client=client,
+        progress=progress if callable(progress) else None,
+        colours=scorer is None,
+    )
+
+
+def run_scene(
+    scene: SceneSource,
+    out: str | Path,
+    make: Callable[[Scene], tuple[Segmenter, PixelSource]],
+    *,
+    reading: Reading,
+    products: Products,
+    tile: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    update: bool = False,
+    keep_going: bool = False,
+    client: Any = None,
+    progress: ProgressCallback | None = None,
+    colours: bool = True,
+) -> Run:
+    """Map one scene with whatever makes labels of its pixels.
+
+    Parameters
+    ----------
+    scene, out, reading, products, tile, overwrite, resume, update, keep_going, client, progress
+        As for `segment_to_files`.
+    make
+        Gives the segmenter of the opened scene, and what its windows see.
+    colours
+        Whether pixels are to be red, green and blue.
+    """
     with heard_warnings() as heard:
         started, clock = now(), time.perf_counter()
-        reading, products = as_made(Reading, reading), as_made(Products, products)
-        vocabulary = Vocabulary.parse(classes)
         folder = output_folder(out)
         check = partial(
             folder.check, overwrite=overwrite, resume=resume, update=update, item=products.stac
@@ -213,37 +265,31 @@ def segment_to_files(
         folder.probe()
         with folder.claimed(), bounded_cache(), passing_mosaic(scene, folder.path):
             source = open_input(
-                scene, reading, folder.path, travels=client is not None, colours=scorer is None
+                scene, reading, folder.path, travels=client is not None, colours=colours
             )
             sources = [source.path, *(str(file) for file, *_ in source.source.all_files)]
             check(sources=sources)
             remember(folder.recorded().get("sources", ()))
             _check_products(source, products)
-            pixels = with_scores(source, scores_of(scorer), reading)
             loading = time.perf_counter()
             # The model has no name here, so that the run can let go of it when no tile needs it.
-            chosen = windows_of(options, window, stride)
-            if not isinstance(pixels, ScoredScene):
-                chosen = with_measures(chosen, source)
+            segmenter, pixels = make(source)
             run = _SceneRun(
                 source,
-                _ready(
-                    segmenter_of(model, vocabulary, chosen, device, scorer),
-                    pixels,
-                    client,
-                ),
+                segmenter,
                 reading,
                 products,
                 folder,
                 tile,
                 client,
-                progress if callable(progress) else (lambda state: None),
+                progress or (lambda state: None),
                 keep_going=keep_going,
                 pixels=pixels,
                 started=started,
                 clock=clock,
                 heard=heard,
             )
+            del segmenter
             run.seconds["model"] = time.perf_counter() - loading
             return run.execute(resume=resume, update=update)
 
@@ -464,7 +510,7 @@ class _SceneRun:
     client: Any
     progress: ProgressCallback
     keep_going: bool = False
-    pixels: Scene | ScoredScene | None = None
+    pixels: PixelSource | None = None
     """What the windows see, where that is not the scene."""
     started: str = field(default_factory=now)
     clock: float = field(default_factory=time.perf_counter)

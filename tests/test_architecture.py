@@ -55,6 +55,9 @@ ROOMS: dict[str, set[str]] = {
     "explore": FOUNDATION | {"io"},
     "dense": FOUNDATION | INPUTS | {"inference"},
     "changes": FOUNDATION | {"io", "vector", "xarray"},
+    "store": FOUNDATION | INPUTS | {"inference", "run"},
+    "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
+    "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

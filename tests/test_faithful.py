@@ -9,6 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rasters import make
 from safetensors.torch import save_file
 
+import geoseg
 from geoseg import methods
 from geoseg.inference.refine.pamr import Pamr
 from geoseg.inference.segmenter import Segmenter
@@ -193,6 +196,35 @@ def test_prediction_with_sliding_windows(model: Model, jbu_one: str) -> None:
     assert largest(prediction.scores[:, ::step, ::step], wanted) < SCORES
     assert (prediction.labels != ARRAYS[f"{name}__pred"]).sum() <= most
     assert (prediction.scores.argmax(0) != ARRAYS[f"{name}__pred_nothd"]).sum() <= most
+
+
+def test_prediction_through_a_store(model: Model, jbu_one: str, tmp_path: Path) -> None:
+    (case,) = CASES["predict"]
+    rgb = crop(case["box_yxhw"])
+    scene = make(tmp_path / "scene.tif", np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+    options = Options(
+        preset="paper",
+        attention=case["attention"].lower(),
+        upsampler="simfeatup",
+        upsampler_weights=jbu_one,
+        window=case["slide_crop"],
+        stride=case["slide_stride"],
+    )
+    store = geoseg.encode(scene, tmp_path / "s.store", model=model, options=options)
+    asked = store.ask(
+        GOLDENS / "classes_a.txt",
+        fast=False,
+        model=model,
+        options=replace(
+            options,
+            cls_bias=-case["cls_token_lambda"],
+            threshold=case["prob_thd"],
+            background=Vocabulary.parse(GOLDENS / "classes_a.txt").names[case["bg_idx"]],
+            logit_scale=case["logit_scale"],
+        ),
+    )
+    wanted = ARRAYS[f"predict__{case['name']}__pred"]
+    assert (asked.labels.values == wanted).mean() >= 0.9999
 
 
 # -- views ---------------------------------------------------------------------------------------

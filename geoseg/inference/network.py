@@ -139,7 +139,7 @@ class Network:
         return pixels
 
     @torch.no_grad()
-    def __call__(self, windows: Tensor) -> Tensor:
+    def __call__(self, windows: Tensor, places: Sequence[Window] = ()) -> Tensor:
         """Scores ``(B, H, W, Q)`` float32 of ``(B, C, H, W)`` windows from `normalise`."""
         height, width = windows.shape[2:]
         right, below = max(self._window - width, 0), max(self._window - height, 0)

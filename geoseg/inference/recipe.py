@@ -31,6 +31,7 @@ class Recipe:
     """Of the model's weights."""
     upsampler_sha256: str | None
     """Of a learned upsampler's weights."""
+    kind: type[Segmenter] = Segmenter
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Recipe:
@@ -51,6 +52,7 @@ class Recipe:
             options,
             model.fingerprint,
             segmenter.upsampler_sha256,
+            type(segmenter),
         )
 
     def segmenter(self) -> Segmenter:
@@ -83,7 +85,7 @@ def _built(recipe: Recipe) -> Segmenter:
             f"a worker has other weights for {model.spec} ({model.weights}) than the process that "
             "started the run; give all machines the same file"
         )
-    made = Segmenter(model, recipe.vocabulary, recipe.options)
+    made = recipe.kind(model, recipe.vocabulary, recipe.options)
     if made.upsampler_sha256 != recipe.upsampler_sha256:
         raise WeightsError(
             f"a worker has other upsampler weights in {recipe.options.upsampler_weights} than the "

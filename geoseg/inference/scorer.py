@@ -22,7 +22,7 @@ from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, s
 from geoseg.options import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
-from geoseg.types import PixelBlock
+from geoseg.types import PixelBlock, Window
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,11 +44,47 @@ class WindowScorer(Protocol):
     def encoder(self) -> PixelMaker:
         """What makes its windows of pixels."""
 
-    def __call__(self, windows: Tensor) -> Tensor:
-        """Scores ``(B, H, W, Q)`` float32 of windows ``(B, C, H, W)``."""
+    def __call__(self, windows: Tensor, places: Sequence[Window] = ()) -> Tensor:
+        """Scores ``(B, H, W, Q)`` float32 of windows ``(B, C, H, W)``.
+
+        ``places`` are where they lie in the scene, if they are a scene's.
+        """
 
 
-class Encoder:
+Encode = Callable[[Tensor, Sequence[Window]], DenseFeatures]
+"""Windows, and where they lie in the scene if they are a scene's, to their features."""
+
+
+class PixelEncoder:
+    """Pixels as a model wants them; what is made of them is another's business.
+
+    Parameters
+    ----------
+    model
+        Of which mean, deviation, patch size and device count.
+    precision
+        Arithmetic of its encoder.
+    """
+
+    scores: bool = False
+    """Whether features come with scores in place of cosines."""
+
+    def __init__(self, model: Model, precision: Precision) -> None:
+        self.device = model.device
+        self.patch = model.patch_size
+        self.precision = precision
+        self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
+
+    def normalise(self, block: PixelBlock) -> Tensor:
+        """Pixels as the model wants them, ``(3, H, W)`` on the device; 0 where not valid."""
+        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
+        if not block.valid.all():
+            pixels = pixels * to_device(block.valid, self.device)
+        return pixels
+
+
+class Encoder(PixelEncoder):
     """Pixels to features.
 
     Parameters
@@ -78,26 +114,11 @@ class Encoder:
         words: Words | None = None,
         cls_source: ClsSource = "modified",
     ) -> None:
-        self.device = model.device
-        self.patch = model.patch_size
-        self.precision = resolve_precision(precision, model.device)
+        super().__init__(model, resolve_precision(precision, model.device))
         self._dtype = PRECISIONS[self.precision]
         self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source)
         self._words = words
-        self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
-
-    @property
-    def scores(self) -> bool:
-        """Whether its features come with scores in place of cosines."""
-        return isinstance(self._dense.attention, Scoring)
-
-    def normalise(self, block: PixelBlock) -> Tensor:
-        """Pixels as the model wants them, ``(3, H, W)`` on the device; 0 where not valid."""
-        pixels = (to_device(block.rgb, self.device) - self._mean) / self._std
-        if not block.valid.all():
-            pixels = pixels * to_device(block.valid, self.device)
-        return pixels
+        self.scores = isinstance(attention, Scoring)
 
     def __call__(self, images: Tensor) -> DenseFeatures:
         """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
@@ -126,7 +147,7 @@ class Scorer:
     Parameters
     ----------
     encoder, head
-        Its two halves.
+        Its two halves; the first may be pixels alone, if somebody else encodes.
     views
         Views of every window, whose logits are averaged.
     whole
@@ -138,31 +159,32 @@ class Scorer:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: PixelEncoder,
         head: Head,
         views: Sequence[View],
         *,
         whole: bool = False,
-        encode: Callable[[Tensor], DenseFeatures] | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.encoder, self.head, self.views = encoder, head, views
-        self.encode = encode or encoder
+        self.encode = encode or _by_pixels(encoder)
         self._whole = whole
 
     @torch.no_grad()
-    def __call__(self, windows: Tensor) -> Tensor:
+    def __call__(self, windows: Tensor, places: Sequence[Window] = ()) -> Tensor:
         """Logits ``(B, H, W, Q)`` float32 of ``(B, 3, H, W)`` windows from `Encoder.normalise`."""
-        return mean_of_views(self._one_pass if self._whole else self._padded, self.views, windows)
+        score = self._one_pass if self._whole else self._padded
+        return mean_of_views(lambda seen: score(seen, places), self.views, windows)
 
-    def _padded(self, windows: Tensor) -> Tensor:
+    def _padded(self, windows: Tensor, places: Sequence[Window]) -> Tensor:
         height, width = windows.shape[2:]
         left, right, top, bottom = padding_to_patch(
             height, width, self.encoder.patch, self.head.min_grid
         )
-        logits = self._score(F.pad(windows, (left, right, top, bottom)))
+        logits = self._score(F.pad(windows, (left, right, top, bottom)), places)
         return logits[:, top : top + height, left : left + width]
 
-    def _one_pass(self, images: Tensor) -> Tensor:
+    def _one_pass(self, images: Tensor, places: Sequence[Window]) -> Tensor:
         height, width = images.shape[2:]
         patch = self.encoder.patch
         rows, cols = height // patch, width // patch
@@ -172,15 +194,20 @@ class Scorer:
                 "use sliding windows (--window 224)"
             )
         if self.head.upsampler is None:
-            return self._score(images)
-        logits = self._score(images[:, :, : rows * patch, : cols * patch])
+            return self._score(images, places)
+        logits = self._score(images[:, :, : rows * patch, : cols * patch], places)
         if logits.shape[1:3] == (height, width):
             return logits
         return torch.stack([resize_logits(one, (height, width)) for one in logits])
 
-    def _score(self, images: Tensor) -> Tensor:
+    def _score(self, images: Tensor, places: Sequence[Window]) -> Tensor:
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.encoder.device.type == "cuda" else 1
-        features = split_features(self.encode(images), step)
+        features = split_features(self.encode(images, places), step)
         parts = zip(features, torch.split(images, step), strict=True)
         return torch.cat([self.head(*part) for part in parts])
+
+
+def _by_pixels(encoder: PixelEncoder) -> Encode:
+    assert isinstance(encoder, Encoder)
+    return lambda images, places: encoder(images)

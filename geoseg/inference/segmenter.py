@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -25,12 +25,12 @@ from geoseg.inference.refine import Asked, prepared, refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
-from geoseg.inference.scorer import Encoder, PixelMaker, Scorer, WindowScorer
+from geoseg.inference.scorer import Encoder, PixelEncoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
-from geoseg.model.attention.trunk import Words
+from geoseg.model.attention.trunk import Scoring, Words
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
-from geoseg.model.upsampling.base import Fit
+from geoseg.model.upsampling.base import Fit, Upsampler
 from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options, Precision, Resolved
 from geoseg.runtime.threads import in_order
@@ -113,11 +113,7 @@ class Segmenter:
                 f"window {chosen.window} is smaller than the model's patch of "
                 f"{model.patch_size} pixels; give at least {model.patch_size}"
             )
-        fit = Fit(model.embedding_size, model.std, self.device, chosen.upsampler_weights)
-        self._upsampler = chosen.method("upsampler").build(fit)
-        weights = chosen.upsampler_weights
-        self.upsampler_sha256 = None if weights is None else file_digest(weights)
-        """SHA-256 of a learned upsampler's checkpoint."""
+        self._upsampler, self.upsampler_sha256 = self._make_upsampler()
         self._views = chosen.method("views").views()
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
@@ -125,10 +121,7 @@ class Segmenter:
         shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
         asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
         self._refiners = prepared(chosen.method("refine"), asked)
-        words = Words(self._text, shown)
-        encoder = Encoder(
-            model, chosen.method("attention"), chosen.precision, words, chosen.cls_source
-        )
+        encoder = self._make_encoder(Words(self._text, shown))
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
             self.device,
@@ -155,15 +148,28 @@ class Segmenter:
             queries = step(queries, embed)
         return queries
 
-    def _make_scorer(self, encoder: Encoder, first: WindowStep) -> Scorer:
+    def _make_encoder(self, words: Words) -> PixelEncoder:
+        chosen, attention = self.options, self.options.method("attention")
+        return Encoder(self.model, attention, chosen.precision, words, chosen.cls_source)
+
+    def _make_upsampler(self) -> tuple[Upsampler | None, str | None]:
+        """The upsampler, and the SHA-256 of its checkpoint if it is a learned one."""
+        chosen, model = self.options, self.model
+        weights = chosen.upsampler_weights
+        made = chosen.method("upsampler").build(
+            Fit(model.embedding_size, model.std, self.device, weights)
+        )
+        return made, None if weights is None else file_digest(weights)
+
+    def _make_scorer(self, encoder: PixelEncoder, first: WindowStep) -> WindowScorer:
         steps = (first, *self.options.method("window_steps"))
         head = Head(self._text, self._upsampler, steps, self.options.exact)
         this = weakref.ref(self)  # a circle would keep the model in memory
 
-        def encode(images: Tensor) -> DenseFeatures:
+        def encode(images: Tensor, places: Sequence[Window]) -> DenseFeatures:
             made = this()
             assert made is not None
-            return made.encode(images)
+            return made.features(images, places)
 
         whole = self.options.window == 0
         return Scorer(encoder, head, self._views, whole=whole, encode=encode)
@@ -190,6 +196,17 @@ class Segmenter:
         return Recipe.of(self)
 
     # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def source(self) -> dict[str, Any] | None:
+        """What features are read from, where that is not the encoder; plain JSON values."""
+        return None
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether features depend on the words, too."""
+        attention = self.options.method("attention")
+        return isinstance(attention, Scoring) or getattr(attention, "reads_words", False)
 
     @property
     def text_embeddings(self) -> FloatArray:
@@ -254,6 +271,10 @@ class Segmenter:
         encoder = self.encoder
         assert isinstance(encoder, Encoder)
         return encoder(images)
+
+    def features(self, images: Tensor, places: Sequence[Window]) -> DenseFeatures:
+        """Features of windows, which may be known by where they lie in the scene."""
+        return self.encode(images)
 
     def window_logits(self, windows: Tensor) -> Tensor:
         """Logits ``(B, H, W, Q)`` of windows ``(B, 3, H, W)`` from `Encoder.normalise`.
@@ -348,23 +369,16 @@ class Segmenter:
         pixels = PixelRows(core.height)
         reach = sum(refiner.reach for refiner in self._refiners)
 
-        def steps() -> Steps:
+        def noted() -> Iterator[tuple[TilePixels, list[Window]]]:
             for each in tiles:
-                here, block = each.tile.read, each.block
-                windows = [w.relative_to(here) for w in each.tile.windows]
-                windows = [w for w in windows if block.valid[w.slices()].any()]
+                here, windows = each.tile.read, with_data(each)
                 unfinished.expect(each, len(windows))
                 if self._refiners and (seen := core.intersection(here)) is not None:
-                    pixels.add(seen.row - top, _cropped(block, seen.relative_to(here)))
-                if windows:
-                    area = self._area(block, windows, core.relative_to(here), each.sent)
-                    with closing(run_windows(self._scorer, area, self._batches, stop=stop)) as run:
-                        for row, parts in run:
-                            yield row + here.row, [p.moved(here.row, here.col) for p in parts]
-                yield each.tile.core.row_stop, ()
+                    pixels.add(seen.row - top, _cropped(each.block, seen.relative_to(here)))
+                yield each, windows
 
         # Whatever fails on the way from there to here: the windows' threads end.
-        with closing(steps()) as run:
+        with closing(self._steps(core, noted(), stop)) as run:
             origin = core.row, core.col
             strips = refined(merged(run, core), self._refiners, pixels, origin)
             decided = (
@@ -375,6 +389,23 @@ class Segmenter:
                 yield from unfinished.put(first, arriving.arrays())
                 pixels.forget_above(lane.core.row - top + first - reach)
         yield from unfinished.rest()
+
+    def _steps(
+        self,
+        core: Window,
+        tiles: Iterable[tuple[TilePixels, Sequence[Window]]],
+        stop: threading.Event | None,
+    ) -> Steps:
+        """Parts of what some tiles' windows say of a core, in the order of rows."""
+        for each, windows in tiles:
+            here = each.tile.read
+            if windows:
+                area = self._area(each.block, windows, core.relative_to(here), each.sent)
+                area = replace(area, corner=(here.row, here.col))
+                with closing(run_windows(self._scorer, area, self._batches, stop=stop)) as run:
+                    for row, parts in run:
+                        yield row + here.row, [p.moved(here.row, here.col) for p in parts]
+            yield each.tile.core.row_stop, ()
 
     def _decide(self, logits: Tensor, rasters: Sequence[str]) -> Arriving:
         """Whether all is finite, and what is wanted of rows."""
@@ -398,7 +429,7 @@ class Segmenter:
 
         Both ``(Q, H, W)`` float32, from one encoding: ``patch - λ · cls`` are the logits for λ.
         """
-        assert isinstance(self.encoder, Encoder)
+        assert isinstance(self.encoder, PixelEncoder)
         both = self._image_logits(self._make_scorer(self.encoder, AlsoCls()), block)
         patch, cls = np.split(both, 2)
         return patch, cls
@@ -415,10 +446,13 @@ class Segmenter:
             found = [strip.cpu() for _, strip in strips]
         return np.ascontiguousarray(torch.cat(found).permute(2, 0, 1).numpy())
 
+    def _weight(self, shape: tuple[int, int]) -> Tensor:
+        return blend_weight(self.options.blend, shape, self.device)
+
     def _area(
         self, block: PixelBlock, windows: Sequence[Window], core: Window, sent: Tensor | None
     ) -> Area:
-        weight = blend_weight(self.options.blend, windows[0].shape, self.device)
+        weight = self._weight(windows[0].shape)
         return Area(self.encoder, block, windows, core, weight, self.options.stride, sent)
 
     def predict(
@@ -464,6 +498,12 @@ class Segmenter:
         else:
             decide_rows(slice(None))
         return Prediction(labels, scores)
+
+
+def with_data(pixels: TilePixels) -> list[Window]:
+    """A tile's windows that hold data, counted from the corner of its pixels."""
+    windows = (w.relative_to(pixels.tile.read) for w in pixels.tile.windows)
+    return [w for w in windows if pixels.block.valid[w.slices()].any()]
 
 
 def _per_cent(share: Tensor) -> Tensor:

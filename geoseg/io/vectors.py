@@ -275,6 +275,7 @@ _WORDS = {
 }  # fmt: skip
 _USES = {
     "aoi": "an area of interest", "zone": "zones", "truth": "the truth", "mask": "a mask",
+    "examples": "examples",
 }  # fmt: skip
 
 

@@ -184,7 +184,9 @@ def resolve_device(device: str) -> torch.device:
     return wanted
 
 
-def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Model:
+def load_model(
+    spec: str, *, device: str = "auto", download: bool = True, words_only: bool = False
+) -> Model:
     """Load a CLIP for dense inference.
 
     Parameters
@@ -197,6 +199,8 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     download
         Fetch weights that are not on this machine; otherwise their absence is an error.
+    words_only
+        Leave the image tower out: the model embeds texts alone.
 
     Returns
     -------
@@ -219,7 +223,7 @@ def load_model(spec: str, *, device: str = "auto", download: bool = True) -> Mod
     state = _read(located)
     _check_activation(located, parsed, state)
     state, context = folded_text(state, located.weights)
-    clip = _build(located, parsed, state, context)
+    clip = _build(located, parsed, state, context, words_only=words_only)
     checksum = _checksum(located)
     return Model(
         spec=spec,
@@ -495,11 +499,23 @@ def looks_like_quick_gelu(weights: Path, state: StateDict) -> bool:
     return _LONG_TEXT_KEY in state or not _OPENAI_STATE_KEYS.isdisjoint(state)
 
 
-def _build(located: _Located, spec: ModelSpec, state: StateDict, context: int | None) -> Any:
+_TOWER = "visual."
+_NO_TOWER = {"layers": 1, "width": 64, "head_width": 64}
+"""What stands in an image tower's place while a model without one is built."""
+
+
+def _build(
+    located: _Located, spec: ModelSpec, state: StateDict, context: int | None, *, words_only: bool
+) -> Any:
     import open_clip
 
+    instead: dict[str, Any] = {}
+    if words_only:
+        state = {name: value for name, value in state.items() if not name.startswith(_TOWER)}
+        instead["vision_cfg"] = located.config.get("vision_cfg", {}) | _NO_TOWER
     state = {name: value for name, value in state.items() if name not in _OPENAI_STATE_KEYS}
-    _refuse_far_larger(located, state)
+    if not words_only:
+        _refuse_far_larger(located, state)
     # The random state is for weights that are replaced at once; the caller's stays as it was.
     with (
         without_warnings(),
@@ -513,6 +529,7 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict, context: int | 
                 pretrained_text=False,
                 force_quick_gelu=bool(located.config.get("quick_gelu", False)),
                 force_context_length=context,
+                **instead,
             )
         except ImportError as error:
             raise MissingExtraError(
@@ -523,6 +540,8 @@ def _build(located: _Located, spec: ModelSpec, state: StateDict, context: int | 
             raise ModelError(
                 f"open_clip cannot build {shown(spec.text)}: {shown(reason)}; check its config"
             ) from error
+    if words_only:
+        clip.visual = None
     _fill(clip, state, located.weights)
     clip.eval().requires_grad_(False)
     return clip

@@ -65,7 +65,8 @@ class Method:
                 "weights_sha256": model.weights_sha256,
                 "upsampler_weights_sha256": segmenter.upsampler_sha256,
                 "templates_sha256": digest(list(load_templates(segmenter.options.templates))),
-            },
+            }
+            | ({} if segmenter.source is None else {"store": segmenter.source}),
             model.fingerprint,
             str(segmenter.device),
             segmenter.batch_size,
@@ -83,7 +84,7 @@ class Method:
 
     def facts(self) -> dict[str, Any]:
         """Everything that labels depend on, by the name the user knows it by."""
-        options = self.without_words(asdict(self.options))
+        options, store = self.without_words(asdict(self.options)), self.model.get("store")
         del options["sources"]
         if not self.scored:
             options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
@@ -92,6 +93,7 @@ class Method:
             "--classes": digest(asdict(self.vocabulary)),
             "--scorer" if self.scored else "--model": self.fingerprint,
             **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+            **({"the store": store["identity"], "--fast": store["tier"]} if store else {}),
             "the kind of device": self.device.partition(":")[0],
         }
 
@@ -182,6 +184,7 @@ def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, 
             "threshold": entry.threshold,
             "offset": entry.offset,
             "descriptions": list(entry.descriptions),
+            **({"example": list(entry.example), "share": entry.share} if entry.example else {}),
             "pixels": int(count),
             "per_cent": round(100 * int(count) / total, 3),
             "area_m2": None if area is None else round(float(area), 2),

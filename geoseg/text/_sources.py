@@ -28,16 +28,18 @@ _COLUMNS = {
     "threshold": "threshold",
     "offset": "offset",
     **dict.fromkeys(("descriptions", "description", "definition"), "descriptions"),
+    "example": "example",
+    "share": "share",
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
 _RUNS = "geoseg/run/"
 """How a ``run.json`` says what it is."""
-_OF_RUN = ("name", "queries", "color", "threshold", "offset", "descriptions")
+_OF_RUN = ("name", "queries", "color", "threshold", "offset", "descriptions", "example", "share")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
 _HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})")
-_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset", "descriptions")
+_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset", "descriptions", "example", "share")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RawClass:
     threshold: float | None = None
     offset: float = 0.0
     descriptions: tuple[str, ...] = ()
+    example: tuple[float, ...] = ()
+    share: float = 0.5
     number: str | None = None
     """As it stands in a table: the pixel value in a legend, no matter elsewhere."""
 
@@ -443,6 +447,8 @@ def _from_sequence(items: Sequence[object]) -> tuple[RawClass, ...]:
                     one.threshold,
                     one.offset,
                     one.descriptions,
+                    one.example,
+                    one.share,
                 )
             )
             continue
@@ -514,13 +520,20 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f"{origin}, {where}: threshold must be a number from 0 to 1")
     if not _is_number(offset):
         raise VocabularyError(f"{origin}, {where}: offset must be a number from -1 to 1")
+    example, share = table.get("example", ()), table.get("share", 0.5)
+    if not isinstance(example, list | tuple) or not all(map(_is_number, example)):
+        raise VocabularyError(f"{origin}, {where}: example must be a list of numbers")
+    if not _is_number(share):
+        raise VocabularyError(f"{origin}, {where}: share must be a number from 0 to 1")
     given = table.get("prompts", [name])
     prompts, own = _without_color(_strings(given, origin, where), origin, where)
     color = color or own
-    if not prompts:
+    if not prompts and not example:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
     described = _strings(table.get("descriptions", ()), origin, where, "descriptions")
-    return RawClass(where, name, prompts, color, threshold, offset, described)
+    return RawClass(
+        where, name, prompts, color, threshold, offset, described, tuple(example), share
+    )
 
 
 def _strings(value: object, origin: str, where: str, key: str = "prompts") -> tuple[str, ...]:

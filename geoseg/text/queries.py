@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.errors import VocabularyError
 from geoseg.text.vocabulary import Vocabulary
 from geoseg.types import FloatArray
 
@@ -39,11 +40,21 @@ class Queries:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, embed: Embed) -> Queries:
-        """Queries of all words of a vocabulary, with its classes' offsets."""
-        class_of = vocabulary.query_classes
+        """Queries of all words and examples of a vocabulary, with its classes' offsets.
+
+        Raises
+        ------
+        VocabularyError
+            If an example was made with another model.
+        """
         offsets = np.array([c.offset for c in vocabulary.classes], np.float32)
+        words = vocabulary.queries
+        vectors, class_of = embed(words) if words else None, vocabulary.query_classes
+        if any(entry.example for entry in vocabulary.classes):
+            vectors, class_of = _with_examples(vocabulary, vectors)
+        assert vectors is not None
         return cls(
-            embed(vocabulary.queries),
+            vectors,
             class_of,
             offsets[class_of],
             len(vocabulary.classes),
@@ -66,6 +77,38 @@ class Queries:
             class_of=np.concatenate([self.class_of, np.full(len(vectors), self.classes, np.int32)]),
             offset=np.concatenate([self.offset, np.zeros(len(vectors), np.float32)]),
         )
+
+
+def _with_examples(
+    vocabulary: Vocabulary, words: FloatArray | None
+) -> tuple[FloatArray, npt.NDArray[np.int32]]:
+    """Words drawn towards the examples of their classes; an example by itself where none is."""
+    rows: list[FloatArray] = []
+    class_of: list[int] = []
+    first = 0
+    size = None if words is None else words.shape[1]
+    for index, entry in enumerate(vocabulary.classes):
+        own = entry.prompts
+        found = np.zeros((0, 0)) if words is None else words[first : first + len(own)]
+        first += len(own)
+        if entry.example:
+            example = _unit(np.array(entry.example))
+            if size not in (None, len(example)):
+                raise VocabularyError(
+                    f"class '{entry.name}': its example has {len(example)} numbers and the model's "
+                    f"directions have {size}; make examples with the same model"
+                )
+            size = len(example)
+            found = (
+                _unit((1 - entry.share) * found + entry.share * example) if own else example[None]
+            )
+        rows.append(found.astype(np.float32))
+        class_of += [index] * len(found)
+    return np.concatenate(rows), np.array(class_of, np.int32)
+
+
+def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12))
 
 
 class VocabularyStep(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,14 +53,26 @@ class VocabularyClass:
     """Added to the cosine logits of the class's queries, in [-1, 1]: above 0 favours the class."""
     descriptions: tuple[str, ...] = ()
     """Sentences that say what the class is, for ``--vocabulary-step describe``."""
+    example: tuple[float, ...] = ()
+    """What is to be seen where examples lie: a direction in a model's space, see
+    `geoseg.examples`. A class with one needs no prompt."""
+    share: float = 0.5
+    """Of the example in the class's queries, beside its prompts."""
 
     def __post_init__(self) -> None:
         described = tuple(clean_prompt(text) for text in self.descriptions)
         object.__setattr__(self, "descriptions", described)
         object.__setattr__(self, "name", clean_name(self.name))
         object.__setattr__(self, "prompts", tuple(clean_prompt(prompt) for prompt in self.prompts))
-        if not self.prompts:
+        object.__setattr__(self, "example", tuple(float(value) for value in self.example))
+        if not self.prompts and not self.example:
             raise VocabularyError(f"class '{self.name}' has no prompt")
+        if not all(map(math.isfinite, self.example)) or (self.example and not any(self.example)):
+            raise VocabularyError(f"class '{self.name}': its example is no direction")
+        if not 0 <= self.share <= 1:
+            raise VocabularyError(
+                f"class '{self.name}': share {shown(self.share)} is not between 0 and 1"
+            )
         if not _COLOR.fullmatch(self.color):
             raise VocabularyError(
                 f"class '{self.name}': '{shown(self.color)}' is not a colour; write it like #1f7a3d"
@@ -236,7 +249,7 @@ class Vocabulary:
 
     @property
     def query_classes(self) -> npt.NDArray[np.int32]:
-        """``(Q,)`` int32: index of the class that each query belongs to."""
+        """``(Q,)`` int32: index of the class that each word belongs to."""
         counts = [len(entry.prompts) for entry in self.classes]
         return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
@@ -273,6 +286,8 @@ def _build(raw: RawVocabulary) -> tuple[VocabularyClass, ...]:
                     entry.threshold,
                     entry.offset,
                     entry.descriptions,
+                    entry.example,
+                    entry.share,
                 )
             )
         except VocabularyError as error:
@@ -355,4 +370,6 @@ def _toml_table(entry: VocabularyClass) -> str:
         lines.append(f"offset = {entry.offset!r}")
     if entry.descriptions:
         lines.append(f"descriptions = {json.dumps(entry.descriptions, ensure_ascii=False)}")
+    if entry.example:
+        lines += [f"example = {list(entry.example)!r}", f"share = {entry.share!r}"]
     return "\n".join([*lines, ""])

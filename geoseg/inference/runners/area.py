@@ -57,6 +57,8 @@ class Area:
     """Step between windows, in pixels."""
     sent: Tensor | None = None
     """Normalised pixels of the block that are on the device already."""
+    corner: tuple[int, int] = (0, 0)
+    """Row and column of the block in the scene."""
 
     def pixels(self, window: Window) -> Tensor:
         """Normalised pixels of a window."""
@@ -77,6 +79,11 @@ class Area:
     def batch(self, windows: Sequence[Window]) -> Tensor:
         """Normalised pixels of some windows, ``(B, 3, H, W)``."""
         return torch.stack([self.pixels(window) for window in windows])
+
+    def places(self, windows: Sequence[Window]) -> list[Window]:
+        """Where some windows lie in the scene."""
+        row, col = self.corner
+        return [Window(w.row + row, w.col + col, *w.shape) for w in windows]
 
 
 @dataclass

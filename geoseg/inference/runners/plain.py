@@ -24,7 +24,7 @@ def run_plain(
     """Yield the weighted logits of each batch's windows, those of one row together."""
 
     def parts(windows: Sequence[Window]) -> list[Part]:
-        logits = area.weighted(scorer(area.batch(windows)))
+        logits = area.weighted(scorer(area.batch(windows), area.places(windows)))
         return [Part(w, one, area.weight) for w, one in zip(windows, logits, strict=True)]
 
     done = batches.run(parts, area, stop=stop, share_threads=share_threads)

@@ -97,7 +97,7 @@ def run_shared(
 
     @torch.no_grad()
     def begin(windows: Sequence[Window]) -> None:
-        features = scorer.encode(area.batch(windows))
+        features = scorer.encode(area.batch(windows), area.places(windows))
         for window, one in zip(windows, split_features(features, 1), strict=True):
             lattices[window].begin(window, functools.partial(_begin, scorer.head, one))
 

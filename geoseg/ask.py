@@ -1,0 +1,357 @@
+"""Encode a scene once, then ask for any words: a store, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from geoseg._address import as_given
+from geoseg._fields import as_made
+from geoseg._html import table
+from geoseg._inputs import shown
+from geoseg._texts import area_as_text
+from geoseg.bars import shown as progress_shown
+from geoseg.errors import OptionError, SceneError, not_found
+from geoseg.inference.network import windows_of
+from geoseg.inference.refine.scene import with_measures
+from geoseg.io.aoi import Aoi
+from geoseg.io.scene import Scene, open_scene
+from geoseg.lazy import mapped
+from geoseg.model.loading import Model, load_model
+from geoseg.model.spec import DEFAULT_MODEL
+from geoseg.options import Options, Products, Reading, StoreOptions
+from geoseg.pipeline import run_scene
+from geoseg.run.result import ProgressCallback, Run
+from geoseg.run.scenes import SceneSource, open_area, open_input, passing_mosaic
+from geoseg.run.tiles import PixelSource
+from geoseg.runtime.gdal import bounded_cache
+from geoseg.store.encode import EncodeRun, StoreFolder
+from geoseg.store.encoding import WORDS, Encoding
+from geoseg.store.layout import StoreFile
+from geoseg.store.recorded import FastSegmenter, RecordedModel, RecordedSegmenter, StoredPixels
+from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.types import Window
+
+
+def encode(
+    scene: SceneSource,
+    out: str | Path,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    options: Options | Mapping[str, Any] | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    reading: Reading | Mapping[str, Any] | None = None,
+    store: StoreOptions | Mapping[str, Any] | None = None,
+    tile: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    client: Any = None,
+    progress: ProgressCallback | bool | None = None,
+) -> Store:
+    """Encode a scene once, so that any words can be asked for later.
+
+    Parameters
+    ----------
+    scene
+        As for `geoseg.segment_to_files`; arrays go to a file first.
+    out
+        Folder of the store, made if it is not there; mostly called ``….store``.
+    model, window, stride, reading, device, client, progress
+        As for `geoseg.segment_to_files`. A client's workers run the encoder.
+    options
+        How to encode: attention, precision, windows; and upsampler and blend, which the fast tier
+        holds and the full tier takes if nothing else is asked for. What concerns words is ignored.
+    store
+        Tiers, and how fine the fast one is.
+    tile
+        Side of what is encoded and written at once, in pixels.
+    overwrite
+        Replace a store that is there.
+    resume
+        Finish an interrupted run; the result is that of a run without a break, byte for byte.
+
+    Returns
+    -------
+    Store
+        Ready to be asked.
+
+    Raises
+    ------
+    GeosegError
+        With one line that says what is wrong and what to do.
+    """
+    how, wanted = as_made(Reading, reading), as_made(StoreOptions, store)
+    folder = StoreFolder(out)
+    folder.check_store(overwrite=overwrite, resume=resume)
+    with (
+        progress_shown(progress, "encode") as say,
+        folder.claimed(),
+        bounded_cache(),
+        passing_mosaic(scene, folder.path),
+    ):
+        source = open_input(scene, how, folder.path, travels=True)
+        loaded = model if isinstance(model, Model) else load_model(model, device=device)
+        segmenter = Encoding(loaded, WORDS, windows_of(options, window, stride))
+        run = EncodeRun(source, segmenter, how, wanted, folder, tile, client)
+        if say is not None:
+            run.progress = say
+        run.execute(resume=resume)
+    return open_store(folder.path)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a store that `encode` has made.
+
+    Raises
+    ------
+    SceneError
+        If there is none, or only half of one, or one of another layout.
+    """
+    return Store(StoreFile.open(as_given(path)))
+
+
+class Store:
+    """Features of a scene, from which any words make a map; get one from `open_store`.
+
+    Examples
+    --------
+    >>> store = geoseg.open_store("town.store")                       # doctest: +SKIP
+    >>> store.ask("building; road; water", fast=True).labels          # doctest: +SKIP
+    >>> store.to_files("building; road; water", "map")                # doctest: +SKIP
+    """
+
+    def __init__(self, file: StoreFile) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._file.path
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the store says of itself: scene, model, options, layout; plain JSON values."""
+        return self._file.facts
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """``full``, ``fast`` or both."""
+        return self._file.layout.tiers
+
+    @property
+    def model(self) -> str:
+        """Specification of the model that it was encoded with."""
+        return str(self.facts["model"]["spec"])
+
+    def __repr__(self) -> str:
+        layout = self._file.layout
+        return (
+            f"Store({self.path}: {layout.width} x {layout.height} pixels, "
+            f"{' and '.join(self.tiers)}, {self.facts['model']['spec']})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("scene", self.facts["scene"]["path"]),
+            *((name, value) for name, value in self.facts["options"].items() if value is not None),
+        ]
+        return table(repr(self), (), rows)
+
+    def ask(
+        self,
+        words: VocabularySource,
+        *,
+        fast: bool | None = None,
+        options: Options | Mapping[str, Any] | None = None,
+        aoi: Any = None,
+        probabilities: bool = False,
+        tile: int | None = 2048,
+        model: str | Model | None = None,
+        device: str = "auto",
+        scene: str | Path | None = None,
+    ) -> xr.Dataset:
+        """Map the scene lazily, without encoding it again.
+
+        Parameters
+        ----------
+        words
+            As ``classes`` of `geoseg.segment`.
+        fast
+            Ask the fast tier: nearly the same map in a fraction of the time. None takes the full
+            tier where there is one.
+        options
+            As for `geoseg.segment`; what was settled when the scene was encoded cannot be changed:
+            attention, windows and precision, for the fast tier upsampler and blend too.
+        aoi
+            Part of the scene, as in `geoseg.Reading`.
+        probabilities, tile
+            As for `geoseg.segment`.
+        model
+            Where the model of the store lies now, if that is another place.
+        device
+            As for `geoseg.segment`; the fast tier is asked on the CPU.
+        scene
+            Where the scene lies now, if that is another place.
+
+        Returns
+        -------
+        xarray.Dataset
+            As `geoseg.segment`.
+
+        Raises
+        ------
+        GeosegError
+            With one line that says what is wrong and what to do.
+        """
+        source, reading = self._open(scene, aoi)
+        segmenter = self._segmenter(source, words, fast, options, model, device)
+        pixels = self._pixels(segmenter, source, reading)
+        return mapped((source,), pixels, segmenter, reading, tile, probabilities=probabilities)
+
+    def to_files(
+        self,
+        words: VocabularySource,
+        out: str | Path,
+        *,
+        fast: bool | None = None,
+        options: Options | Mapping[str, Any] | None = None,
+        aoi: Any = None,
+        products: Products | Mapping[str, Any] | None = None,
+        model: str | Model | None = None,
+        device: str = "auto",
+        scene: str | Path | None = None,
+        tile: int | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        update: bool = False,
+        client: Any = None,
+        progress: ProgressCallback | bool | None = None,
+    ) -> Run:
+        """Map the scene and leave the products in a folder, without encoding it again.
+
+        Parameters
+        ----------
+        words, fast, options, aoi, model, device, scene
+            As for `ask`.
+        out, products, tile, overwrite, resume, update, client, progress
+            As for `geoseg.segment_to_files`.
+
+        Returns
+        -------
+        Run
+            Paths and the content of ``run.json``, which names the store too.
+
+        Raises
+        ------
+        GeosegError
+            With one line that says what is wrong and what to do.
+        """
+        vocabulary = Vocabulary.parse(words)
+        path, reading = self._scene_path(scene), self._reading(aoi)
+
+        def make(source: Scene) -> tuple[RecordedSegmenter, PixelSource]:
+            self._check_scene(source, reading)
+            segmenter = self._segmenter(source, vocabulary, fast, options, model, device)
+            return segmenter, self._pixels(segmenter, source, reading)
+
+        with progress_shown(progress, "segment") as say:
+            return run_scene(
+                path,
+                out,
+                make,
+                reading=reading,
+                products=as_made(Products, products),
+                tile=tile,
+                overwrite=overwrite,
+                resume=resume,
+                update=update,
+                client=client,
+                progress=say,
+            )
+
+    # -- what is asked with ------------------------------------------------------------------
+
+    def _segmenter(
+        self,
+        source: Scene,
+        words: VocabularySource,
+        fast: bool | None,
+        options: Options | Mapping[str, Any] | None,
+        model: str | Model | None,
+        device: str,
+    ) -> RecordedSegmenter:
+        fast = "full" not in self.tiers if fast is None else fast
+        kind = FastSegmenter if fast else RecordedSegmenter
+        named = RecordedModel.of(self._file, "cpu" if fast else device, model)
+        chosen = with_measures(as_made(Options, options), source)
+        return kind(self._file, named, Vocabulary.parse(words), chosen)
+
+    def _pixels(self, segmenter: RecordedSegmenter, source: Scene, reading: Reading) -> PixelSource:
+        """What is read beside the store: the scene, unless nothing looks at its colours."""
+        if segmenter.tier == "full" or segmenter.options.refine:
+            return source
+        area = open_area(replace(reading, aoi=self.facts["area"]), source.grid)
+        whole = Window(0, 0, *source.shape)
+        return StoredPixels(self._file, whole if area is None else area.window)
+
+    # -- the scene ---------------------------------------------------------------------------
+
+    def _scene_path(self, given: str | Path | None) -> str:
+        if given is not None:
+            return as_given(given)
+        path = str(self.facts["scene"]["path"])
+        if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
+            raise not_found(SceneError)(
+                f"{self.path}: its scene {shown(path)} is not there; say where it lies with --scene"
+            )
+        return path
+
+    def _reading(self, aoi: Any) -> Reading:
+        kept = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.facts["scene"]["reading"].items()
+        }
+        wanted = self.facts["area"] if aoi is None else area_as_text(aoi)
+        # The bands of one scene were put together when it was encoded.
+        return Reading(**(kept | {"aoi": wanted, "rgb": False}))
+
+    def _open(self, scene: str | Path | None, aoi: Any) -> tuple[Scene, Reading]:
+        reading = self._reading(aoi)
+        source = open_scene(self._scene_path(scene), reading)
+        self._check_scene(source, reading)
+        return source, reading
+
+    def _check_scene(self, source: Scene, reading: Reading) -> None:
+        """Refuse another scene, and an area of which the store knows too little."""
+        if _content(source.fingerprint()) != _content(self.facts["scene"]["fingerprint"]):
+            raise SceneError(
+                f"{source.path} is not, or no longer, the scene that {self.path} was made of; "
+                "encode it anew"
+            )
+        area = open_area(reading, source.grid)
+        if self.facts["area"] is None or reading.aoi == self.facts["area"] or area is None:
+            return
+        known = Aoi.open(self.facts["area"], source.grid)
+        if not known.outline.buffer(_SLIP).covers(area.outline):
+            raise OptionError(
+                f"--aoi reaches beyond the area that {self.path} was encoded for; encode the "
+                "scene with a larger one"
+            )
+
+
+_SLIP = 1e-6
+"""Pixels by which an area may seem to reach beyond itself."""
+
+
+def _content(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes scenes the same, wherever they lie."""
+    known = {name: value for name, value in fingerprint.items() if name not in ("path", "files")}
+    for name in ("transform", "shape"):
+        known[name] = list(known[name])
+    return known | {"files": [list(one[1:]) for one in fingerprint["files"]]}

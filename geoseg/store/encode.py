@@ -1,0 +1,527 @@
+"""Scene to store: the run that fills one, shard by shard, so that it can go on after a break."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+import zarr
+
+from geoseg._address import without_secrets
+from geoseg._fields import choices
+from geoseg._files import absolute, writing_to
+from geoseg.errors import OptionError, OutputError
+from geoseg.inference.lane import TilePixels
+from geoseg.io.aoi import Aoi
+from geoseg.io.scene import Scene
+from geoseg.model.spec import portable
+from geoseg.options import Reading, StoreOptions
+from geoseg.run.folder import OutputFolder
+from geoseg.run.journal import Journal, TileRecord, digest
+from geoseg.run.report import Method, reading_facts
+from geoseg.run.result import Progress, ProgressCallback
+from geoseg.run.scenes import MOSAIC, STACK, open_area
+from geoseg.run.tiles import TileJob, run_tiles
+from geoseg.runtime.allocator import kept_memory
+from geoseg.store.encoding import (
+    Encoding,
+    FieldSegmenter,
+    FieldTile,
+    Tokens,
+    leading_directions,
+)
+from geoseg.store.layout import BLOCK, GROUP, LAYOUT, MARK, Layout, StoreFile, shard_side
+from geoseg.store.plans import FieldPlan, WindowPlan
+from geoseg.store.recorded import MARGIN
+from geoseg.tiling.tiles import TilePlan
+from geoseg.types import FloatArray, Window
+
+_PARTS = (GROUP, "cls", "full", "fast")
+"""What of a store's folder is the store; its record comes first."""
+_KEPT = (
+    "attention",
+    "cls_source",
+    "window",
+    "stride",
+    "precision",
+    "views",
+    "upsampler",
+    "upsampler_weights",
+    "blend",
+    "exact",
+    "window_steps",
+)
+"""Options that a store is made with."""
+_FITTED_WINDOWS = 256
+"""Windows that say which directions lead."""
+_PROBES, _PROBE_SIDE, _PROBE_CHANNELS, _WINDOWS_A_PROBE = 4, 8, 64, 64
+"""Places at most whose exact vectors are kept, cells of their sides, numbers worked out at once,
+and windows of a scene for each place."""
+
+
+class StoreFolder(OutputFolder):
+    """Where a store comes to lie, with a work folder in it while it is being filled."""
+
+    def check_store(self, *, overwrite: bool, resume: bool) -> None:
+        """Fail before anything is loaded if something would be replaced.
+
+        Raises
+        ------
+        OutputError
+            If something is there that may not be replaced.
+        OptionError
+            If both are set.
+        """
+        out = self.path
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; give another --out")
+        if overwrite and resume:
+            raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
+        own = {*_PARTS, self.work.name, MOSAIC, STACK, ".geoseg-claim"}
+        strange = [] if not out.exists() else [p.name for p in out.iterdir() if p.name not in own]
+        if strange:
+            raise OutputError(f"{out} holds {strange[0]}, which is no store's; give another --out")
+        if overwrite or resume:
+            return
+        if self.journal.exists():
+            raise OutputError(
+                f"{out} holds a store half written; finish it with --resume or start anew with "
+                "--overwrite"
+            )
+        if (out / GROUP).exists():
+            raise OutputError(
+                f"{out} already holds a store; replace it with --overwrite, or give another --out"
+            )
+
+    def publish_store(self, made: Path) -> None:
+        """Put a complete store where it belongs; the old record goes first, the new comes last."""
+        (self.path / GROUP).unlink(missing_ok=True)
+        for name in _PARTS[1:]:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in (*_PARTS[1:], GROUP):
+            if (made / name).exists():
+                with writing_to(self.path / name):
+                    (made / name).replace(self.path / name)
+        self.clear()
+
+
+@dataclass
+class EncodeRun:
+    """One run that fills a store; its methods are the stages, in order."""
+
+    scene: Scene
+    segmenter: Encoding
+    reading: Reading
+    wanted: StoreOptions
+    folder: StoreFolder
+    tile: int | None = None
+    client: Any = None
+    progress: ProgressCallback = field(default=lambda state: None)
+
+    def __post_init__(self) -> None:
+        _refuse_views(self.segmenter)
+        self.area = open_area(self.reading, self.scene.grid)
+        self.layout = _layout(self.scene, self.segmenter, self.wanted, self.tile)
+        region = None if self.area is None else self.area.window
+        self.windows = WindowPlan(self.layout, region, 0 if self.area is None else MARGIN)
+        self.blocks = FieldPlan(self.layout, region)
+        self.method = Method.of(self.segmenter)
+        self.facts = _facts(self)
+        self.made = self.folder.work / "store"
+
+    def execute(self, *, resume: bool) -> None:
+        """Fill the store, or finish it, unless it is there.
+
+        Raises
+        ------
+        OutputError
+            If the store that is there, or begun there, is another one.
+        """
+        group = self.folder.path / GROUP
+        if resume and group.exists() and not self.folder.journal.exists():
+            if StoreFile.open(self.folder.path).facts["identity"] != digest(self.facts):
+                raise OutputError(
+                    f"{self.folder.path} holds a store of another scene or with other options; "
+                    "replace it with --overwrite"
+                )
+            return
+        journal = self.folder.open_journal(self.facts, resume=resume)
+        self._open(fresh=not journal.finished)
+        with kept_memory():
+            self._encode(journal)
+            if "fast" in self.wanted.tiers:
+                self._make_field(journal)
+        self._finish()
+
+    def _open(self, *, fresh: bool) -> None:
+        if fresh:
+            shutil.rmtree(self.made, ignore_errors=True)
+            self.group = zarr.open_group(self.made, mode="w", zarr_format=3)
+            self.layout.make_tokens(self.group)
+            self.layout.make_field(self.group)
+        else:
+            self.group = zarr.open_group(self.made, mode="r+", zarr_format=3)
+
+    # -- tokens -----------------------------------------------------------------------------
+
+    def _encode(self, journal: Journal) -> None:
+        self._verify(journal, self.windows, 0, self._shard)
+        area = None if self.area is None else _Grown(self.area, MARGIN)
+        job = TileJob(self.scene, self.segmenter, self.windows, area)
+
+        def write(index: int, found: Tokens) -> dict[str, int]:
+            rows, cols = self.windows.places(index)
+            shape = rows.stop - rows.start, cols.stop - cols.start
+            lattice = self.layout.lattice
+            blocks = self._shard(index, empty=shape)
+            at = (
+                lattice.row_starts.searchsorted([w.row for w in found.places]) - rows.start,
+                lattice.col_starts.searchsorted([w.col for w in found.places]) - cols.start,
+            )
+            blocks["cls"][at], blocks["full/patches"][at] = found.cls, found.patches
+            return self._write(blocks, (rows, cols))
+
+        self._fill("encode", job, journal, 0, write, self.client)
+
+    def _shard(
+        self, index: int, empty: tuple[int, int] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What lies in a shard, or an empty one of a shape."""
+        found = {}
+        for name in ("cls", "full/patches"):
+            array: Any = self.group[name]
+            if empty is None:
+                found[name] = np.ascontiguousarray(array[self.windows.places(index)])
+            else:
+                found[name] = np.full((*empty, *array.shape[2:]), np.nan, array.dtype)
+        return found
+
+    # -- the field --------------------------------------------------------------------------
+
+    def _make_field(self, journal: Journal) -> None:
+        first = len(self.windows)
+        store = self._store()
+        known = np.argwhere(np.isfinite(store.cls_tokens[..., 0]))
+        if not len(known):  # a scene without data
+            known = np.zeros((0, 2), int)
+        some = known[np.linspace(0, len(known) - 1, min(len(known), _FITTED_WINDOWS)).astype(int)]
+        directions = self._directions(journal, store, some)
+        segmenter = FieldSegmenter(store, directions, str(self.segmenter.device))
+        self._verify(journal, self.blocks, first + 1, self._blocks_of)
+        job = TileJob(self.scene, segmenter, self.blocks, self.area)
+
+        def write(index: int, found: FieldTile) -> dict[str, int]:
+            for (row, col), block in found.blocks.items():
+                if block is not None:
+                    for name in ("field", "scale", "offset"):
+                        self._array(f"fast/{name}")[row, col] = getattr(block, name)
+                    self._array("fast/residual")[row, col] = found.residual
+            core = self.blocks.core(index)
+            self._put("fast/valid", core.slices(), found.valid)
+            return _checksums(self._blocks_of(index))
+
+        def nothing(index: int) -> None:
+            core = self.blocks.core(index)
+            self._put("fast/valid", core.slices(), np.zeros(core.shape, np.uint8))
+
+        self._fill("directions", job, journal, first + 1, write, None, nothing)
+        self._probe(store, some)
+
+    def _directions(self, journal: Journal, store: StoreFile, some: npt.NDArray[Any]) -> FloatArray:
+        """Directions that were fitted before the run was interrupted, or are fitted now."""
+        index = len(self.windows)
+        record = journal.finished.get(index)
+        if record is not None and "fast/basis" in self.group:
+            basis = np.ascontiguousarray(self._array("fast/basis")[:])
+            if _checksums({"basis": basis}) == record.checksums:
+                return basis
+        basis = leading_directions(store, [tuple(one) for one in some], self.layout.directions)
+        self.group.create_array("fast/basis", data=basis, chunks=basis.shape, overwrite=True)
+        journal.forget([index, *(k for k in journal.finished if k > index)])
+        journal.add(TileRecord(index, 0, _checksums({"basis": basis})))
+        return basis
+
+    def _blocks_of(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """What lies in the blocks of a tile."""
+        core, side = self.blocks.core(index), self.layout.block
+        rows = slice(core.row // side, -(-core.row_stop // side))
+        cols = slice(core.col // side, -(-core.col_stop // side))
+        names = ("field", "scale", "offset", "residual")
+        found = {f"fast/{name}": self._array(f"fast/{name}")[rows, cols] for name in names}
+        found["fast/valid"] = self._array("fast/valid")[core.slices()]
+        return {name: np.ascontiguousarray(block) for name, block in found.items()}
+
+    def _probe(self, store: StoreFile, some: npt.NDArray[Any]) -> None:
+        """Exact vectors of a few places, against which an answer of the field can be held."""
+        layout, cell = self.layout, self.layout.cell
+        side = _PROBE_SIDE
+        vectors, places = [], []
+        count = min(_PROBES, 1 + len(some) // _WINDOWS_A_PROBE)
+        for row, col in some[:: max(len(some) // count, 1)][:count]:
+            height, width = layout.lattice.window_shape
+            middle = (
+                int(layout.lattice.row_starts[row]) + height // 2,
+                int(layout.lattice.col_starts[col]) + width // 2,
+            )
+            place = _inside_of_block(middle, layout, side)
+            pixels = Window(place[0] * cell, place[1] * cell, side * cell, side * cell)
+            here = pixels.intersection(Window(0, 0, layout.height, layout.width))
+            if here is None or here.shape != pixels.shape:
+                continue
+            plan = TilePlan(layout.lattice, here.shape, here, alone=True)
+            tile = replace(plan[0], core=here, grown=here)
+            each = TilePixels(tile, self.scene.read(tile.read), np.ones(here.shape, bool))
+            exact = []
+            for first in range(0, layout.embedding, _PROBE_CHANNELS):
+                axes = np.eye(layout.embedding, dtype=np.float32)
+                axes = np.ascontiguousarray(axes[:, first : first + _PROBE_CHANNELS])
+                asked = FieldSegmenter(store, axes, str(self.segmenter.device))
+                means, known, _ = asked.cells(each)
+                exact.append(means)
+            if known.all():
+                vectors.append(np.concatenate(exact, axis=-1))
+                places.append(place)
+        found = np.stack(vectors) if vectors else np.zeros((0, side, side, layout.embedding), "f4")
+        at = np.array(places, np.int64).reshape(-1, 2)
+        self.group.create_array("fast/probes", data=found.astype(np.float32), overwrite=True)
+        self.group.create_array("fast/places", data=at, overwrite=True)
+
+    # -- in common --------------------------------------------------------------------------
+
+    def _array(self, name: str) -> Any:
+        return self.group[name]
+
+    def _put(self, name: str, places: tuple[slice, slice], block: npt.NDArray[Any]) -> None:
+        """Write whole chunks anew, whatever is there: it may be damaged."""
+        array = self._array(name)
+        sides = array.shards or array.chunks
+        ranges = [
+            range(place.start // side, -(-place.stop // side))
+            for place, side in zip(places, sides, strict=False)
+        ]
+        rest = (0,) * (array.ndim - len(ranges))
+        for key in itertools.product(*ranges):
+            file = self.made / name / array.metadata.encode_chunk_key((*key, *rest))
+            file.unlink(missing_ok=True)
+        array[places] = block
+
+    def _store(self) -> StoreFile:
+        """The store as it is so far, to read from."""
+        return StoreFile(self.made, self._record(("full", "fast")), (0, 0))
+
+    def _write(
+        self, blocks: Mapping[str, npt.NDArray[Any]], places: tuple[slice, slice]
+    ) -> dict[str, int]:
+        """Write blocks and read them back.
+
+        Raises
+        ------
+        OutputError
+            If what lies there is not what was written.
+        """
+        with writing_to(self.made):
+            for name, block in blocks.items():
+                self._put(name, places, block)
+        found = {name: np.ascontiguousarray(self._array(name)[places]) for name in blocks}
+        checksums = _checksums(blocks)
+        if _checksums(found) != checksums:
+            raise OutputError(f"{self.folder.path}: what was written cannot be read back")
+        return checksums
+
+    def _fill(
+        self,
+        stage: str,
+        job: TileJob,
+        journal: Journal,
+        first: int,
+        write: Callable[[int, Any], dict[str, int]],
+        client: Any,
+        nothing: Callable[[int], None] = lambda index: None,
+    ) -> None:
+        """Run what is not finished; tiles of a plan are numbered from ``first`` on."""
+        plan = job.plan
+        todo = [index for index in range(len(plan)) if first + index not in journal.finished]
+        pixels = sum(plan.core(index).area for index in todo)
+        state = Progress(stage, len(plan) - len(todo), len(plan), 0, pixels)
+        self.progress(state)
+        with closing(run_tiles(job, todo, client=client)) as results:
+            index: int
+            found: Any  # of the job's own kind, where it is more than nodata
+            for index, found in results:
+                if isinstance(found, Tokens | FieldTile):
+                    with writing_to(self.folder.path):
+                        checksums = write(index, found)
+                    record = TileRecord(first + index, found.windows, checksums, found.retried)
+                else:
+                    nothing(index)
+                    record = TileRecord(first + index, 0, {})
+                journal.add(record)
+                state = replace(
+                    state,
+                    tiles_done=state.tiles_done + 1,
+                    pixels_done=state.pixels_done + plan.core(index).area,
+                )
+                self.progress(state)
+
+    def _verify(
+        self,
+        journal: Journal,
+        plan: TilePlan,
+        first: int,
+        read: Callable[[int], dict[str, npt.NDArray[Any]]],
+    ) -> None:
+        """Forget recorded tiles of which not all lies in the store as it was."""
+        damaged = []
+        for index in range(len(plan)):
+            record = journal.finished.get(first + index)
+            if record is None or not record.checksums:
+                continue
+            try:
+                sound = _checksums(read(index)) == record.checksums
+            except (OSError, ValueError, KeyError, RuntimeError):
+                sound = False
+            if not sound:
+                damaged.append(first + index)
+        journal.forget(damaged)
+
+    def _record(self, tiers: Sequence[str]) -> dict[str, Any]:
+        """The store's attributes."""
+        model, options = self.segmenter.model, self.method.options
+        area = self.area
+        kept = {name: getattr(options, name) for name in _KEPT}
+        kept["precision"] = self.segmenter.precision
+        if kept["upsampler_weights"] is not None:
+            kept["upsampler_weights"] = absolute(kept["upsampler_weights"])
+        reading = asdict(self.reading) | {"aoi": None, "aoi_layer": None}
+        if reading["mask"] is not None:
+            reading["mask"] = absolute(reading["mask"])
+        facts = {
+            MARK: LAYOUT,
+            "geoseg": version("geoseg"),
+            "identity": digest(self.facts),
+            "layout": asdict(self.layout) | {"tiers": list(tiers)},
+            "scene": {
+                "path": absolute(self.scene.path),
+                "reading": reading,
+                "fingerprint": self.scene.fingerprint(),
+            },
+            "area": None if area is None else _on_ground(area, self.scene),
+            "model": self.method.model
+            | {
+                "spec": portable(model.spec),
+                "fingerprint": model.fingerprint,
+                "mean": list(model.mean),
+                "std": list(model.std),
+                "patch": model.patch_size,
+                "embedding": model.embedding_size,
+                "defaults": dict(model.defaults),
+                "device": self.segmenter.device.type,
+            },
+            "options": kept,
+        }
+        return dict(without_secrets(facts))
+
+    def _finish(self) -> None:
+        for left in self.made.rglob("*.partial"):
+            left.unlink()
+        for tier in ("full", "fast"):
+            if tier not in self.wanted.tiers:
+                shutil.rmtree(self.made / tier, ignore_errors=True)
+        self.group.attrs.put(self._record(self.wanted.tiers))
+        self.folder.publish_store(self.made)
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """An area and the pixels around it."""
+
+    area: Aoi
+    margin: int
+
+    def mask(self, window: Window) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window lie within the margin of the area."""
+        wide = replace(self.area, outline=self.area.outline.buffer(self.margin, join_style="mitre"))
+        return wide.mask(window)
+
+
+def _on_ground(area: Aoi, scene: Scene) -> str:
+    """The area in the scene's coordinates, as the text that `Reading` keeps."""
+    grid = scene.grid.drawn
+    moved = shapely.transform(
+        area.outline, lambda points: np.column_stack(grid.to_ground(*points.T))
+    )
+    return str(moved.wkt)
+
+
+def _refuse_views(segmenter: Encoding) -> None:
+    for name in ("views", "window_steps"):
+        value = getattr(segmenter.options, name)
+        if value not in ("none", ()):
+            flag = choices(type(segmenter.options))[name].flag or f"--{name}"
+            raise OptionError(
+                f"{flag} {value}: a store holds every window once, as it is; leave it out"
+            )
+
+
+def _layout(scene: Scene, segmenter: Encoding, wanted: StoreOptions, tile: int | None) -> Layout:
+    (height, width), chosen = scene.shape, segmenter.options
+    lattice = segmenter.lattice(height, width)
+    grid, size = segmenter.patches(lattice.window_shape), segmenter.model.embedding_size
+    return Layout(
+        height,
+        width,
+        chosen.window,
+        chosen.stride,
+        grid,
+        size,
+        shard_side(2 * grid[0] * grid[1] * size, tile, chosen.stride),
+        wanted.tiers,
+        min(wanted.directions, size),
+        wanted.cell,
+    )
+
+
+def _facts(run: EncodeRun) -> dict[str, Any]:
+    """Everything the store depends on, by the name the user knows it by."""
+    kept = {f"--{name.replace('_', '-')}" for name in _KEPT}
+    method = {
+        name: value
+        for name, value in run.method.facts().items()
+        if name in kept or name in ("--model", "the kind of device")
+    }
+    return {
+        **reading_facts(run.scene, run.reading, run.area),
+        **method,
+        "--precision": run.segmenter.precision,
+        "--tier": run.wanted.tier,
+        "--directions": run.layout.directions,
+        "--cell": run.layout.cell,
+        "--tile": run.layout.shard,
+        "the layout of stores": LAYOUT,
+    }
+
+
+def _inside_of_block(middle: tuple[int, int], layout: Layout, side: int) -> tuple[int, int]:
+    """First cell of a square of cells about some pixels that lies in one block."""
+    cells = []
+    for at in middle:
+        cell = at // layout.cell
+        first = cell // BLOCK * BLOCK
+        cells.append(max(min(cell, first + BLOCK - side), first))
+    return cells[0], cells[1]
+
+
+def _checksums(blocks: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
+    return {
+        name: crc32(np.ascontiguousarray(block).data.cast("B")) for name, block in blocks.items()
+    }

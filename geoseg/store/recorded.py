@@ -1,0 +1,422 @@
+"""A store in the encoder's place: words in, the same code from the tokens on."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geoseg._fields import choices
+from geoseg._inputs import shown
+from geoseg.errors import OptionError, SceneError, TilingError, WeightsError
+from geoseg.inference.lane import USUAL, TilePixels, TileResult
+from geoseg.inference.runners.area import Batches
+from geoseg.inference.scorer import PixelEncoder, WindowScorer
+from geoseg.inference.segmenter import Segmenter
+from geoseg.inference.steps import WindowStep
+from geoseg.model.attention.trunk import Words
+from geoseg.model.loading import Model, load_model, resolve_device
+from geoseg.model.upsampling.base import Upsampler
+from geoseg.model.vision import DenseFeatures
+from geoseg.options import Options, Resolved, Tier
+from geoseg.store.field import Field
+from geoseg.store.layout import MISSING, StoreFile
+from geoseg.text.templates import load_templates
+from geoseg.text.vocabulary import Vocabulary, VocabularySource
+from geoseg.tiling.lattice import Lattice
+from geoseg.tiling.tiles import Lane
+from geoseg.types import FloatArray, PixelBlock, Window
+
+MARGIN = 64
+"""Pixels around an area of interest whose windows are encoded too, for refiners."""
+_FAST_SIDE = 512
+"""Pixels of a side of what is worked out of the fast tier at once."""
+_FAST_PIXELS = 256
+"""Pixels of which several make a product large."""
+
+
+@dataclass(frozen=True)
+class RecordedModel(Model):
+    """The model that a store was encoded with, as far as words and windows need it.
+
+    Its text tower is loaded when a word is asked for whose direction is not in the cache.
+    """
+
+    patch: int = 0
+    embedding: int = 0
+    _towers: list[Model] | None = None
+
+    @classmethod
+    def of(cls, store: StoreFile, device: str, given: str | Model | None = None) -> RecordedModel:
+        """Take a store's model, or the one that is given in its place, if it is the same.
+
+        Raises
+        ------
+        WeightsError
+            If a given model has other weights.
+        """
+        facts = store.facts["model"]
+        towers: list[Model] = []
+        if given is not None:
+            named = given if isinstance(given, Model) else load_model(given, device=device)
+            _refuse_other_weights(store, named)
+            towers.append(named)
+        return cls(
+            spec=towers[0].spec if towers else facts["spec"],
+            clip=None,
+            tokenizer=None,
+            mean=tuple(facts["mean"]),
+            std=tuple(facts["std"]),
+            weights=Path(facts["weights"]),
+            fingerprint=facts["fingerprint"],
+            weights_sha256=facts["weights_sha256"],
+            defaults=facts["defaults"] | store.facts["options"],
+            device=resolve_device(device),
+            patch=facts["patch"],
+            embedding=facts["embedding"],
+            _towers=towers,
+        )
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.patch
+
+    @property
+    def embedding_size(self) -> int:
+        """Length D of the joint embedding."""
+        return self.embedding
+
+    @property
+    def context_length(self) -> int:
+        """Tokens the text tower reads, start and end markers included."""
+        return self._words().context_length
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids ``(N, context_length)`` int64."""
+        return self._words().tokenize(texts)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens each text needs, markers included, before any cut."""
+        return self._words().token_counts(texts)
+
+    def encode_text(self, tokens: Tensor | str | Sequence[str]) -> Tensor:
+        """Text embeddings ``(N, D)`` float32, not normalised."""
+        return self._words().encode_text(tokens)
+
+    def _words(self) -> Model:
+        assert self._towers is not None
+        with _loading:
+            if not self._towers:
+                made = load_model(self.spec, device=str(self.device), words_only=True)
+                if made.fingerprint != self.fingerprint:
+                    raise WeightsError(
+                        f"{shown(self.spec)} has other weights here ({made.weights}) than those "
+                        "the store was encoded with; give the same file with --model, or encode "
+                        "the scene anew"
+                    )
+                self._towers.append(made)
+            return self._towers[0]
+
+
+_loading = threading.Lock()
+
+
+def _refuse_other_weights(store: StoreFile, model: Model) -> None:
+    if model.fingerprint != store.facts["model"]["fingerprint"]:
+        raise WeightsError(
+            f"{store.path} was encoded with {shown(store.facts['model']['spec'])}, and --model "
+            f"{shown(model.spec)} has other weights; leave --model out, or encode the scene anew"
+        )
+
+
+class RecordedSegmenter(Segmenter):
+    """The full tier: a segmenter whose features come from a store.
+
+    Parameters
+    ----------
+    store
+        With a full tier.
+    model
+        Its own.
+    vocabulary
+        Classes and their queries.
+    options
+        How to infer; what was settled when the store was encoded is the store's.
+
+    Raises
+    ------
+    OptionError
+        If an option says otherwise.
+    """
+
+    tier: Tier = "full"
+
+    def __init__(
+        self,
+        store: StoreFile,
+        model: RecordedModel,
+        vocabulary: VocabularySource,
+        options: Options,
+    ) -> None:
+        if self.tier not in store.layout.tiers:
+            raise OptionError(
+                f"{store.path} holds no {self.tier} tier; "
+                + ("ask without --fast" if self.tier == "fast" else "ask with --fast")
+                + f", or encode the scene with --tier {self.tier}"
+            )
+        self.store = store
+        super().__init__(model, vocabulary, _settled(store, model, options, self.tier))
+        reach = sum(refiner.reach for refiner in self._refiners)
+        if store.facts["area"] is not None and reach > MARGIN:
+            raise OptionError(
+                f"the refiners reach {reach} pixels, and {store.path} holds {MARGIN} around its "
+                "area; encode the whole scene, or give fewer or shorter steps"
+            )
+
+    def _make_encoder(self, words: Words) -> PixelEncoder:
+        return PixelEncoder(self.model, self.options.precision)
+
+    def features(self, images: Tensor, places: Sequence[Window]) -> DenseFeatures:
+        """Features of windows, read from the store."""
+        found = self.store.tokens(places)
+        patch = self.model.patch_size
+        grid = images.shape[2] // patch, images.shape[3] // patch
+        if grid != found.grid:
+            raise TilingError(
+                f"{self.store.path} holds windows of {found.grid} patches, and --upsampler "
+                f"{self.options.upsampler} wants {grid}; encode the scene with it"
+            )
+        return replace(found, cls=found.cls.to(self.device), patches=found.patches.to(self.device))
+
+    def segment_lane(
+        self,
+        lane: Lane,
+        tiles: Iterable[TilePixels],
+        *,
+        rasters: Sequence[str] = USUAL,
+        stop: threading.Event | None = None,
+    ) -> Generator[TileResult, None, None]:
+        """Label tiles below one another, while the store stays the one that was opened."""
+        with closing(super().segment_lane(lane, tiles, rasters=rasters, stop=stop)) as found:
+            for result in found:
+                self.store.refuse_other()
+                yield result
+
+    @property
+    def recipe(self) -> Any:
+        """What another process needs to make the same segmenter."""
+        options = Options(
+            **{f.name: getattr(self.options, f.name) for f in fields(Options)}
+            | {"templates": tuple(load_templates(self.options.templates))}
+        )
+        store = self.store
+        path = str(store.path.absolute())
+        return StoreRecipe(
+            type(self), path, store.mark, self.device.type, self.vocabulary, options.portable()
+        )
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The store, and what of it is read."""
+        return {
+            "path": str(self.store.path),
+            "tier": self.tier,
+            "identity": self.store.facts["identity"],
+        }
+
+
+class FastSegmenter(RecordedSegmenter):
+    """The fast tier: logits of words from the direction field."""
+
+    tier: Tier = "fast"
+
+    def __init__(
+        self,
+        store: StoreFile,
+        model: RecordedModel,
+        vocabulary: VocabularySource,
+        options: Options,
+    ) -> None:
+        super().__init__(store, model, vocabulary, options)
+        self._batches = Batches(
+            self.device,
+            self.options.batch_size,
+            window_pixels=_FAST_SIDE**2,
+            patch_pixels=_FAST_PIXELS,
+            queries=len(self._text),
+        )
+
+    def _make_encoder(self, words: Words) -> PixelEncoder:
+        return _NoPixels(self.model, self.options.precision)
+
+    def _make_upsampler(self) -> tuple[Upsampler | None, str | None]:
+        return None, self.store.facts["model"]["upsampler_weights_sha256"]
+
+    def _make_scorer(self, encoder: PixelEncoder, first: WindowStep) -> WindowScorer:
+        chosen = self.options
+        field = Field(self.store, self._text, chosen.cls_bias, chosen.blend)
+        self._bound, self._found = field.error()
+        return FieldScorer(encoder, field)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The store, and how near its logits are."""
+        return super().source | {
+            "logit_error_bound": round(self._bound, 6),
+            "logit_error_found": None if self._found is None else round(self._found, 6),
+        }
+
+    def lattice(self, height: int, width: int) -> Lattice:
+        """Pieces of the field; they do not overlap but at the scene's last rows and columns."""
+        return Lattice(height, width, _FAST_SIDE, _FAST_SIDE)
+
+    def _weight(self, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape, device=self.device)
+
+    def send(self, block: PixelBlock) -> None:
+        """Nothing goes anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class FieldScorer:
+    """Pieces of the field to logits of their pixels."""
+
+    encoder: PixelEncoder
+    field: Field
+
+    def __call__(self, windows: Tensor, places: Sequence[Window] = ()) -> Tensor:
+        """Logits ``(B, H, W, Q)`` of windows, known by where they lie."""
+        return torch.stack([self.field.logits(place) for place in places])
+
+
+class _NoPixels(PixelEncoder):
+    """Makes nothing of pixels, of which there may be none."""
+
+    def normalise(self, block: PixelBlock) -> Tensor:
+        return torch.from_numpy(block.rgb)
+
+
+SETTLED: Mapping[Tier, tuple[str, ...]] = {
+    "full": ("attention", "cls_source", "window", "stride", "precision", "views"),
+    "fast": (
+        "attention",
+        "cls_source",
+        "window",
+        "stride",
+        "precision",
+        "views",
+        "upsampler",
+        "upsampler_weights",
+        "blend",
+        "window_steps",
+    ),
+}
+"""Options that nobody can choose any more once there is a store."""
+
+
+def _settled(store: StoreFile, model: Model, options: Options, tier: Tier) -> Options:
+    """Options with those of the store where nothing was given.
+
+    Raises
+    ------
+    OptionError
+        If what was settled with the store is given otherwise; the message names it.
+    """
+    known = store.facts["options"]
+    wanted = options
+    if wanted.precision == "auto":
+        wanted = replace(wanted, precision=known["precision"])
+    if wanted.cls_source == Options.cls_source:
+        wanted = replace(wanted, cls_source=known["cls_source"])
+    learned = known["upsampler_weights"] if wanted.preset == "none" else None
+    own = wanted.upsampler in (None, known["upsampler"]) and wanted.upsampler_weights is None
+    if learned is not None and own:
+        wanted = replace(wanted, upsampler=known["upsampler"], upsampler_weights=learned)
+    found: Resolved = wanted.resolve(model.defaults)
+    for name in SETTLED[tier]:
+        asked, settled = getattr(found, name), known[name]
+        settled = tuple(settled) if isinstance(settled, list) else settled
+        if asked != settled:
+            flag = choices(Options)[name].flag or f"--{name.replace('_', '-')}"
+            raise OptionError(
+                f"{flag} {shown(asked)}: {store.path} was encoded with {shown(settled)}; leave "
+                f"{flag} out, or encode the scene anew"
+            )
+    return wanted
+
+
+@dataclass(frozen=True)
+class StoreRecipe:
+    """A segmenter over a store on its way to another process, which opens the store for itself."""
+
+    kind: type[RecordedSegmenter]
+    path: str
+    mark: tuple[int, int]
+    device: str
+    vocabulary: Vocabulary
+    options: Options
+
+    def segmenter(self) -> Segmenter:
+        """Make the segmenter, once in a process for all tiles that need it.
+
+        Raises
+        ------
+        SceneError
+            If the store is not there, or another one.
+        """
+        with _lock:
+            return _built(self)
+
+
+_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=2)
+def _built(recipe: StoreRecipe) -> Segmenter:
+    store = StoreFile.open(recipe.path)
+    if store.mark != recipe.mark:
+        raise SceneError(f"{recipe.path} was replaced while it was read; run again")
+    model = RecordedModel.of(store, recipe.device)
+    return recipe.kind(store, model, recipe.vocabulary, recipe.options)
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """Which pixels of a scene hold data, from a store; their colours are not wanted."""
+
+    store: StoreFile
+    region: Window
+    """Pixels of which the store knows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Size of the scene as ``(height, width)``."""
+        return self.store.layout.height, self.store.layout.width
+
+    def read(self, window: Window) -> PixelBlock:
+        """Masks of a window.
+
+        Raises
+        ------
+        SceneError
+            If the store has lost a part of them.
+        """
+        found = self.store.read("fast/valid", *window.slices())
+        known = window.intersection(self.region)
+        if known is not None and (found[known.relative_to(window).slices()] == MISSING).any():
+            raise SceneError(f"{self.store.path}: a part of its fast tier is gone; encode anew")
+        none: FloatArray = np.empty((0, *window.shape), np.float32)
+        return PixelBlock(none, found == 1)
+
+    def known_empty(self, window: Window) -> bool:
+        """Nothing is known without reading."""
+        return False

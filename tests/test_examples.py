@@ -1,0 +1,175 @@
+"""Examples in place of words, or beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from rasters import UTM, make
+from typer.testing import CliRunner
+
+import geoseg
+from geoseg import Options, Store, Vocabulary
+from geoseg.errors import GeosegWarning, OptionError, SceneError, VocabularyError
+from geoseg.testing import tiny_random_model
+from geoseg_cli.main import app
+
+COLOURS = {"brick": (170, 70, 60), "lawn": (60, 150, 60), "lake": (40, 70, 160)}
+WIDTH = 96
+QUICK = Options(templates="none", cls_bias=0.0)
+
+
+def stripes(path: Path, order: tuple[str, ...] = tuple(COLOURS), seed: int = 0) -> Path:
+    """Three stripes side by side, of colours that vary a little."""
+    noise = np.random.default_rng(seed).integers(-12, 12, (3, 192, WIDTH * len(order)))
+    flat = np.repeat(np.array([COLOURS[name] for name in order]).T, WIDTH, axis=1)[:, None]
+    return make(path, (flat + noise).clip(1, 255).astype(np.uint8))
+
+
+def box(stripe: int, top: int, side: int = 40) -> Any:
+    """A square in a stripe."""
+    left = 500000 + stripe * WIDTH + 25
+    return shapely.box(left, 5000000 - top - side, left + side, 5000000 - top)
+
+
+def table(names: list[str], shapes: list[Any], crs: str = UTM) -> gpd.GeoDataFrame:
+    return gpd.GeoDataFrame({"class": names}, geometry=shapes, crs=crs)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> geoseg.Model:
+    return geoseg.load_model(tiny_random_model(folder / "model"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(folder: Path) -> Path:
+    return stripes(folder / "scene.tif")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, scene: Path, model: geoseg.Model) -> Store:
+    return geoseg.encode(scene, folder / "s.store", model=model, store={"tier": "full"})
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path) -> Path:
+    names = [name for name in COLOURS for _ in range(2)]
+    shapes = [box(k, top) for k in range(3) for top in (10, 120)]
+    path = folder / "examples.gpkg"
+    table(names, shapes).to_crs("EPSG:4326").to_file(path)
+    return path
+
+
+def told_right(labels: np.ndarray, order: tuple[int, ...] = (0, 1, 2)) -> float:
+    return float(np.mean(labels == np.repeat(order, WIDTH)))
+
+
+def test_examples_alone_make_the_classes_and_the_map(
+    store: Store, scene: Path, model: geoseg.Model, file: Path
+) -> None:
+    found = geoseg.examples(store, file)
+    assert found.names == tuple(COLOURS)
+    assert told_right(store.ask(found, options=QUICK).labels.values) > 0.85
+    # Without a store the same tokens are encoded for it, and fewer windows say what is usual.
+    again = geoseg.examples(scene, file, model=model)
+    assert told_right(geoseg.segment(scene, again, model=model, options=QUICK).labels.values) > 0.85
+
+
+def test_examples_hold_on_another_scene_and_in_a_file(
+    store: Store, model: geoseg.Model, file: Path, tmp_path: Path
+) -> None:
+    saved = geoseg.examples(store, file).save(tmp_path / "classes.toml")
+    assert Vocabulary.parse(saved) == geoseg.examples(store, file)
+    other = stripes(tmp_path / "other.tif", ("lake", "brick", "lawn"), seed=1)
+    run = geoseg.segment_to_files(other, saved, tmp_path / "map", model=model, options=QUICK)
+    with rasterio.open(tmp_path / "map" / "labels.tif") as raster:
+        assert told_right(raster.read(1), (2, 0, 1)) > 0.85
+    # What made the map is in its record, and the record makes the same map.
+    assert Vocabulary.parse(run.out / "run.json") == Vocabulary.parse(saved)
+
+
+def test_words_get_better_by_examples(store: Store, file: Path) -> None:
+    words = Vocabulary.parse("brick, roof; lawn; lake")
+    before = told_right(store.ask(words, options=QUICK).labels.values)
+    both = geoseg.examples(store, file, words)
+    assert [entry.prompts for entry in both.classes] == [e.prompts for e in words.classes]
+    after = told_right(store.ask(both, options=QUICK).labels.values)
+    assert after > max(before, 0.8)
+    half = geoseg.examples(store, file, words, share=0.5)
+    assert {entry.share for entry in half.classes} == {0.5}
+
+
+def test_points_are_examples_too(store: Store) -> None:
+    shapes = [box(k, 80).centroid for k in range(3)]
+    with pytest.warns(GeosegWarning, match="3 of 3 examples are smaller than a patch of 16 x 16"):
+        found = geoseg.examples(store, table(list(COLOURS), shapes))
+    assert told_right(store.ask(found, options=QUICK).labels.values) > 0.8
+
+
+def test_a_class_known_by_words_alone_stays_so(store: Store) -> None:
+    found = geoseg.examples(store, table(["lake"], [box(2, 50)]), "brick; lawn; lake", share=0.3)
+    assert [bool(entry.example) for entry in found.classes] == [False, False, True]
+    labels = store.ask(found, options=QUICK).labels.values
+    assert (labels[:, 2 * WIDTH :] == 2).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "words"),
+    [
+        (table(["lake"], [shapely.box(0, 0, 9, 9)]), OptionError, "all examples lie beside"),
+        (table(["moor"], [box(0, 9)]), VocabularyError, "'moor' is not one of the classes"),
+        (table([None], [box(0, 9)]), OptionError, "an example has no class"),
+        (table(["lake"], [box(0, 9)]).rename(columns={"class": "kind"}), OptionError, "no column"),
+        (table(["lake"], [shapely.LineString([(0, 0), (1, 1)])]), SceneError, "has no polygons"),
+    ],
+)
+def test_what_cannot_be_an_example_is_one_line(
+    store: Store, made: gpd.GeoDataFrame, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        geoseg.examples(store, made, "brick; lake")
+
+
+def test_examples_beside_the_scene_are_told_of(store: Store) -> None:
+    made = table(["brick", "lake", "lake"], [box(0, 9), box(2, 9), shapely.box(0, 0, 9, 9)])
+    with pytest.warns(GeosegWarning, match="1 examples lie beside the scene"):
+        assert geoseg.examples(store, made).names == ("brick", "lake")
+
+
+def test_examples_of_another_model_are_refused(store: Store, scene: Path, file: Path) -> None:
+    found = geoseg.examples(store, file)
+    with pytest.raises(VocabularyError, match="has 64 numbers and the model's directions have 128"):
+        geoseg.Segmenter(geoseg.load_model("geoseg-tiny"), found.with_class("roof"))
+
+
+def test_commands_take_examples(
+    runner: CliRunner, store: Store, scene: Path, model: geoseg.Model, file: Path, tmp_path: Path
+) -> None:
+    common = ["--examples", str(file), "--templates", "none", "--cls-bias", "0", "--json"]
+    rest = ["--polygons", "none", "--no-preview"]
+    for name, start in (
+        ("segment", ["segment", str(scene), "--model", model.spec]),
+        ("ask", ["ask", str(store.path)]),
+        ("elsewhere", ["segment", str(scene), "--model", model.spec, "--examples-from",
+                       str(store.path)]),
+    ):  # fmt: skip
+        done = runner.invoke(app, [*start, "--out", str(tmp_path / name), *common, *rest])
+        assert done.exit_code == 0, done.output
+        with rasterio.open(tmp_path / name / "labels.tif") as raster:
+            assert told_right(raster.read(1)) > 0.85
+        classes = json.loads((tmp_path / name / "run.json").read_text())["classes"]
+        assert [one["name"] for one in classes] == list(COLOURS)
+    none = runner.invoke(app, ["segment", str(scene), "--out", str(tmp_path / "none")])
+    assert none.exit_code == 2
+    assert "nothing says what to look for" in none.stderr
