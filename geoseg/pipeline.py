@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ from geoseg.run.folder import REPORT, OutputFolder
 from geoseg.run.item import write_item
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
+from geoseg.run.progress import TileBar
 from geoseg.run.rasters import WorkRasters, is_intact, write_tile
 from geoseg.run.report import (
     SCHEMA,
@@ -84,7 +85,6 @@ from geoseg.run.times import now
 from geoseg.runtime.allocator import give_back_memory, kept_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
-from geoseg.tiling.tiles import TilePlan
 from geoseg.types import BoolArray, Window
 from geoseg.vector import style, vectorize
 
@@ -458,44 +458,6 @@ def _check_products(scene: Scene, products: Products) -> None:
         )
 
 
-class _Bar:
-    """How far the tiles of a run are, counted in windows."""
-
-    def __init__(self, plan: TilePlan, todo: Sequence[int], say: ProgressCallback) -> None:
-        self._plan, self._say = plan, say
-        self._planned = {
-            index: count
-            for lane in plan.lanes(todo)
-            for index, count in zip(lane, plan.windows_of(lane), strict=True)
-        }
-        self._ended, self._ran = 0, 0
-        pixels = sum(plan.core(index).area for index in todo)
-        done = len(plan) - len(todo)
-        total = sum(self._planned.values())
-        self._state = Progress("segment", done, len(plan), 0, pixels, 0, total)
-        say(self._state)
-
-    def windows(self, ran: int) -> None:
-        """Say how many windows have run, which those of finished tiles are among."""
-        done = min(self._ended + max(ran - self._ran, 0), self._state.windows)
-        if done > self._state.windows_done:
-            self._state = replace(self._state, windows_done=done)
-            self._say(self._state)
-
-    def tile(self, index: int, ran: int) -> None:
-        """Say that a tile is finished; windows of it that hold no data have not run."""
-        state = self._state
-        self._ran += ran
-        self._ended += self._planned[index]
-        self._state = replace(
-            state,
-            tiles_done=state.tiles_done + 1,
-            pixels_done=state.pixels_done + self._plan.core(index).area,
-            windows_done=max(state.windows_done, self._ended),
-        )
-        self._say(self._state)
-
-
 @dataclass
 class _SceneRun:
     """One run over one scene; its methods are the stages, in order."""
@@ -573,7 +535,7 @@ class _SceneRun:
             stack.enter_context(self._timed("segment"))
             writers = stack.enter_context(self.rasters.writing(resume=bool(journal.finished)))
             todo = [index for index in range(len(self.plan)) if index not in journal.finished]
-            bar = _Bar(self.plan, todo, self.progress)
+            bar = TileBar("segment", self.plan, todo, self.progress)
             results = run_tiles(
                 job, todo, client=self.client, keep_going=self.keep_going, seen=bar.windows
             )

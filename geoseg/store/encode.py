@@ -28,8 +28,9 @@ from geoseg.model.spec import portable
 from geoseg.options import Reading, StoreOptions
 from geoseg.run.folder import OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
+from geoseg.run.progress import TileBar
 from geoseg.run.report import Method, reading_facts
-from geoseg.run.result import Progress, ProgressCallback
+from geoseg.run.result import ProgressCallback
 from geoseg.run.scenes import MOSAIC, STACK, open_area
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import kept_memory
@@ -351,10 +352,8 @@ class EncodeRun:
         """Run what is not finished; tiles of a plan are numbered from ``first`` on."""
         plan = job.plan
         todo = [index for index in range(len(plan)) if first + index not in journal.finished]
-        pixels = sum(plan.core(index).area for index in todo)
-        state = Progress(stage, len(plan) - len(todo), len(plan), 0, pixels)
-        self.progress(state)
-        with closing(run_tiles(job, todo, client=client)) as results:
+        bar = TileBar(stage, plan, todo, self.progress)
+        with closing(run_tiles(job, todo, client=client, seen=bar.windows)) as results:
             index: int
             found: Any  # of the job's own kind, where it is more than nodata
             for index, found in results:
@@ -366,12 +365,7 @@ class EncodeRun:
                     nothing(index)
                     record = TileRecord(first + index, 0, {})
                 journal.add(record)
-                state = replace(
-                    state,
-                    tiles_done=state.tiles_done + 1,
-                    pixels_done=state.pixels_done + plan.core(index).area,
-                )
-                self.progress(state)
+                bar.tile(index, record.windows)
 
     def _verify(
         self,

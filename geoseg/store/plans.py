@@ -60,6 +60,11 @@ class WindowPlan(TilePlan):
         height, width = self.lattice.window_shape
         return Window(top, left, bottom - top + height, right - left + width)
 
+    def windows_of(self, indices: Sequence[int]) -> list[int]:
+        """How many windows some shards have."""
+        places = map(self.places, indices)
+        return [(r.stop - r.start) * (c.stop - c.start) for r, c in places]
+
     def lane(self, indices: Sequence[int]) -> Lane:
         """One shard by itself."""
         (index,) = indices
