@@ -532,5 +532,5 @@ class _Callable(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
-__doc__ = preview.__doc__  # what ``geoseg.preview?`` shows
+__doc__ = str(preview.__doc__)  # what ``geoseg.preview?`` shows
 __signature__ = inspect.signature(preview)
