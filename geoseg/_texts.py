@@ -202,6 +202,8 @@ def area_as_text(area: Any) -> str:
         crs = "" if area.crs is None else f"{area.crs.to_string()};"
         return f"{crs}{whole.wkt}"
     if hasattr(area, "geom_type") and hasattr(area, "wkt"):  # shapely
+        if "Polygon" not in area.geom_type:
+            raise OptionError(f"aoi is a {area.geom_type}; give a polygon")
         return str(area.wkt)
     try:
         numbers = [float(value) for value in area]

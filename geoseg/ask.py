@@ -210,7 +210,8 @@ class Store:
             With one line that says what is wrong and what to do.
         """
         source, reading = self._open(scene, aoi)
-        segmenter = self._segmenter(source, words, fast, options, model, device)
+        chosen = with_measures(as_made(Options, options), source)
+        segmenter = self._segmenter(words, fast, chosen, model, device)
         pixels = self._pixels(segmenter, source, reading)
         return mapped((source,), pixels, segmenter, reading, tile, probabilities=probabilities)
 
@@ -257,7 +258,8 @@ class Store:
 
         def make(source: Scene) -> tuple[RecordedSegmenter, PixelSource]:
             self._check_scene(source, reading)
-            segmenter = self._segmenter(source, vocabulary, fast, options, model, device)
+            chosen = with_measures(as_made(Options, options), source)
+            segmenter = self._segmenter(vocabulary, fast, chosen, model, device)
             return segmenter, self._pixels(segmenter, source, reading)
 
         with progress_shown(progress, "segment") as say:
@@ -279,18 +281,16 @@ class Store:
 
     def _segmenter(
         self,
-        source: Scene,
         words: VocabularySource,
         fast: bool | None,
-        options: Options | Mapping[str, Any] | None,
+        options: Options,
         model: str | Model | None,
         device: str,
     ) -> RecordedSegmenter:
         fast = "full" not in self.tiers if fast is None else fast
         kind = FastSegmenter if fast else RecordedSegmenter
         named = RecordedModel.of(self._file, "cpu" if fast else device, model)
-        chosen = with_measures(as_made(Options, options), source)
-        return kind(self._file, named, Vocabulary.parse(words), chosen)
+        return kind(self._file, named, Vocabulary.parse(words), options)
 
     def _pixels(self, segmenter: RecordedSegmenter, source: Scene, reading: Reading) -> PixelSource:
         """What is read beside the store: the scene, unless nothing looks at its colours."""

@@ -14,7 +14,7 @@ from geoseg._html import table
 from geoseg.errors import OptionError, SceneError
 from geoseg.io.flags import flags_of
 from geoseg.io.grid import pieces
-from geoseg.io.objects import MARK, is_array, label_array
+from geoseg.io.objects import MARK, is_array, label_array, one_image
 from geoseg.types import LabelClass, label_dtype, label_nodata
 from geoseg.vector.ground import Ground
 from geoseg.vector.polygons import vectorize
@@ -124,6 +124,10 @@ def change(before: Any, after: Any, *, unit: str = "ha") -> Change:
             weights = ground.pixel_areas(window)[known]
             areas += np.bincount(part[known], weights=weights, minlength=count * count)
     occurs = np.flatnonzero(pixels)
+    if not len(occurs):
+        raise SceneError(
+            "the maps have no pixel in common that both label; do they lie in one place?"
+        )
     table = pd.DataFrame(
         {
             "from": [names[index // count] for index in occurs],
@@ -150,7 +154,7 @@ def _on_grid(labels: xarray.DataArray, like: xarray.DataArray) -> xarray.DataArr
             f"the maps have {own.width} x {own.height} and {other.width} x {other.height} pixels "
             "and no CRS that says how they lie on each other"
         )
-    moved: xarray.DataArray = labels.squeeze().rio.reproject_match(like.squeeze(), resampling=0)
+    moved: xarray.DataArray = one_image(labels).rio.reproject_match(one_image(like), resampling=0)
     moved.encoding |= labels.encoding
     return moved
 

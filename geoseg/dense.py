@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import rasterio.features
@@ -26,7 +27,7 @@ from geoseg.errors import OptionError, SceneError
 from geoseg.inference.cosines import as_grid
 from geoseg.inference.merge import blend_weight
 from geoseg.inference.segmenter import Segmenter
-from geoseg.io.array import ArrayScene
+from geoseg.io.array import ArrayScene, taken_by_arrays
 from geoseg.io.objects import is_array
 from geoseg.io.scene import Scene, open_scene
 from geoseg.model.loading import Model, load_model
@@ -81,10 +82,14 @@ def features(
         As `geoseg.segment`, or if they would not fit into memory.
     """
     how = as_made(Reading, reading)
+    if how.aoi is not None:
+        raise OptionError(
+            "features are of a whole scene; leave aoi out, and cut them: found.rio.clip_box(…)"
+        )
     source: Scene | ArrayScene
     if is_array(scene):
         array: Any = scene
-        source = ArrayScene.open(array, bands=how.bands, stretch=how.stretch, crs=how.crs)
+        source = ArrayScene.open(array, **taken_by_arrays(how))
     elif isinstance(scene, str | Path):
         source = open_scene(scene, how)
     else:
@@ -118,7 +123,7 @@ def features(
 
 def similarity(
     scene: str | Path | xarray.DataArray | xarray.Dataset,
-    what: str | Sequence[float] | BaseGeometry,
+    what: str | Sequence[float] | BaseGeometry | gpd.GeoDataFrame,
     *,
     model: str | Model = DEFAULT_MODEL,
     options: Options | Mapping[str, Any] | None = None,
@@ -133,8 +138,8 @@ def similarity(
     scene
         As for `features`, or what `features` gave, which is then used as it is.
     what
-        Words; or a point or polygon in the scene's CRS (shapely, or x and y), whose features, on
-        average, are looked for.
+        Words; or a point or polygon in the scene's CRS (shapely, or x and y), or a GeoDataFrame in
+        any, whose features, on average, are looked for.
     model, options, reading, device, progress
         As for `features`; templates are those of the options.
 
@@ -154,6 +159,10 @@ def similarity(
     else:
         found = features(scene, model=loaded, options=options, reading=reading, progress=progress)
     if isinstance(what, str):
+        if not what.strip():
+            raise OptionError(
+                "similarity to nothing is not known; give words, a point or a polygon"
+            )
         templates = load_templates(as_made(Options, options).templates)
         wanted = embed_queries(loaded, [what], templates)[0]
     else:
@@ -280,6 +289,9 @@ def _placed(
 
 def _of_place(found: xarray.DataArray, what: Any) -> npt.NDArray[np.float32]:
     """Mean direction of the features at a point or in a polygon."""
+    if isinstance(what, gpd.GeoDataFrame | gpd.GeoSeries):
+        what = what if what.crs is None else what.to_crs(found.rio.crs)
+        what = what.geometry.union_all()
     if not isinstance(what, BaseGeometry):
         try:
             what = shapely.Point(*(float(value) for value in what))
@@ -288,9 +300,15 @@ def _of_place(found: xarray.DataArray, what: Any) -> npt.NDArray[np.float32]:
                 f"similarity to a {type(what).__name__} is not known; give words, a point or a "
                 "polygon"
             ) from None
+    if what.is_empty:
+        raise OptionError("the place is empty; give a point or a polygon in the scene's CRS")
     height, width = found.shape[1:]
     inside = rasterio.features.rasterize(
-        [what], (height, width), transform=found.rio.transform(), all_touched=True, dtype="uint8"
+        [what],
+        (height, width),
+        transform=found.rio.transform(),
+        all_touched=True,
+        dtype="uint8",
     )
     some = found.values[:, inside.astype(bool)]
     some = some[:, np.isfinite(some).all(axis=0)]

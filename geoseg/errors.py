@@ -94,7 +94,30 @@ def warn(message: str) -> None:
 
 
 def _shown(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(shown_address(a) if isinstance(a, str) else a for a in arguments)
+    return tuple(_in_words(shown_address(a)) if isinstance(a, str) else a for a in arguments)
+
+
+_passing: list[str] = []
+
+
+@contextmanager
+def passing_files(folder: str) -> Iterator[None]:
+    """Call files that stand for the user's objects what those are, while this is open."""
+    _passing.append(folder)
+    try:
+        yield
+    finally:
+        _passing.remove(folder)
+
+
+def _in_words(text: str) -> str:
+    for folder in _passing:
+        text = re.sub(
+            rf"{re.escape(folder)}[\w./-]*\.(\w+)",
+            lambda file: "the table" if file[1] == "gpkg" else "the array",
+            text,
+        )
+    return text
 
 
 class GeosegError(Exception):

@@ -20,7 +20,7 @@ from rasterio.warp import calculate_default_transform, reproject
 
 from geoseg._html import swatch
 from geoseg._optional import require
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.io.array import ArrayScene
 from geoseg.io.grid import Grid
 from geoseg.io.objects import is_array
@@ -73,6 +73,8 @@ def explore(
         If folium is not installed.
     SceneError
         If there is no place on the Earth.
+    OptionError
+        If polygons have no CRS.
     """
     require("folium", extra="explore", feature="A map that can be moved")
     import folium
@@ -107,6 +109,8 @@ def explore(
 
 def _outlines(folium: Any, polygons: gpd.GeoDataFrame) -> Any:
     """Polygons as a layer, which say what they are where the mouse is."""
+    if getattr(polygons, "crs", None) is None:
+        raise OptionError("polygons are a GeoDataFrame with a CRS; give such a one")
     flat = polygons.to_crs(4326)
     told = [name for name in flat.columns if name not in (flat.geometry.name, "color", "class_id")]
 

@@ -21,7 +21,7 @@ from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, 
 from geoseg.inference.refine.scene import with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
-from geoseg.io.array import ArrayScene, open_stack, time_of
+from geoseg.io.array import ArrayScene, open_stack, taken_by_arrays, time_of
 from geoseg.io.flags import flags_of
 from geoseg.io.grid import Grid
 from geoseg.io.objects import MARK
@@ -206,7 +206,7 @@ def measure_stretch(
     how = replace(as_made(Reading, reading), stretch=stretch)
     if isinstance(scene, xr.DataArray | xr.Dataset):
         stack = time_of(scene)
-        given: dict[str, Any] = {"bands": how.bands, "stretch": stretch, "crs": how.crs}
+        given = taken_by_arrays(how)
         one: Scene | ArrayScene
         if stack is None:
             one = ArrayScene.open(scene, **given)
@@ -237,25 +237,8 @@ def _turned(source: Scene | ArrayScene) -> tuple[bool, bool]:
 def _open_arrays(
     scene: xr.DataArray | xr.Dataset, stack: Any, reading: Reading, *, colours: bool
 ) -> ArrayScenes:
-    if reading.gsd is not None:
-        raise OptionError(
-            "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
-            "rio.reproject), or give the path of a file"
-        )
-    if reading.mask is not None:
-        raise OptionError(
-            "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
-            "of what is left out"
-        )
-    if reading.nodata or reading.ignore_alpha:
-        raise OptionError(
-            "nodata and ignore_alpha are for files; an array says its nodata itself: "
-            "array.rio.write_nodata(0)"
-        )
     how: dict[str, Any] = {
-        "bands": reading.bands,
-        "stretch": reading.stretch,
-        "crs": reading.crs,
+        **taken_by_arrays(reading),
         "colours": colours,
         "lazily": colours,  # a scorer is tried on some pixels before the work
     }

@@ -31,7 +31,7 @@ from geoseg.evaluation import Evaluation, evaluate
 from geoseg.io.array import ArrayScene, fill_of, time_of
 from geoseg.io.flags import flags_of, without_flags
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.objects import classes_of, label_array, may_be_computed
+from geoseg.io.objects import classes_of, label_array, may_be_computed, one_image
 from geoseg.io.write import label_writer, provenance
 from geoseg.lazy import segment
 from geoseg.legend import open_labels as open_legend
@@ -74,7 +74,11 @@ def open_labels(
     ------
     SceneError
         If it cannot be opened, or no variable of it holds labels.
+    OptionError
+        If it is no path.
     """
+    if not isinstance(path, str | Path):
+        raise OptionError(f"labels are a {type(path).__name__}; give a path or an xarray.DataArray")
     suffix = Path(path).suffix.lower()
     if suffix in (*_ZARR, *_NETCDF):
         if not Path(path).exists():
@@ -234,8 +238,16 @@ class GeosegAccessor:
         ------
         OutputError
             If the file exists and ``overwrite`` is False, or it cannot be written.
+        SceneError
+            If values are no whole numbers from 0 to 65,534.
         """
         scene, classes, attrs = self._scene, self._classes, self._one.attrs
+        numbers = [item.index for item in classes]
+        if numbers and not (min(numbers) >= 0 and max(numbers) < np.iinfo(np.uint16).max):
+            raise SceneError(
+                f"label values run from {min(numbers)} to {max(numbers)}; they must lie in 0 to "
+                f"{np.iinfo(np.uint16).max - 1}"
+            )
         known = attrs.get("geoseg_classes")
         tags = {}
         if known is not None:
@@ -251,7 +263,7 @@ class GeosegAccessor:
                 pixels = np.asarray(scene.array)[0]
                 for window in pieces(scene.grid.window, _ROWS, scene.grid.width):
                     values = pixels[window.slices()]
-                    known_values = np.isin(values, [item.index for item in classes])
+                    known_values = np.isin(values, numbers)
                     writer.write(window, np.where(known_values, values, nodata).astype(dtype))
                 writer.finish(Path(path), overwrite=overwrite)
         return Path(path)
@@ -278,6 +290,7 @@ class GeosegAccessor:
             Nodata stays empty.
         """
         require("matplotlib", extra="notebooks", feature="A plot")
+        _refuse_opacity("alpha", alpha)
         from matplotlib import pyplot as plt
         from matplotlib.patches import Patch
 
@@ -337,6 +350,7 @@ class GeosegAccessor:
         """
         from geoseg.explore import explore
 
+        _refuse_opacity("opacity", opacity)
         return explore(
             self._scene, self._classes, scene, polygons=polygons, opacity=opacity, tiles=tiles
         )
@@ -346,13 +360,7 @@ class GeosegAccessor:
     @cached_property
     def _one(self) -> xarray.DataArray:
         """One image of labels, ``(y, x)``."""
-        labels = label_array(self._array).squeeze()
-        if labels.ndim != 2:
-            raise SceneError(
-                f"the labels have dimensions {', '.join(map(str, labels.dims))}; give one image "
-                "(y, x), for example of one date: labels.isel(time=0)"
-            )
-        return labels
+        return one_image(label_array(self._array))
 
     @cached_property
     def _scene(self) -> ArrayScene:
@@ -383,13 +391,21 @@ class GeosegAccessor:
         if classes:
             return classes
         found, nodata = self._values, fill_of(labels)
-        values = [int(v) for v in found if np.isfinite(v) and v != nodata]
+        values = [v for v in found.tolist() if math.isfinite(v) and v != nodata]
+        if not all(float(v).is_integer() for v in values):
+            raise SceneError("the array holds fractions; labels are whole numbers")
+        values = list(map(int, values))
         return tuple(LabelClass(v, f"class {v}", default_color(v)) for v in values)
 
 
 _register: Any = xarray
 _register.register_dataarray_accessor("geoseg")(GeosegAccessor)
 _register.register_dataset_accessor("geoseg")(GeosegAccessor)
+
+
+def _refuse_opacity(name: str, value: Any) -> None:
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise OptionError(f"{name} is {value!r}; give a number from 0 to 1")
 
 
 def _table(classes: tuple[LabelClass, ...]) -> dict[int, tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dask.array
 import numpy as np
@@ -172,3 +173,64 @@ def test_dimensions_that_rio_names_are_known(tmp_path: Path) -> None:
     renamed = array.rename(x="easting", y="northing")
     named = renamed.rio.set_spatial_dims("easting", "northing")
     assert ArrayScene.open(named).grid == ArrayScene.open(array).grid
+
+
+@pytest.mark.parametrize(
+    ("dim", "values", "attrs"),
+    [
+        ("wavelength", [482.0, 560.0, 660.0], {}),
+        ("wavelength", [482, 560, 660], {}),
+        ("wl", [0.48, 0.56, 0.66], {"units": "um"}),
+        ("band", [0.48, 0.56, 0.66], {}),
+        ("band", [480, 560, 660], {"units": "nanometers"}),
+    ],
+)
+def test_bands_that_are_wavelengths_are_colours(dim: str, values: list[float], attrs: Any) -> None:
+    data = rgb()
+    axis = xarray.Variable(dim, values, attrs)
+    array = xarray.DataArray(data[::-1], dims=(dim, "y", "x"), coords={dim: axis})
+    np.testing.assert_array_equal(ArrayScene.open(array).array, data)
+
+
+@pytest.mark.parametrize("first", [0, 0.5, 1])
+def test_coordinates_that_only_count_leave_the_transform_in_force(
+    tmp_path: Path, first: float
+) -> None:
+    whole = rioxarray.open_rasterio(make(tmp_path / "s.tif", rgb()))
+    assert isinstance(whole, xarray.DataArray)
+    height, width = whole.shape[1:]
+    counted = whole.assign_coords(y=np.arange(height) + first, x=np.arange(width) + first)
+    scene = ArrayScene.open(counted)
+    assert scene.grid == ArrayScene.open(whole).grid
+    np.testing.assert_array_equal(scene.array, whole.values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.astype(str), "holds <U"),
+        (lambda a: a.astype("datetime64[s]"), "holds datetime64"),
+        (lambda a: a.astype(object), "holds object"),
+        (lambda a: a.assign_coords(x=[f"x{i}" for i in range(50)]), "no numbers"),
+        (lambda a: a.assign_coords(x=np.full(50, np.inf)), "unevenly along x"),
+        (lambda a: a.assign_coords(y=np.repeat(np.arange(20.0), 2)), "unevenly along y"),
+        (lambda a: a.isel(y=3), "has dimensions band, x"),
+        (lambda a: a.isel(band=0, y=3, x=4), "has dimensions none"),
+    ],
+)
+def test_odd_arrays_are_one_line(tmp_path: Path, change: Any, message: str) -> None:
+    array = rioxarray.open_rasterio(make(tmp_path / "s.tif", rgb()))
+    assert isinstance(array, xarray.DataArray)
+    with pytest.raises(SceneError, match=message) as caught:
+        ArrayScene.open(change(array))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fill", [[0, 0, 0], np.array([0]), "0"])
+def test_fills_are_read_however_they_are_written(tmp_path: Path, fill: Any) -> None:
+    data = rgb()
+    data[:, :10] = 0
+    array = rioxarray.open_rasterio(make(tmp_path / "s.tif", data))
+    assert isinstance(array, xarray.DataArray)
+    scene = ArrayScene.open(array.assign_attrs(_FillValue=fill))
+    assert not scene.read(Window(0, 0, 10, 50)).valid.any()

@@ -1190,3 +1190,106 @@ def test_every_public_name_says_what_it_takes_and_gives(name: str) -> None:
                 parameter
             )
     assert not re.search(r"(?<!-)--[a-z]", doc)
+
+
+# -- odd labels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["row", "column", "pixel", "across", "band", "renamed"])
+def test_labels_of_any_shape_are_measured(labels: xr.DataArray, tmp_path: Path, shape: str) -> None:
+    given: Any = {
+        "row": labels.isel(y=[3]),
+        "column": labels.isel(x=[3]),
+        "pixel": labels.isel(y=[3], x=[4]),
+        "across": labels.transpose("x", "y"),
+        "band": labels.expand_dims("band"),
+        "renamed": labels.to_dataset().rename(labels="cover"),
+    }[shape]
+    one = given["cover"] if shape == "renamed" else given
+    assert given.geoseg.areas().pixels.sum() == one.size
+    assert given.geoseg.rgba().dims == ("y", "x", "band")
+    assert given.geoseg.polygons().area_m2.sum() == pytest.approx(0.25 * one.size, rel=0.01)
+    with rasterio.open(given.geoseg.to_cog(tmp_path / "l.tif")) as dataset:
+        assert dataset.count * dataset.width * dataset.height == one.size
+    pytest.importorskip("matplotlib").use("agg")
+    assert given.geoseg.plot().images
+
+
+def test_what_is_no_label_raster_is_one_line(labels: xr.DataArray, tmp_path: Path) -> None:
+    fractions = labels.astype(float) / 3
+    for call in (fractions.geoseg.areas, fractions.geoseg.plot):
+        with pytest.raises(SceneError, match="holds fractions; labels are whole numbers"):
+            call()
+    for wrong in (labels.astype("int32") - 2, labels.astype("int32") * 70_000):
+        with pytest.raises(SceneError, match="label values run from"):
+            wrong.geoseg.to_cog(tmp_path / "l.tif")
+    with pytest.raises(SceneError, match="the array: label values run from") as caught:
+        geoseg.vectorize(labels.astype("int32") - 2)
+    assert "/" not in str(caught.value)
+    with pytest.raises(SceneError, match="holds <U"):
+        labels.astype(str).geoseg.areas()
+    for part in (labels.isel(y=3), labels.isel(y=3, x=4)):
+        with pytest.raises(SceneError, match=r"give one image \(y, x\)"):
+            part.geoseg.plot()
+
+
+@pytest.mark.parametrize("dtype", ["float16", ">u2", ">f4", "int64"])
+def test_types_that_no_file_has_are_mapped_to_files(
+    array: xr.DataArray, loaded: geoseg.Model, dtype: str, tmp_path: Path
+) -> None:
+    run = geoseg.segment_to_files(
+        array.astype(dtype), CLASSES, tmp_path / "out", model=loaded, options=QUICK,
+        products={"polygons": "none", "preview": False},
+    )  # fmt: skip
+    found = lazy(array.astype(dtype), loaded).labels
+    with rasterio.open(run.out / "labels.tif") as dataset:
+        assert (dataset.read(1) == found.values).mean() > 0.999
+
+
+def test_what_cannot_be_given_is_one_line(
+    array: xr.DataArray, labels: xr.DataArray, loaded: geoseg.Model
+) -> None:
+    """None, arrays of numpy's, options that would be passed over: an error of geoseg's."""
+    point = shapely.Point(0, 0)
+    polygons = labels.geoseg.polygons()
+    found = geoseg.features(array, model=loaded)
+    calls: dict[str, Any] = {
+        "give a path": lambda: geoseg.vectorize(None),
+        "this is None": lambda: geoseg.evaluate(labels, None),
+        "labels are a ndarray": lambda: geoseg.change(labels, labels.values),
+        "not ndarray": lambda: geoseg.preview(array.values, labels),
+        "another gsd": lambda: geoseg.features(array, model=loaded, reading={"gsd": 3}),
+        "leave aoi out": lambda: geoseg.features(
+            array, model=loaded, reading={"aoi": (0, 0, 1, 1)}
+        ),
+        "similarity to nothing": lambda: geoseg.similarity(found, " ", model=loaded),
+        "the place is empty": lambda: geoseg.similarity(found, shapely.Polygon(), model=loaded),
+        "aoi is a Point": lambda: geoseg.Reading(aoi=point),
+        "tile is 'big'": lambda: lazy(array, loaded, tile="big"),
+        "with a CRS": lambda: labels.geoseg.explore(polygons="p.gpkg"),
+        "opacity is 5": lambda: labels.geoseg.explore(polygons=polygons, opacity=5),
+        "model is a int": lambda: geoseg.load_model(3),  # type: ignore[arg-type]
+        "no texts": lambda: loaded.encode_text([]),
+        "no pixel in common": lambda: geoseg.change(labels, labels.assign_coords(x=labels.x + 1e6)),
+    }
+    for message, call in calls.items():
+        with pytest.raises(GeosegError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    table = gpd.GeoDataFrame(geometry=[outline(array)], crs=array.rio.crs)
+    by_table = geoseg.similarity(found, table.to_crs(4326), model=loaded)
+    by_shape = geoseg.similarity(found, outline(array), model=loaded)
+    np.testing.assert_allclose(by_table, by_shape, atol=1e-5)
+
+
+def test_messages_call_objects_what_they_are(
+    array: xr.DataArray, loaded: geoseg.Model, tmp_path: Path
+) -> None:
+    """And not by the files that stand for them for a while."""
+    plain = array.drop_vars("spatial_ref")
+    with pytest.warns(GeosegWarning, match="the array: has no CRS"):
+        run = geoseg.segment_to_files(
+            plain, CLASSES, tmp_path / "out", model=loaded, options=QUICK,
+            products={"polygons": "none", "preview": False},
+        )  # fmt: skip
+    assert not [line for line in run.report["warnings"] if "/" in line]

@@ -196,7 +196,7 @@ def evaluate(
         Where the truth is resampled, or labels and `classes` differ.
     """
     with (
-        on_disk(labels, truth, confidence) as (rasters, known, scores),
+        on_disk(labels, truth, confidence, needed=2) as (rasters, known, scores),
         shown(progress, "evaluate") as said,
     ):
         return _evaluate(

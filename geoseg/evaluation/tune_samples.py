@@ -19,7 +19,7 @@ from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
 from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
 from geoseg.inference.segmenter import Segmenter
-from geoseg.io.array import ArrayScene
+from geoseg.io.array import ArrayScene, taken_by_arrays
 from geoseg.io.objects import is_array, on_disk
 from geoseg.io.scene import SceneLike, expand_scenes, open_scene
 from geoseg.model.loading import Model, load_model
@@ -117,9 +117,7 @@ def tune_on_scenes(
 
 def _labelled(scenes: Any, truth: Path, reading: Reading) -> list[LabelledScene]:
     if is_array(scenes):
-        array = ArrayScene.open(
-            scenes, bands=reading.bands, stretch=reading.stretch, crs=reading.crs
-        )
+        array = ArrayScene.open(scenes, **taken_by_arrays(reading))
         return [LabelledScene(array, truth)]
     given = [scenes] if isinstance(scenes, str | Path) else scenes
     if not all(isinstance(scene, str | Path) for scene in given):

@@ -254,6 +254,8 @@ class Segmenter:
             wide = wide_tile(lattice, self._batches.queries, region, margin=margin, pixels=pixels)
             return TilePlan(lattice, wide, region, margin=margin)
         tile = _TILE if tile is None else tile
+        if not isinstance(tile, int | np.integer) or isinstance(tile, bool):
+            raise TilingError(f"tile is {tile!r}; give its side in pixels, for example 2048")
         if margin > max(tile, *shape):
             raise TilingError(
                 f"the refiners reach {margin} pixels, farther than a tile of {tile}; give a larger "

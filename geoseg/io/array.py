@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray
-from affine import Affine
 from rasterio.errors import RasterioError
 from rioxarray.exceptions import MissingSpatialDimensionError
 
@@ -24,6 +23,16 @@ from geoseg.io._handles import open_dataset
 from geoseg.io.bands import Band, band_of, bands_named, by_tags, by_words
 from geoseg.io.described import is_sentinel, settle_crs
 from geoseg.io.grid import Grid
+from geoseg.io.placing import (
+    NAME,
+    axes_of,
+    directions,
+    grid_of,
+    north_up,
+    order_dims,
+    spatial_dims,
+    turn,
+)
 from geoseg.io.stretch import (
     apply_limits,
     as_stored,
@@ -31,6 +40,7 @@ from geoseg.io.stretch import (
     measure_limits,
     warn_if_outside,
 )
+from geoseg.options import Reading
 from geoseg.types import BoolArray, PixelBlock, Window
 
 ArraySource = xarray.DataArray | xarray.Dataset
@@ -39,12 +49,6 @@ Fills = tuple[float | None, ...]
 """Value of each band that is no data."""
 
 _STATISTICS_SIZE = 2048
-_HALF = 1e-3
-"""Pixels by which half a pixel may be rounded."""
-_UNEVEN = 0.1
-"""Pixels by which a coordinate may lie off its place."""
-_NAME = "the array"
-_Y, _X = ("y", "lat", "latitude"), ("x", "lon", "longitude")
 _NO_STRETCH = Stretch("none")
 _TIME = ("time", "t", "date", "dates", "datetime")
 _FILLS = ("_FillValue", "missing_value")
@@ -165,7 +169,7 @@ class ArrayScene:
         """Warn where a range that was given lies beside the values, ``(band, h, w)``."""
         if self.rule.kind == "range" and self.stretch is not None:
             values = data[:, _valid(data, self.fills)]
-            warn_if_outside(self.stretch, values, self.units, _NAME)
+            warn_if_outside(self.stretch, values, self.units, NAME)
 
     def is_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window is valid."""
@@ -197,7 +201,7 @@ class ArrayScene:
         if rule.kind == "none" and whole is not None:
             full = ((0.0, float(np.iinfo(whole).max)),) * len(sample)
             return replace(self, stretch=full, pending=False)
-        limits = measure_limits(rule, sample, valid, path=_NAME, units=self.units)
+        limits = measure_limits(rule, sample, valid, path=NAME, units=self.units)
         return replace(self, stretch=limits, pending=False)
 
     def facts(self) -> dict[str, Any]:
@@ -215,12 +219,38 @@ class ArrayScene:
         }
 
 
+def taken_by_arrays(reading: Reading) -> dict[str, Any]:
+    """What `ArrayScene.open` takes of a reading.
+
+    Raises
+    ------
+    OptionError
+        If something of it is for files.
+    """
+    if reading.gsd is not None:
+        raise OptionError(
+            "the xarray scene cannot be read at another gsd; resample the array (rioxarray's "
+            "rio.reproject), or give the path of a file"
+        )
+    if reading.mask is not None:
+        raise OptionError(
+            "a mask is for files; mask the array itself: array.where(clear), which makes NaN "
+            "of what is left out"
+        )
+    if reading.nodata or reading.ignore_alpha:
+        raise OptionError(
+            "nodata and ignore_alpha are for files; an array says its nodata itself: "
+            "array.rio.write_nodata(0)"
+        )
+    return {"bands": reading.bands, "stretch": reading.stretch, "crs": reading.crs}
+
+
 def time_of(array: ArraySource) -> Hashable | None:
     """Dimension of a stack along which scenes lie one after another; None for one scene."""
     if isinstance(array, xarray.Dataset):
         found = {time_of(variable) for _, variable in _variables(array)}
         return next(iter(found - {None}), None)
-    y, x = _spatial(array)
+    y, x = spatial_dims(array)
     others = [dim for dim in array.dims if dim not in (y, x)]
     for dim in others:
         dated = dim in array.coords and array.coords[dim].dtype.kind == "M"
@@ -244,13 +274,13 @@ def open_stack(
     Where the stretch has still to be measured, that is to be done on the `stacked_sample`.
     """
     if not array.sizes[dim]:
-        raise SceneError(f"{_NAME} has no {dim}: the selection meets nothing")
+        raise SceneError(f"{NAME} has no {dim}: the selection meets nothing")
     first, *rest = (_planes(array.isel({dim: i})) for i in range(array.sizes[dim]))
     with warnings.catch_warnings():
         if rest:  # of how its values lie, the first one alone says nothing
             warnings.filterwarnings("ignore", "no pixel with data", GeosegWarning)
         one = _opened(first, bands, stretch, crs, colours=colours, lazily=lazily, measure=not rest)
-    others = (_turned(planes.pixels(one.bands), one.turned) for planes in rest)
+    others = (turn(planes.pixels(one.bands), one.turned) for planes in rest)
     scenes = (one, *(replace(one, array=pixels) for pixels in others))
     if rest and one.pending and not (lazily and one.is_lazy):
         known = one.measured(np.asarray(stacked_sample(scenes)))
@@ -319,8 +349,10 @@ def _planes(array: ArraySource) -> _Planes:
         if len(chosen) == 1:
             return _planes(chosen[0][1])
         return _of_variables(chosen)
-    ordered, dims = _order_dims(array)
-    told = _names(ordered)
+    ordered, dims, bands = order_dims(array)
+    if array.dtype.kind not in "iuf":
+        raise SceneError(f"{NAME} holds {array.dtype}; a scene holds whole or real numbers")
+    told = _names(ordered, str(bands))
     fill = fill_of(array)
     return _Planes(
         (ordered,),
@@ -336,10 +368,10 @@ def _planes(array: ArraySource) -> _Planes:
 def _of_variables(chosen: Sequence[tuple[str, xarray.DataArray]]) -> _Planes:
     parts, told, units = [], [], []
     for name, variable in chosen:
-        ordered, dims = _order_dims(variable)
+        ordered, dims, _ = order_dims(variable)
         if ordered.sizes["band"] != 1:
             raise SceneError(
-                f"{_NAME}: its variable {name} has dimensions "
+                f"{NAME}: its variable {name} has dimensions "
                 f"{', '.join(map(str, variable.dims))}, and of several variables each is a band "
                 "(y, x); give the one that is the scene: dataset[name]"
             )
@@ -366,14 +398,14 @@ def _variables(dataset: xarray.Dataset) -> list[tuple[str, xarray.DataArray]]:
     dataset = dataset.set_coords(mappings)
     for name, variable in dataset.data_vars.items():
         try:
-            spatial = set(_spatial(variable))
+            spatial = set(spatial_dims(variable))
         except SceneError:
             continue
         if spatial <= set(variable.dims) and variable.dtype.kind in "iuf":
             found.append((str(name), variable))
     if not found:
         held = ", ".join(map(str, dataset.data_vars)) or "none"
-        raise SceneError(f"{_NAME}: no variable of the Dataset is an image (y, x); it has {held}")
+        raise SceneError(f"{NAME}: no variable of the Dataset is an image (y, x); it has {held}")
     return found
 
 
@@ -390,24 +422,14 @@ def _opened(
     height, width = (planes.place.sizes[dim] for dim in ("y", "x"))
     if not height or not width or not planes.count:
         raise SceneError(
-            f"{_NAME} has no pixels ({height} x {width}, {planes.count} bands): the selection "
+            f"{NAME} has no pixels ({height} x {width}, {planes.count} bands): the selection "
             "meets nothing; look at its coordinates, y often descends: sel(y=slice(high, low))"
         )
     chosen, told_by = _choose_bands(planes, bands, colours=colours)
     used = planes.pixels(chosen)
-    if used.dtype.kind not in "iuf":
-        raise SceneError(f"{_NAME} holds {used.dtype}; a scene holds whole or real numbers")
     place = planes.place
-    _refuse_uneven(place)
-    transform = _transform(place)
-    corrected = transform
-    if {"x", "y"} <= set(place.coords):
-        corrected = _corrected(place, transform)
-    own_crs = settle_crs(place.rio.crs, crs, _NAME)
-    grid = Grid(own_crs, corrected, height, width)
-    if own_crs is None and _are_numbers_of_pixels(place):
-        grid = replace(grid, transform=Affine.identity())
-    turned = _directions(grid)
+    grid, told = grid_of(place, settle_crs(place.rio.crs, crs, NAME))
+    turned = directions(grid)
     wanted = parse_stretch(stretch)
     raw = wanted.kind == "raw"
     if raw and colours:
@@ -415,8 +437,8 @@ def _opened(
     fills = tuple(planes.fills[band - 1] for band in chosen)
     units = tuple(planes.units[band - 1] for band in chosen) if planes.units else ()
     scene = ArrayScene(
-        _turned(used, turned),
-        _north_up(grid, turned),
+        turn(used, turned),
+        north_up(grid, turned),
         None,
         fills,
         colours,
@@ -428,65 +450,17 @@ def _opened(
         names=tuple(planes.called[band - 1] for band in chosen),
         told_by=told_by,
         turned=turned,
-        axes=_axes(place) if corrected == transform else None,
+        axes=axes_of(place) if told else None,
         dims=planes.dims,
     )
     if raw or (used.dtype.kind in "iu" and wanted.for_dtype(used.dtype).kind == "none"):
         return scene
     if lazily and scene.is_lazy and wanted.kind == "range":
-        given = given_limits(wanted, len(chosen), used.dtype, path=_NAME, units=units)
+        given = given_limits(wanted, len(chosen), used.dtype, path=NAME, units=units)
         return replace(scene, stretch=given)
     if (lazily and scene.is_lazy) or not measure:
         return replace(scene, pending=True)
     return scene.measured(np.asarray(scene.sample()))
-
-
-def _directions(grid: Grid) -> tuple[bool, bool]:
-    """Whether rows come from the south, columns from the east."""
-    t = grid.transform
-    if not grid.with_transform or t.b or t.d:
-        return False, False
-    return t.e > 0, t.a < 0
-
-
-def _turned(data: Any, turned: tuple[bool, bool]) -> Any:
-    rows, cols = (slice(None, None, -1 if turn else None) for turn in turned)
-    return data[:, rows, cols] if any(turned) else data
-
-
-def _north_up(grid: Grid, turned: tuple[bool, bool]) -> Grid:
-    t, (rows, cols) = grid.transform, turned
-    if not rows and not cols:
-        return grid
-    flipped = Affine(
-        -t.a if cols else t.a,
-        0.0,
-        t.c + t.a * grid.width if cols else t.c,
-        0.0,
-        -t.e if rows else t.e,
-        t.f + t.e * grid.height if rows else t.f,
-    )
-    return replace(grid, transform=flipped)
-
-
-def _axes(place: xarray.DataArray) -> dict[str, xarray.Variable]:
-    """One-dimensional coordinates of rows and columns."""
-    return {
-        dim: place.coords[dim].variable.to_base_variable()
-        for dim in ("y", "x")
-        if dim in place.coords and place.coords[dim].dims == (dim,)
-    }
-
-
-def _are_numbers_of_pixels(place: xarray.DataArray) -> bool:
-    """Whether the coordinates only count rows and columns, as those of a plain picture do."""
-    for dim in ("y", "x"):
-        if dim not in place.coords or place.coords[dim].dtype.kind not in "iuf":
-            return False
-        values = np.asarray(place.coords[dim].values, np.float64)
-        if values[0] not in (0, 0.5, 1) or not (np.diff(values) == 1).all():
-            return False
-    return _carried(place) in (None, Affine.identity())
 
 
 def _are_whole(values: npt.NDArray[Any]) -> bool:
@@ -516,8 +490,8 @@ def fill_of(array: xarray.DataArray) -> float | None:
         return None if decoded else _as_number(stored)
     try:
         return _as_number(array.rio.nodata)
-    except (OverflowError, ValueError, MissingSpatialDimensionError):
-        return None
+    except (OverflowError, TypeError, ValueError, MissingSpatialDimensionError):
+        return _as_number(next((array.attrs[k] for k in _FILLS if k in array.attrs), None))
 
 
 def _as_number(value: Any) -> float | None:
@@ -571,52 +545,32 @@ def _valid(data: npt.NDArray[Any], fills: Fills) -> BoolArray:
     return np.asarray(valid & ~held)
 
 
-def _spatial(array: xarray.DataArray) -> tuple[Hashable, Hashable]:
-    """Dimensions of rows and columns."""
-    names = [str(dim) for dim in array.dims]
-    try:
-        y, x = array.rio.y_dim, array.rio.x_dim
-    except MissingSpatialDimensionError:
-        y = next((name for name in names if name.lower() in _Y), "")
-        x = next((name for name in names if name.lower() in _X), "")
-    if not y or not x:
-        raise SceneError(
-            f"{_NAME} has dimensions {', '.join(names) or 'none'}; geoseg reads (band, y, x) or "
-            "(y, x, band): rename or select them, or name them with rio.set_spatial_dims"
-        )
-    return y, x
+def _is_of_wavelengths(name: str, coord: xarray.DataArray) -> bool:
+    """Whether numbers along the bands are wavelengths; numbers of bands are whole."""
+    units = str(coord.attrs.get("units", "")).lower()
+    told = "wave" in name.lower() or units in ("nm", "um", "µm", "μm") or "met" in units
+    if told or coord.dtype.kind != "f":
+        return told
+    return bool((np.asarray(coord) % 1 != 0).any())
 
 
-def _order_dims(array: xarray.DataArray) -> tuple[xarray.DataArray, tuple[Hashable, Hashable]]:
-    """Bring the dimensions to ``(band, y, x)``; and what rows and columns are called."""
-    y, x = _spatial(array)
-    others = [dim for dim in array.dims if dim not in (y, x)]
-    if len(others) > 1:
-        raise SceneError(
-            f"{_NAME} has dimensions {', '.join(map(str, array.dims))}; geoseg reads (band, y, x) "
-            "or (y, x, band), and with time (time, band, y, x): rename or select them"
-        )
-    if not others:
-        if "band" in array.coords:
-            array = array.drop_vars("band")
-        array, others = array.expand_dims("band"), ["band"]
-    wanted = ((others[0], "band"), (y, "y"), (x, "x"))
-    renamed = {old: new for old, new in wanted if old != new}
-    # A scalar coordinate may have one of these names already.
-    array = array.drop_vars([new for new in renamed.values() if new in array.coords])
-    return array.rename(renamed).transpose("band", "y", "x"), (y, x)
+def _names(array: xarray.DataArray, dim: str) -> tuple[Band, ...]:
+    """What names the bands: values of their coordinate, ``long_name``, coordinates beside it.
 
-
-def _names(array: xarray.DataArray) -> tuple[Band, ...]:
-    """What names the bands: values of their coordinate, ``long_name``, coordinates beside it."""
+    ``dim`` is what their dimension was called.
+    """
     count = array.sizes["band"]
     told: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, coord in array.coords.items():
         if coord.dims != ("band",):
             continue
-        kind = "wavelength" if "wavelength" in str(name).lower() else str(name)
-        if kind == "band" and coord.dtype.kind not in "OUST":
-            continue  # numbers of bands
+        kind = str(name)
+        if coord.dtype.kind not in "OUST" and kind in ("band", dim):
+            if not _is_of_wavelengths(dim, coord):
+                continue  # numbers of bands
+            kind = "wavelength"
+        elif "wavelength" in kind.lower():
+            kind = "wavelength"
         for one, value in zip(told, coord.values, strict=True):
             one["bandname" if kind == "band" else kind] = value
     long = array.attrs.get("long_name", ())
@@ -630,11 +584,11 @@ def _choose_bands(
 ) -> tuple[tuple[int, ...], str]:
     count = planes.count
     if bands is not None:
-        chosen = bands_named(bands, planes.told, _NAME)
+        chosen = bands_named(bands, planes.told, NAME)
         if not chosen or (colours and len(chosen) not in (1, 3)):
             raise OptionError(f"bands {tuple(bands)}: give three (red, green, blue) or one (grey)")
         if not all(1 <= band <= count for band in chosen):
-            raise SceneError(f"{_NAME} has bands 1 to {count}, not all of {chosen}")
+            raise SceneError(f"{NAME} has bands 1 to {count}, not all of {chosen}")
         return chosen, "given"
     if (told := by_words(planes.told)) is not None:
         return told
@@ -643,7 +597,7 @@ def _choose_bands(
     if count > 3:
         named = any(band.names for band in planes.told)
         warn(
-            f"{_NAME} has {count} bands "
+            f"{NAME} has {count} bands "
             + (f"({', '.join(planes.called)}) and nothing says which" if named else "without names")
             + ", taking 1,2,3 as red, green, blue; give bands if that is wrong"
         )
@@ -651,7 +605,7 @@ def _choose_bands(
         return (1, 2), "order"
     if count == 2:
         raise SceneError(
-            f"{_NAME} has {count} bands, neither one (grey) nor three (RGB); give bands, one of "
+            f"{NAME} has {count} bands, neither one (grey) nor three (RGB); give bands, one of "
             f"{', '.join(planes.called)}"
         )
     return ((1,), "one band") if count == 1 else ((1, 2, 3), "order")
@@ -668,67 +622,3 @@ def _by_file(planes: _Planes) -> tuple[int, int, int] | None:
     except (RasterioError, IndexError):
         return None
     return by_tags(kinds)
-
-
-def _transform(array: xarray.DataArray) -> Affine:
-    """Affine transform; the identity if the array has nothing to tell it by."""
-    has_coords = {"x", "y"} <= set(array.coords)
-    if "spatial_ref" not in array.coords and not has_coords:
-        return Affine.identity()
-    stored: Affine = array.rio.transform()
-    if not has_coords or min(array.sizes["y"], array.sizes["x"]) < 2:
-        return stored
-    # A slice keeps the stored transform of the whole; the coordinates know better, but only to
-    # rounding.
-    counted: Affine = array.rio.transform(recalc=True)
-    tolerance = 1e-6 * abs(counted.a)
-    return stored if stored.almost_equals(counted, precision=tolerance) else counted
-
-
-def _corrected(array: xarray.DataArray, counted: Affine) -> Affine:
-    """Transform that coordinates tell, half a pixel on where they are the pixels' corners.
-
-    They are, as stackstac gives them, if the transform that the array carries lies whole pixels
-    and a half away: the array may be a slice.
-    """
-    stored = _carried(array)
-    if stored is None or stored.determinant == 0:
-        return counted
-    col, row = ~stored * (counted.c, counted.f)
-    alike = np.allclose(stored[:6:3], counted[:6:3]) and np.allclose(stored[1:6:3], counted[1:6:3])
-    if alike and all(abs(away % 1 - 0.5) < _HALF for away in (col, row)):
-        return counted * Affine.translation(0.5, 0.5)
-    return counted
-
-
-def _carried(array: xarray.DataArray) -> Affine | None:
-    """Transform in the attributes of an array or of its grid mapping."""
-    mapping = array.coords.get(array.rio.grid_mapping)
-    text = None if mapping is None else mapping.attrs.get("GeoTransform")
-    try:
-        if text is not None:
-            return Affine.from_gdal(*map(float, str(text).split()))
-        return Affine(*map(float, array.attrs["transform"][:6]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _refuse_uneven(array: xarray.DataArray) -> None:
-    for name, what in (("y", "rows"), ("x", "columns")):
-        if name not in array.coords or array.sizes[name] < 2:
-            continue
-        places = np.asarray(array.coords[name].values)
-        if places.ndim != 1 or places.dtype.kind not in "iuf":
-            continue
-        even = np.linspace(places[0], places[-1], len(places), dtype=np.float64)
-        step = abs(even[1] - even[0])
-        # Degrees are often kept as float32, which rounds them.
-        rounding = np.abs(even).max() * float(
-            np.finfo(places.dtype).eps if places.dtype.kind == "f" else 0
-        )
-        if not step or not np.abs(places - even).max() <= _UNEVEN * step + rounding:
-            raise SceneError(
-                f"{_NAME} has {what} that lie unevenly along {name}; bring it on an even grid "
-                "first, for example with rio.reproject, or dates on one grid with "
-                "rio.reproject_match"
-            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,16 +15,18 @@ import numpy as np
 import xarray
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.errors import OptionError, SceneError
+from geoseg.errors import OptionError, SceneError, passing_files
 from geoseg.io._handles import open_dataset
 from geoseg.io.array import ArrayScene, fill_of, time_of
 from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import pieces
+from geoseg.io.placing import spatial_dims
 from geoseg.options import Reading
 from geoseg.types import LabelClass, Window
 
 MARK = "geoseg"
 """Key of the encoding of labels that nothing has been computed of."""
+_GIVE = "give a path, an xarray.DataArray or a GeoDataFrame"
 _ROWS = 1024
 _COMPRESSED = {"tiled": True, "compress": "zstd", "bigtiff": "if_safer", "interleave": "band"}
 
@@ -34,8 +37,8 @@ def is_array(value: Any) -> bool:
 
 
 @contextmanager
-def on_disk(*objects: Any) -> Iterator[tuple[Any, ...]]:
-    """Give paths for arrays and tables; None and paths stay what they are.
+def on_disk(*objects: Any, needed: int = 1) -> Iterator[tuple[Any, ...]]:
+    """Give paths for arrays and tables; paths stay what they are, and None after those needed.
 
     Parameters
     ----------
@@ -50,7 +53,9 @@ def on_disk(*objects: Any) -> Iterator[tuple[Any, ...]]:
     OptionError
         If it is something else.
     """
-    with TemporaryDirectory(prefix="geoseg-") as folder:
+    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder):
+        if any(one is None for one in objects[:needed]):
+            raise OptionError(f"this is None; {_GIVE}")
         yield tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
 
 
@@ -72,7 +77,7 @@ def scene_on_disk(
         )
     found = ArrayScene.open(scene, bands=reading.bands, stretch=reading.stretch, crs=reading.crs)
     known = next((fill for fill in found.fills if fill is not None), None)
-    with TemporaryDirectory(prefix="geoseg-") as folder:
+    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder):
         name = getattr(scene, "name", None)
         path = Path(folder) / f"{_file_name(name, 'array')}.tif"
         profile: dict[str, Any] = {"nodata": known} if known is not None else {}
@@ -81,7 +86,7 @@ def scene_on_disk(
             "w",
             driver="GTiff",
             count=len(found.array),
-            dtype=found.array.dtype,
+            dtype=(dtype := _storable(found.array.dtype)),
             **found.grid.profile,
             **profile,
             **_COMPRESSED,
@@ -95,7 +100,7 @@ def scene_on_disk(
                 for band, fill in zip(pixels, found.fills, strict=True):
                     if fill is not None and fill != known:
                         band[band == fill] = known
-                dataset.write(pixels, window=window.slices())
+                dataset.write(pixels.astype(dtype), window=window.slices())
         numbers = tuple(range(1, len(found.array) + 1))
         yield path, replace(reading, bands=numbers, crs=None, stretch=_stretch(found, reading))
 
@@ -121,10 +126,32 @@ def label_array(labels: xarray.DataArray | xarray.Dataset) -> xarray.DataArray:
     """
     if isinstance(labels, xarray.DataArray):
         return labels
-    if "labels" not in labels:
+    named = [name for name, one in labels.data_vars.items() if "flag_values" in one.attrs]
+    if "labels" not in labels and len(named) != 1:
         held = ", ".join(map(str, labels.data_vars)) or "none"
         raise SceneError(f"the Dataset has no variable labels; it has {held}")
-    return labels["labels"]
+    return labels["labels" if "labels" in labels else named[0]]
+
+
+def one_image(labels: xarray.DataArray) -> xarray.DataArray:
+    """Labels as ``(y, x)``, whatever these are called.
+
+    Raises
+    ------
+    SceneError
+        If there are several images, or none.
+    """
+    try:
+        y, x = spatial_dims(labels)
+    except SceneError:
+        y, x = "y", "x"
+    thin = labels.squeeze([d for d, n in labels.sizes.items() if n == 1 and d not in (y, x)])
+    if set(thin.dims) != {y, x}:
+        raise SceneError(
+            f"the labels have dimensions {', '.join(map(str, labels.dims)) or 'none'}; give one "
+            "image (y, x), for example of one date: labels.isel(time=0)"
+        )
+    return thin.transpose(y, x)
 
 
 def classes_of(labels: xarray.DataArray, values: Any = None) -> tuple[LabelClass, ...]:
@@ -179,15 +206,15 @@ def _path_of(value: Any, folder: Path) -> Any:
     if isinstance(value, gpd.GeoSeries):
         value = gpd.GeoDataFrame(geometry=value)
     if not isinstance(value, gpd.GeoDataFrame):
-        raise OptionError(
-            f"this is a {type(value).__name__}; give a path, an xarray.DataArray or a GeoDataFrame"
-        )
+        raise OptionError(f"this is a {type(value).__name__}; {_GIVE}")
     path = folder / "table.gpkg"
     simple = value.reset_index(drop=True)
     for name in simple.columns.drop(simple.geometry.name):
         if simple[name].dtype == object:
             simple[name] = simple[name].map(lambda one: None if one is None else str(one))
-    simple.to_file(path, layer="table", engine="pyogrio")
+    with warnings.catch_warnings():  # that it has no CRS, which is said where one is needed
+        warnings.simplefilter("ignore", UserWarning)
+        simple.to_file(path, layer="table", engine="pyogrio")
     return path
 
 
@@ -205,15 +232,10 @@ def write_labels(
     tags
         Further metadata of the file.
     """
-    thin = labels.squeeze(drop=True)
-    if thin.ndim != 2:
-        raise SceneError(
-            f"the labels have dimensions {', '.join(map(str, labels.dims))}; give one image "
-            "(y, x), for example of one date: labels.isel(time=0)"
-        )
+    thin = one_image(labels)
     plain = thin.astype("uint8", keep_attrs=True) if thin.dtype == bool else thin
     scene = ArrayScene.open(plain, stretch="raw", colours=False)
-    fill, dtype = scene.fills[0], scene.array.dtype
+    fill, dtype = scene.fills[0], _storable(scene.array.dtype)
     if dtype.kind == "f":
         fill = float("nan") if fill is None else fill
     elif dtype.itemsize > 4:
@@ -242,6 +264,13 @@ def write_labels(
         if classes and dtype == np.uint8:
             dataset.write_colormap(1, {item.index: (*item.rgb, 255) for item in classes})
     return path
+
+
+def _storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type of a file that holds the same numbers."""
+    if dtype.kind != "f":
+        return dtype.newbyteorder("=")
+    return np.dtype(np.float32 if dtype.itemsize < 8 else np.float64)
 
 
 def _strips(scene: ArrayScene) -> Iterator[Window]:

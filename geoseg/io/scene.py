@@ -14,7 +14,7 @@ import numpy as np
 from geoseg._address import as_given, lasting_address, shown_address
 from geoseg._remote import http_address
 from geoseg._texts import Limits, Stretch, parse_stretch
-from geoseg.errors import OptionError, warn
+from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
 from geoseg.io.expand import expand_scenes
 from geoseg.io.fingerprint import file_records, identities, server_marks
@@ -149,6 +149,8 @@ class Scene:
         OptionError
             If an option cannot be, or not for this scene.
         """
+        if not isinstance(path, str | Path):
+            raise SceneError(f"a scene is a path or an xarray array, not {type(path).__name__}")
         rule = parse_stretch(stretch)
         if rule.kind == "raw" and colours:
             raise OptionError(

@@ -152,7 +152,14 @@ class Model:
         `geoseg.text.embedding.embed_queries` averages a word over prompt templates.
         """
         if not isinstance(tokens, Tensor):
-            tokens = self.tokenize([tokens] if isinstance(tokens, str) else tokens)
+            texts = [tokens] if isinstance(tokens, str) else tokens
+            if (
+                not isinstance(texts, Sequence)
+                or not texts
+                or not all(isinstance(text, str) for text in texts)
+            ):
+                raise OptionError("there are no texts to encode; give one, or a list of some")
+            tokens = self.tokenize(texts)
         return encode_text(self.clip, tokens.to(self.device))
 
 

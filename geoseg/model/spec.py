@@ -49,6 +49,10 @@ class ModelSpec:
         UnsupportedModelError
             If the named architecture is not a classic CLIP ViT.
         """
+        if not isinstance(text, str):
+            raise UnknownModelError(
+                f"model is a {type(text).__name__}; give what names one, for example {BUNDLED}"
+            )
         if text == BUNDLED:
             return cls(text, "folder", source=str(bundled_folder()))
         scheme, colon, rest = text.partition(":")

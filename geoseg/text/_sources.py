@@ -404,7 +404,7 @@ def _from_frame(frame: Any) -> tuple[RawClass, ...]:
     if header.count("name") != 1:
         raise VocabularyError(
             "class table: no one column is headed name or class; it has "
-            f"{shown(', '.join(map(str, frame.columns)))}"
+            f"{shown(', '.join(map(str, frame.columns)) or 'none')}"
         )
     plain = [_plain(str(column)) for column in frame.columns]
     numbered = next((plain.index(head) for head in _NUMBERS if head in plain), len(plain))

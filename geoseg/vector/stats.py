@@ -75,7 +75,7 @@ def zone_stats(
         If there is no such column.
     """
     with (
-        on_disk(labels, zones) as (raster, polygons),
+        on_disk(labels, zones, needed=2) as (raster, polygons),
         shown(progress, "zones") as said,
         bounded_cache(),
     ):
