@@ -532,9 +532,5 @@ class _Callable(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Callable
-<<<<<<< HEAD
-__doc__ = preview.__doc__ or ""  # what ``geoseg.preview?`` shows
-=======
 __doc__ = str(preview.__doc__)  # what ``geoseg.preview?`` shows
->>>>>>> h25
 __signature__ = inspect.signature(preview)
