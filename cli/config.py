@@ -10,6 +10,7 @@ import typer
 from geoseg_cli.options import RUN
 
 _RUNS = "geoseg/run/"
+_MOST_BYTES = 16 * 2**20
 _NOT_AGAIN = ("batch_size", "precision")
 """Of a run's options: what was picked for its machine."""
 
@@ -39,7 +40,7 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
             raise OptionError(f"{shown(path)}: there is no option '{shown(unknown[0])}'{hint}")
         try:
             context.default_map = {
-                found.name: _as_given(value, found)
+                found.name: _accepted(value, found, context)
                 for value, found in zip(values.values(), names.values(), strict=True)
                 if found is not None
             }
@@ -53,12 +54,13 @@ def _values(path: str) -> dict[str, Any]:
     import json
     import tomllib
 
-    from geoseg._inputs import named_file, shown
+    from geoseg._inputs import named_file, read_at_most, shown
     from geoseg.errors import OptionError
 
     file = named_file(path, "configuration", OptionError)
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    data = read_at_most(file, "configuration", OptionError, _MOST_BYTES)
     try:
+        text = data.decode("utf-8-sig")
         found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{shown(path)} cannot be understood: {shown(error)}") from None
@@ -97,6 +99,16 @@ def _parameter(name: str, known: Mapping[str, Any]) -> Any:
 
 def _flag(parameter: Any) -> str:
     return str(max(parameter.opts, key=len)).removeprefix("--")
+
+
+def _accepted(value: Any, parameter: Any, context: typer.Context) -> Any:
+    """A value as the command line would have it, once its option has taken it."""
+    given = _as_given(value, parameter)
+    try:
+        parameter.process_value(context, given)
+    except typer.BadParameter as error:
+        raise TypeError(f"'{_flag(parameter)}': {error.message}") from None
+    return given
 
 
 def _as_given(value: Any, parameter: Any) -> Any:

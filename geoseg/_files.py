@@ -18,6 +18,7 @@ from pathlib import Path
 from zlib import crc32
 
 from geoseg._address import as_given, is_address
+from geoseg._inputs import is_there
 from geoseg.errors import GeosegError, OutputError
 
 _numbers = itertools.count(1)
@@ -218,7 +219,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def absolute(path: str | Path) -> str:
     """Return a path as a process in another folder finds it; as it is where nothing lies there."""
-    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+    return str(Path(path).absolute()) if is_there(path) else str(path)
 
 
 def local_target(path: str | Path) -> Path:
@@ -227,14 +228,17 @@ def local_target(path: str | Path) -> Path:
     Raises
     ------
     OutputError
-        If it is an address.
+        If it is an address, or what can be no name of a file.
     """
     if is_address(path):
         raise OutputError(
             f"{as_given(path)}: is an address, and this is written on this machine alone; give "
             "a local path and copy it there"
         )
-    return Path(path)
+    target = Path(path)
+    with writing_to(target, ValueError), suppress(FileNotFoundError, NotADirectoryError):
+        target.lstat()
+    return target
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}

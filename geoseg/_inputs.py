@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from geoseg.errors import GeosegError, not_found
@@ -34,6 +35,23 @@ def shown(text: object) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in start
     )
     return line if len(line) <= _SHOWN_LETTERS else f"{line[: _SHOWN_LETTERS - 1]}…"
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file or folder; what can be no name of one (too long, NUL) names none."""
+    with suppress(OSError, ValueError):
+        return Path(path).exists()
+    return False
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file, see `is_there`."""
+    return is_there(path) and Path(path).is_file()
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder, see `is_there`."""
+    return is_there(path) and Path(path).is_dir()
 
 
 def named_path(text: str | Path, what: str, error: type[GeosegError]) -> Path | None:

@@ -12,7 +12,7 @@ import xarray as xr
 from geoseg._address import as_given
 from geoseg._fields import as_made
 from geoseg._html import table
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg._texts import area_as_text
 from geoseg.bars import shown as progress_shown
 from geoseg.errors import OptionError, SceneError, not_found
@@ -306,7 +306,7 @@ class Store:
         if given is not None:
             return as_given(given)
         path = str(self.facts["scene"]["path"])
-        if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
+        if "://" not in path and not path.startswith("/vsi") and not is_there(path):
             raise not_found(SceneError)(
                 f"{self.path}: its scene {shown(path)} is not there; say where it lies with --scene"
             )

@@ -25,6 +25,7 @@ import pandas as pd
 import rioxarray
 import xarray
 
+from geoseg._inputs import is_there
 from geoseg._optional import require
 from geoseg.errors import OptionError, SceneError, not_found
 from geoseg.evaluation import Evaluation, evaluate
@@ -81,7 +82,7 @@ def open_labels(
         raise OptionError(f"labels are a {type(path).__name__}; give a path or an xarray.DataArray")
     suffix = Path(path).suffix.lower()
     if suffix in (*_ZARR, *_NETCDF):
-        if not Path(path).exists():
+        if not is_there(path):
             raise not_found(SceneError)(f"{path}: no such file")
         try:
             opened = xarray.open_dataset(

@@ -24,20 +24,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+import geoseg
 from geoseg import methods
 from geoseg._texts import parse_bands, parse_stretch
 from geoseg.errors import GeosegError
 from geoseg.io.aoi import Aoi
+from geoseg.io.expand import expand_scenes
 from geoseg.io.grid import Grid
 from geoseg.model import loading
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.defaults import read_defaults
 from geoseg.model.loading import load_model, resolve_device
 from geoseg.options import Options
-from geoseg.testing import tiny_random_model
+from geoseg.testing import tiny_random_model, write_scene
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary
+from geoseg_cli.main import app
 
 EXAMPLES = int(os.environ.get("GEOSEG_FUZZ_EXAMPLES", "40"))
 few = settings(max_examples=max(EXAMPLES // 4, 1))
@@ -360,7 +364,7 @@ def test_model_configs(
 
 
 @functools.cache
-def one_tokenizer(name: str) -> Any:
+def one_tokenizer(name: str, context: int | None) -> Any:
     import open_clip
 
     return open_clip.get_tokenizer("ViT-B-32")
@@ -498,6 +502,105 @@ NUMBERS = ("cls_bias", "logit_scale", "threshold", "batch_size")
 @many
 def test_options(chosen: Any, numeric: Any, steps: Any) -> None:
     outcome(lambda: Options(**chosen, **numeric, **steps).resolve({}))
+
+
+# -- what a command reads besides -----------------------------------------------------------------
+
+LIST = b"scene.tif\n\n  scene.tif  \nfolder\n*.tif\n"
+OPTIONS = (
+    b'classes = ["water", "road"]\ngsd = 1.0\nstretch = "0:255"\nresume = false\n'
+    b'bands = [1, 2, 3]\nthreshold = 0.3\nblend = "hann"\ntile = 256\n'
+)
+
+
+@pytest.fixture(scope="module")
+def scene(elsewhere: Path) -> Path:
+    (elsewhere / "folder").mkdir()
+    write_scene(elsewhere / "folder" / "one.tif", 40, 40)
+    return write_scene(elsewhere / "scene.tif", 40, 40)
+
+
+def dry_run(config: str) -> None:
+    """`segment` with a configuration would work, or says in one line why not."""
+    arguments = ["segment", "scene.tif", "--out", "nowhere", "--dry-run", "--config", config]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (0, 1, 2, 3), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "unexpected" not in result.output, result.output
+    if result.exit_code:
+        said = result.output.strip()
+        assert len(said) <= LONGEST_MESSAGE_LETTERS, said
+        assert said.count("\n") <= 3, said
+
+
+@given(data=bent(LIST) | words.map(lambda text: text.encode("utf-8", "surrogatepass")))
+@example(data=b"a" * 5000)
+@example(data=b"a/" * 3000)
+@example(data=b"a\0b")
+@many
+def test_lists_of_scenes(data: bytes, scene: Path, elsewhere: Path) -> None:
+    (elsewhere / "list.txt").write_bytes(data)
+    found = outcome(lambda: expand_scenes([f"@{elsewhere / 'list.txt'}"]))
+    assert found is None or (found and all(isinstance(name, str) for name in found))
+
+
+@given(data=bent(OPTIONS))
+@few
+def test_configurations(data: bytes, scene: Path, elsewhere: Path) -> None:
+    (elsewhere / "config.toml").write_bytes(data)
+    dry_run("config.toml")
+
+
+@given(
+    key=st.sampled_from(
+        [
+            "gsd",
+            "classes",
+            "bands",
+            "tile",
+            "threshold",
+            "resume",
+            "stretch",
+            "scale",
+            "bogus",
+            "window",
+            "aoi",
+        ]
+    ),
+    value=values,
+)
+@few
+def test_values_of_configurations(key: str, value: Any, scene: Path, elsewhere: Path) -> None:
+    (elsewhere / "options.json").write_text(
+        json.dumps({"classes": "water; road", key: value}), encoding="utf-8"
+    )
+    dry_run("options.json")
+
+
+def mapped(scene: Path, folder: Path, **how: bool) -> Path:
+    quick = geoseg.Options(templates="none")
+    model = f"local-dir:{folder}"
+    return geoseg.segment_to_files(
+        scene, "water; road", scene.parent / "done", model=model, options=quick, **how
+    ).out
+
+
+@pytest.fixture(scope="module")
+def record(scene: Path, folder: Path) -> Any:
+    return json.loads((mapped(scene, folder) / "run.json").read_text())
+
+
+@given(data=st.data())
+@few
+def test_records_of_runs(
+    data: st.DataObject, record: Any, scene: Path, folder: Path, elsewhere: Path
+) -> None:
+    text = json.dumps(data.draw(bent_json(record)))
+    (elsewhere / "record.json").write_text(text, encoding="utf-8")
+    dry_run("record.json")
+    for how in ("update", "resume"):
+        (elsewhere / "done" / "run.json").write_text(text, encoding="utf-8")
+        outcome(lambda how=how: mapped(scene, folder, **{how: True}))
 
 
 # -- what is no file -----------------------------------------------------------------------------

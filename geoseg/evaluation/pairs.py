@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geoseg._address import is_address
+from geoseg._inputs import is_file, is_folder
 from geoseg.errors import EvaluationError, not_found
 from geoseg.evaluation.truth import RASTER_SUFFIXES, is_vector
 from geoseg.io.vectors import VECTOR_SUFFIXES
@@ -42,7 +43,7 @@ def find_pairs(labels: Path, truth: Path) -> tuple[Pair, ...]:
                 "folder with one truth file for each, of the same name"
             )
         return ((rasters[0], truth),)
-    if not truth.is_dir():
+    if not is_folder(truth):
         raise not_found(EvaluationError)(f"{truth}: no such file or folder")
     return tuple((raster, _truth_in(raster, truth)) for raster in rasters)
 
@@ -55,7 +56,7 @@ def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
     EvaluationError
         If something is missing, or a name fits several files.
     """
-    if truth.is_dir() and not _is_one(truth):
+    if is_folder(truth) and not _is_one(truth):
         return tuple((scene, _truth_in(scene, truth)) for scene in scenes)
     if not _is_one(truth):
         raise not_found(EvaluationError)(f"{truth}: no such file or folder")
@@ -70,7 +71,7 @@ def truths_of(scenes: Sequence[Path], truth: Path) -> tuple[Pair, ...]:
 def _is_one(truth: Path) -> bool:
     """Whether a truth is one file; a File Geodatabase is a folder."""
     return (
-        is_address(truth) or truth.is_file() or (truth.is_dir() and truth.suffix.lower() == ".gdb")
+        is_address(truth) or is_file(truth) or (is_folder(truth) and truth.suffix.lower() == ".gdb")
     )
 
 
@@ -81,9 +82,9 @@ def confidence_beside(labels: Path) -> Path | None:
 
 
 def _label_rasters(labels: Path) -> list[Path]:
-    if is_address(labels) or labels.is_file():
+    if is_address(labels) or is_file(labels):
         return [labels]
-    if not labels.is_dir():
+    if not is_folder(labels):
         raise not_found(EvaluationError)(f"{labels}: no such file or folder")
     if (labels / LABELS_NAME).is_file():
         return [labels / LABELS_NAME]

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from geoseg._inputs import is_folder
 from geoseg.errors import EvaluationError, OptionError
 from geoseg.evaluation.values import ValueMap
 from geoseg.text.vocabulary import Vocabulary
@@ -188,7 +189,7 @@ class Dataset:
         EvaluationError
             If the folder has none of the layouts; the message shows what was expected.
         """
-        if not root.is_dir():
+        if not is_folder(root):
             raise EvaluationError(f"{root}: no such folder; {self.title} is expected there")
         for start in ("", *self.inside):
             for layout in self.layouts:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geoseg._inputs import is_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, not_found
 from geoseg.model.checkpoint import file_digest
@@ -54,7 +55,7 @@ def _found(spec: str, device: torch.device) -> Any:
     """Load a file, or import ``module:function``, also from the current folder."""
     suffix = Path(spec).suffix.lower()
     if suffix in (*_SCRIPTS, _ONNX, *SCORE_RASTERS):
-        if not Path(spec).is_file():
+        if not is_file(spec):
             raise not_found(OptionError)(f"scorer {spec} does not exist; check the path")
         if suffix in SCORE_RASTERS:
             return _as_they_are

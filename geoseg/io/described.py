@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
 from geoseg._address import is_address
+from geoseg._inputs import is_there, shown
 from geoseg._remote import http_address
 from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
@@ -49,8 +50,8 @@ def why_unreadable(path: str, error: RasterioIOError) -> str:
     """Say why a file cannot be opened, and what to give instead where that is plain."""
     if not is_address(path) and ":" not in path[2:]:
         file = Path(path)
-        if not file.exists():
-            return f"{path}: no such file"
+        if not is_there(file):
+            return f"{shown(path)}: no such file"
         if file.is_file() and file.stat().st_size == 0:
             return f"{path}: is empty (0 bytes)"
         if said := what_it_is(file):

@@ -13,7 +13,7 @@ import pyogrio
 from rasterio.errors import RasterioError
 
 from geoseg._address import as_given, is_address, shown_address
-from geoseg._inputs import named_file, read_at_most
+from geoseg._inputs import is_folder, is_there, named_file, read_at_most
 from geoseg._remote import http_address
 from geoseg.errors import SceneError
 from geoseg.io._handles import gdal_name, open_dataset
@@ -59,24 +59,24 @@ def is_one_scene(paths: Sequence[str | Path]) -> bool:
     path = as_given(paths[0])
     if is_address(path):
         return not _is_listing(path)
-    if Path(path).exists():
-        return not Path(path).is_dir()
+    if is_there(path):
+        return not is_folder(path)
     return not (_is_list(path) or glob.has_magic(path))
 
 
 def _expand(path: str) -> list[str]:
     if is_address(path):
         return _listed(path) if _is_listing(path) else [path]
-    if _is_list(path) and not Path(path).exists():
+    if _is_list(path) and not is_there(path):
         return _of_list(path)
-    if Path(path).is_dir():
+    if is_folder(path):
         if said := what_it_is(Path(path)):
             raise SceneError(f"{path}: {said}")
         rasters = [str(file) for file in sorted(Path(path).iterdir()) if _is_scene(file)]
         if not rasters:
             raise SceneError(f"{path}: the folder holds no raster that could be a scene")
         return rasters
-    if Path(path).exists() or not glob.has_magic(path):
+    if is_there(path) or not glob.has_magic(path):
         return [path]
     # Path.glob knows no absolute patterns.
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
@@ -113,7 +113,7 @@ def _of_list(path: str) -> list[str]:
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise SceneError(f"{what}: is no text in UTF-8 with one scene a line") from None
-    if nested := [line for line in lines if _is_list(line) and not Path(line).exists()]:
+    if nested := [line for line in lines if _is_list(line) and not is_there(line)]:
         raise SceneError(f"{what}: names another list, {nested[0]}; name scenes")
     if not any(lines):
         raise SceneError(f"{what}: names no scene; write one a line")

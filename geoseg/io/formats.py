@@ -12,7 +12,7 @@ from typing import Any
 import rasterio
 from rasterio.drivers import raster_driver_extensions
 
-from geoseg._inputs import file_looks_like, shown
+from geoseg._inputs import file_looks_like, is_folder, shown
 
 _RASTERS = {*raster_driver_extensions(), "jp2", "j2k", "vrt", "nc", "h5", "hdf", "img"}
 _SHOWN_NAMES = 5
@@ -33,7 +33,7 @@ _DOCUMENTS = (
 
 def what_it_is(path: Path) -> str | None:
     """Say what a file or folder is that GDAL does not open, and what to give; None if unknown."""
-    if path.is_dir():
+    if is_folder(path):
         return _folder(path)
     try:
         with path.open("rb") as file:

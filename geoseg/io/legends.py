@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from geoseg._address import as_given, is_address
+from geoseg._inputs import is_file
 from geoseg.errors import SceneError, not_found
 
 Legend: TypeAlias = dict[int, tuple[str, str | None]]
@@ -52,7 +53,7 @@ def legend_file(path: str | Path) -> Legend | None:
         raise SceneError(f"{as_given(path)}: such a file is read from this machine; fetch it first")
     found = _read(file)
     if not found:
-        reason = "names no pixel value" if file.is_file() else "no such file"
+        reason = "names no pixel value" if is_file(file) else "no such file"
         kind = not_found(SceneError) if reason == "no such file" else SceneError
         raise kind(f"{file}: {reason}")
     return found

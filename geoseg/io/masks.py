@@ -27,7 +27,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._files import absolute
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg._remote import http_address
 from geoseg._texts import MaskKind, parse_mask_values
 from geoseg.errors import OptionError, SceneError, warn
@@ -227,7 +227,7 @@ def open_mask(
     try:
         dataset = open_readable(text)
     except SceneError:
-        if not is_address(text) and Path(text).exists() and is_vector_file(Path(text)):
+        if not is_address(text) and is_there(text) and is_vector_file(Path(text)):
             return _open_vector(text, grid, values, layer)
         raise
     with env_ctx_if_needed(), dataset:

@@ -22,6 +22,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg._address import as_given, is_address, scene_name
 from geoseg._files import whole_file, writing_to, xml_text
+from geoseg._inputs import is_there
 from geoseg.errors import OutputError, SceneError
 from geoseg.io._handles import gdal_name, open_dataset
 from geoseg.io.bands import Band, bands_of, by_tags, by_words
@@ -80,7 +81,7 @@ class Part:
             dataset = open_dataset(path)
         except RasterioIOError as error:
             raise unreadable(path, error) from error
-        local = not is_address(path) and Path(path).exists()
+        local = not is_address(path) and is_there(path)
         full = str(Path(path).resolve()) if local else path
         if "\r" in full or xml_text(full) != full:
             raise SceneError(f"{path}: has characters in its name that no VRT holds; rename it")

@@ -21,7 +21,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
 
 from geoseg._address import is_address, shown_address
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg._remote import http_address
 from geoseg._remote import read_at_most as remote_content
 from geoseg.errors import OptionError, SceneError, warn
@@ -421,7 +421,7 @@ def mask_asset(path: str, mask: str) -> str:
     if is_address(mask) or "/" in mask or (item := read_item(path)) is None:
         return mask
     found = item.address_of(mask)
-    if found is None and not Path(mask).exists():
+    if found is None and not is_there(mask):
         raise SceneError(
             f"{mask}: no such file, and no asset of {path}, whose assets are "
             f"{listed_assets(item.assets)}"
@@ -493,7 +493,7 @@ def _href(path: str, facts: Mapping[str, Any], asset: Mapping[str, Any]) -> str 
     if not isinstance(href, str) or not href.strip():
         return None
     found = _joined(path, href)
-    if is_address(found) or Path(found).exists():
+    if is_address(found) or is_there(found):
         return found
     links = facts.get("links") if isinstance(facts.get("links"), list) else []
     for link in links or ():

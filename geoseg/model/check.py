@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from geoseg._inputs import named_file, shown
+from geoseg._inputs import is_file, named_file, shown
 from geoseg.errors import GeosegError, WeightsError
 from geoseg.methods import UPSAMPLERS, resolve
 from geoseg.model.checkpoint import StateDict, folded_text, read_state_dict
@@ -72,7 +72,7 @@ def check_model(text: str, upsampler_weights: str | None = None) -> Checked:
         If there is no such file, or it is no checkpoint.
     """
     spec = text
-    if Path(text).is_file():
+    if is_file(text):
         state = read_state_dict(named_file(text, "weights file", WeightsError))
         architecture = _architecture(state, Path(text))
         quick = looks_like_quick_gelu(Path(text), state)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from geoseg._address import is_address
 from geoseg._files import absolute
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg.errors import UnknownModelError, UnsupportedModelError, WeightsError
 
 BUNDLED = "geoseg-tiny"
@@ -68,18 +68,11 @@ class ModelSpec:
         if colon:
             return cls(text, "file", architecture=_known(scheme, text), source=rest)
         architecture, slash, tag = text.partition("/")
-        if slash and not _lies_there(text):
+        if slash and not is_there(text):
             return cls(
                 text, "tag", architecture=_known(architecture, text), source=_tag(architecture, tag)
             )
         raise UnknownModelError(_explain(text))
-
-
-def _lies_there(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # longer than a path may be, or letters that none can have
-        return False
 
 
 def portable(text: str) -> str:
@@ -101,14 +94,14 @@ def parts_of(source: str) -> list[tuple[float, str]]:
     WeightsError
         If a share is no number above 0.
     """
-    if "+" not in source or _lies_there(source):
+    if "+" not in source or is_there(source):
         return [(1.0, source)]
     return [_part(each, source) for each in source.split("+")]
 
 
 def _part(text: str, source: str) -> tuple[float, str]:
     before, star, file = text.partition("*")
-    if not star or _lies_there(text):
+    if not star or is_there(text):
         before, file = "1", text
     try:
         share = float(before)
@@ -156,7 +149,7 @@ def _explain(text: str, architecture: str | None = None) -> str:
     import open_clip
 
     said = shown(text)
-    if _lies_there(text):
+    if is_there(text):
         if Path(text).is_dir():
             return f"model '{said}' is a folder; write local-dir:{said}"
         return f"model '{said}' is a file; write ARCH:{said}, for example ViT-B-32:{said}"

@@ -34,7 +34,7 @@ import zarr
 from zarr.codecs import BloscCodec
 from zarr.errors import BaseZarrError
 
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg.errors import SceneError, TileError, not_found
 from geoseg.model.vision import DenseFeatures
 from geoseg.options import Tier
@@ -174,7 +174,7 @@ def open_group(path: Path) -> zarr.Group:
     SceneError
         If there is none, or not a complete one of this layout; the message says what to do.
     """
-    if not path.exists():
+    if not is_there(path):
         raise not_found(SceneError)(
             f"{shown(path)}: there is no such store; make one with geoseg encode"
         )
