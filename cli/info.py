@@ -12,7 +12,7 @@ from geoseg_cli import _run, options
 from geoseg_cli.options import takes
 
 
-@takes(Options, "window", "stride")
+@takes(Options, *options.METHOD_FOR_LABELS, "window", "stride")
 @takes(Reading)
 def info(
     scenes: Annotated[
@@ -32,12 +32,14 @@ def info(
 ) -> None:
     """Show size, GSD, bands, nodata, CRS and stretch, and the windows, memory and time of a run.
 
-    The time comes from encoding a few windows here and now; without the model's weights on this
-    machine it is left out.
+    The time comes from the start of this command and from encoding a few windows here and now, and
+    its range from how much those differ; without the model's weights on this machine it is left
+    out.
     """
     from geoseg.errors import OptionError
     from geoseg.inspect import inspect_scene
     from geoseg.io.expand import expand_scenes
+    from geoseg_cli.start import CLOCK
 
     if mosaic and reading.rgb:
         raise OptionError("--mosaic and --rgb: files side by side, or bands of one scene; give one")
@@ -51,6 +53,7 @@ def info(
         reading=reading,
         tile=tile,
         device=device,
+        begun=CLOCK,
     )
     if as_json:
         _run.print_json(facts)

@@ -38,11 +38,11 @@ def vectorize(
     *,
     classes: options.LegendOption = None,
     confidence: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             metavar="FILE",
             help="Raster of per cents on the grid of the labels: gives every polygon its mean and "
-            "its minimum.",
+            "its minimum. For several label rasters one each, in their order.",
             rich_help_panel=SHAPE,
         ),
     ] = None,
@@ -86,7 +86,7 @@ def vectorize(
         summary = run(
             labels if len(labels) > 1 else labels[0],
             out,
-            confidence=confidence,
+            confidence=confidence[0] if confidence and len(confidence) == 1 else confidence or None,
             runner_up=runner_up,
             classes=classes,
             options=shape,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,8 +23,10 @@ from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan, wide_tile
 
 _TIMED_BATCHES = 8
+_PRODUCT_SECONDS, _PRODUCT_SECONDS_A_PIXEL = 0.6, 0.6e-6
+"""Of rasters, polygons and preview: opening and closing files, and each pixel, roughly."""
 _TIMED_SECONDS = 10.0
-"""After these, two batches are enough."""
+"""After these, three batches are enough."""
 _BASE_BYTES = 900e6
 """Interpreter, torch and GDAL, before any tile."""
 _TILES_IN_FLIGHT = 3
@@ -42,6 +44,7 @@ def inspect_scene(
     reading: Reading | None = None,
     tile: int | None = None,
     device: str = "auto",
+    begun: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Describe a scene and the run that `segment_to_files` would make of it.
 
@@ -49,6 +52,9 @@ def inspect_scene(
     ----------
     scene, model, options, reading, tile, device
         As for `segment_to_files`.
+    begun
+        What `time.perf_counter` said when the process began, whose start is then counted; None for
+        now.
 
     Returns
     -------
@@ -60,10 +66,12 @@ def inspect_scene(
     SceneError, OptionError, ModelError
         As `segment_to_files`; weights that are not on this machine only leave the time out.
     """
+    begun = time.perf_counter() if begun is None else begun
     reading, options = reading or Reading(), options or Options()
     with TemporaryDirectory(prefix="geoseg-") as folder:
         opened = open_input(scene, reading, Path(folder))
     segmenter, weights = _segmenter(model, options, device)
+    start = time.perf_counter() - begun
     resolved = segmenter.options if segmenter else options.resolve({})
     lattice = Lattice(*opened.shape, resolved.window, resolved.stride)
     area = open_area(reading, opened.grid)
@@ -86,7 +94,7 @@ def inspect_scene(
         "tile": list(plan.core(0).shape),
         "tiles": len(plan),
         "memory_gb": round(_memory(plan) / 1e9, 2),
-        "inference_seconds": _seconds(segmenter, plan),
+        **_seconds(segmenter, plan, start),
         "option_sources": ", ".join(f"{k}: {v}" for k, v in resolved.sources.items()),
     }
     given = [opened.path] if isinstance(scene, str | Path | Scene) else scene
@@ -132,17 +140,26 @@ def _memory(plan: TilePlan) -> float:
     return _BASE_BYTES + _TILES_IN_FLIGHT * tile.area * _BYTES_PER_TILE_PIXEL + merging
 
 
-def _seconds(segmenter: Segmenter | None, plan: TilePlan) -> float | None:
+def _seconds(segmenter: Segmenter | None, plan: TilePlan, start: float) -> dict[str, Any]:
+    """How long a run takes: until its model is ready, over the windows, for the products."""
+    names = ("start_seconds", "inference_seconds", "products_seconds", "total_seconds")
     if segmenter is None:
-        return None
+        return dict.fromkeys((*names, "total_seconds_range"))
     batch = min(segmenter.batch_size, plan.window_runs)
     windows = torch.zeros(batch, 3, *plan.lattice.window_shape, device=segmenter.device)
-    best, spent = math.inf, 0.0
-    for number in range(_TIMED_BATCHES):  # the first ones warm up
-        start = time.perf_counter()
+    times: list[float] = []
+    while len(times) < _TIMED_BATCHES and (len(times) < 3 or sum(times) < _TIMED_SECONDS):
+        clock = time.perf_counter()
         segmenter.window_logits(windows).sum().item()
-        taken = time.perf_counter() - start
-        best, spent = min(best, taken), spent + taken
-        if number and spent > _TIMED_SECONDS:
-            break
-    return float(f"{best / batch * plan.window_runs:.3g}")
+        times.append(time.perf_counter() - clock)
+    times = sorted(times[1:])  # the first one warms up
+    runs = plan.window_runs / batch
+    products = _PRODUCT_SECONDS + _PRODUCT_SECONDS_A_PIXEL * plan.region.area
+    usual = (start, median(times) * runs, products)
+    total = (
+        sum(usual),
+        start + times[0] * runs + products / 2,
+        1.25 * start + 1.25 * times[-1] * runs + 2 * products,
+    )
+    rounded = [float(f"{value:.3g}") for value in (*usual, *total)]
+    return dict(zip(names, rounded, strict=False)) | {"total_seconds_range": rounded[4:]}

@@ -421,7 +421,12 @@ def test_info(scene: Path, model: str) -> None:
     assert facts["scene"]["size"] == "130 x 90 pixels"
     assert facts["scene"]["gsd_m"] == pytest.approx(2, rel=1e-3)
     assert facts["run"]["windows"] == 8
-    assert facts["run"]["inference_seconds"] > 0
+    run_facts = facts["run"]
+    parts = [run_facts[f"{name}_seconds"] for name in ("start", "inference", "products")]
+    assert min(parts) > 0
+    assert run_facts["total_seconds"] == pytest.approx(sum(parts), rel=0.02)
+    low, high = run_facts["total_seconds_range"]
+    assert low <= run_facts["total_seconds"] <= high
     assert "EPSG:32633" in run("info", scene, "--model", model).stdout
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from vectors import UTM, blobs, label_file
 
 import geoseg
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.legend import open_labels
 from geoseg.types import Window
 from geoseg.vector import VectorOptions
@@ -84,6 +84,45 @@ def test_the_commands_take_several(parts: list[Path], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["stats", *given, *zones]).exit_code == 0
     style = ["vectorize", *given, "-o", str(tmp_path / "q.fgb"), "--raster-style"]
     assert CliRunner().invoke(app, style).exit_code == 2
+
+
+def test_confidences_of_joined_maps_are_those_of_the_whole(
+    whole: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).integers(0, 101, (60, 90)).astype(np.uint8)
+    scores = label_file(tmp_path / "scores.tif", data, [])
+    pieces = []
+    for number, (row, col) in enumerate([(30, 50), (0, 0), (30, 0), (0, 50)]):
+        part = data[row : row + 30, col : 90 if col else 50]
+        pieces.append(piece(tmp_path / f"score{number}.tif", part, row, col, names=[]))
+    one = geoseg.vectorize(whole, confidence=scores)
+    other = geoseg.vectorize(parts, confidence=pieces)
+    for name in ("confidence", "confidence_min"):
+        np.testing.assert_allclose(one[name], other[name])
+    command = ["vectorize", *map(str, parts), "-o", str(tmp_path / "p.fgb")]
+    told = [word for path in pieces for word in ("--confidence", str(path))]
+    assert CliRunner().invoke(app, [*command, *told]).exit_code == 0
+    assert gpd.read_file(tmp_path / "p.fgb").confidence.notna().all()
+    refused = CliRunner().invoke(app, [*command, *told[:2], "--overwrite"])
+    assert refused.exit_code == 2
+    assert "1 given for 4 label rasters" in refused.stderr
+    with pytest.raises(SceneError, match="does not lie on the grid"):
+        geoseg.vectorize(parts, confidence=pieces[::-1])
+    with pytest.raises(OptionError, match="2 rasters given for one"):
+        geoseg.vectorize(whole, confidence=pieces[:2])
+
+
+def test_where_maps_overlap_the_confidence_is_of_the_label_on_top(tmp_path: Path) -> None:
+    ones = np.ones((10, 10), np.uint8)
+    holed = ones * 2
+    holed[:, :3] = 255
+    labels = [piece(tmp_path / "a.tif", ones, 0, 0), piece(tmp_path / "b.tif", holed, 0, 5)]
+    scores = [
+        piece(tmp_path / f"{value}.tif", ones * value, 0, col, names=[])
+        for value, col in ((40, 0), (90, 5))
+    ]
+    table = geoseg.vectorize(labels, confidence=scores).set_index("class_id")
+    assert table.confidence.to_dict() == {1: 40, 2: 90}
 
 
 def test_gaps_and_overlaps(tmp_path: Path) -> None:

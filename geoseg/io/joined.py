@@ -33,7 +33,7 @@ class JoinedLabels(LabelRaster):
     def known_empty(self, window: Window) -> bool:
         """Whether no pixel of a window has a label, as far as that is known without reading it."""
         return all(
-            part.known_empty(_within(inside, place)) for part, place, inside in self._in(window)
+            self.parts[index][0].known_empty(inside) for index, inside, _ in self.inside(window)
         )
 
     def counts(self) -> dict[int, int]:
@@ -49,25 +49,25 @@ class JoinedLabels(LabelRaster):
         for part, _ in self.parts:
             part.close()
 
-    def _in(self, window: Window) -> list[tuple[LabelRaster, Window, Window]]:
-        """Parts that reach into a window, with their place and what of it lies there."""
-        found = ((part, place, place.intersection(window)) for part, place in self.parts)
-        return [(part, place, inside) for part, place, inside in found if inside is not None]
+    def inside(self, window: Window) -> list[tuple[int, Window, Window]]:
+        """Parts that reach into a window: number, pixels of the part, pixels of the window."""
+        found = ((i, place, place.intersection(window)) for i, (_, place) in enumerate(self.parts))
+        return [
+            (index, common.relative_to(place), common.relative_to(window))
+            for index, place, common in found
+            if common is not None
+        ]
 
     def _read(self, window: Window, shape: tuple[int, int]) -> LabelArray:
         assert shape == window.shape, "joined labels are read pixel by pixel"
         assert self.nodata is not None
         values: LabelArray = np.full(shape, self.nodata, self.dtype)
-        for part, place, inside in self._in(window):
-            own = part.read(_within(inside, place))
-            rows, cols = inside.relative_to(window).slices()
+        for index, inside, target in self.inside(window):
+            part, (rows, cols) = self.parts[index][0], target.slices()
+            own = part.read(inside)
             labelled = np.ones(own.shape, np.bool_) if part.nodata is None else own != part.nodata
             values[rows, cols][labelled] = own[labelled]
         return values
-
-
-def _within(inside: Window, place: Window) -> Window:
-    return inside.relative_to(place)
 
 
 def join_labels(rasters: Sequence[LabelRaster]) -> LabelRaster:

@@ -19,6 +19,7 @@ from geoseg._fields import as_made
 from geoseg._files import local_target
 from geoseg.bars import shown
 from geoseg.errors import OptionError, warn
+from geoseg.io.joined import JoinedLabels
 from geoseg.io.labels import LabelRaster
 from geoseg.io.objects import on_disk
 from geoseg.io.times import TIFF_TIME, read_time
@@ -32,7 +33,7 @@ from geoseg.vector.components import Tallies
 from geoseg.vector.corners import Values
 from geoseg.vector.ground import Ground
 from geoseg.vector.merge import SmallMerger
-from geoseg.vector.scores import ScoreRaster, Scores, refuse_other_grid
+from geoseg.vector.scores import JoinedScores, ScoreRaster, Scores, refuse_other_grid
 from geoseg.vector.shape import Shaper
 from geoseg.vector.split import CODES, Splitter
 from geoseg.vector.strips import Strips
@@ -98,7 +99,8 @@ def vectorize(
         File to write: ``.gpkg`` (with the style for QGIS in ``.qml`` beside it), ``.parquet``,
         ``.fgb`` or ``.geojson``. Without one the polygons come back.
     confidence
-        Raster of per cent on the grid of the labels, a path or an array.
+        Raster of per cent on the grid of the labels, a path or an array; of several label rasters
+        one for each, in their order.
     runner_up
         Raster of the second best class on the grid of the labels, a path or an array.
     classes
@@ -154,7 +156,7 @@ def _to_file(
     labels: str | Path | Sequence[str | Path],
     target: Path,
     *,
-    confidence: str | Path | None,
+    confidence: Scored,
     runner_up: str | Path | None,
     classes: VocabularySource | None,
     options: VectorOptions | Mapping[str, Any] | None,
@@ -192,6 +194,10 @@ def _to_file(
     return totals.summary(target, measured=job.ground.measures)
 
 
+Scored = str | Path | Sequence[str | Path] | None
+"""Rasters of confidence."""
+
+
 class Stage(Protocol):
     """Changes values before polygons are traced, after it has seen all rows once."""
 
@@ -208,12 +214,23 @@ class Stage(Protocol):
         """Let the first rows come again."""
 
 
+def _open_scores(
+    confidence: str | Path | Sequence[str | Path], raster: LabelRaster
+) -> ScoreRaster | JoinedScores:
+    paths = [confidence] if isinstance(confidence, str | Path) else list(confidence)
+    if isinstance(raster, JoinedLabels):
+        return JoinedScores(paths, raster)
+    if len(paths) != 1:
+        raise OptionError(f"confidence: {len(paths)} rasters given for one label raster; give one")
+    return ScoreRaster(paths[0], raster.grid, raster.path)
+
+
 @dataclass(frozen=True)
 class _Job:
     """Everything a run needs to know, checked."""
 
     raster: LabelRaster
-    confidence: str | Path | None
+    confidence: Scored
     runner_up: LabelRaster | None
     options: VectorOptions
     ground: Ground
@@ -225,7 +242,7 @@ class _Job:
     def prepare(
         cls,
         raster: LabelRaster,
-        confidence: str | Path | None,
+        confidence: Scored,
         runner_up: str | Path | None,
         options: VectorOptions,
     ) -> _Job:
@@ -236,6 +253,8 @@ class _Job:
         second = None if runner_up is None else LabelRaster.open(runner_up)
         if second is not None:
             refuse_other_grid(second.path, second.grid, raster.grid, raster.path)
+        if confidence is not None:
+            _open_scores(confidence, raster).close()
         strips = Strips(raster, STRIP_PIXELS)
         told = _told(raster, options.attributes)
         return cls(raster, confidence, second, options, ground, strips, told)
@@ -257,9 +276,7 @@ class _Job:
         with ExitStack() as stack:
             scores = None
             if self.confidence is not None:
-                scores = stack.enter_context(
-                    closing(ScoreRaster(self.confidence, self.raster.grid, self.raster.path))
-                )
+                scores = stack.enter_context(closing(_open_scores(self.confidence, self.raster)))
             for done, (window, values) in strips.with_rows_done():
                 yield tracer.feed(
                     _relabelled(values, stages),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy.typing as npt
 from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg._address import as_given
-from geoseg.errors import SceneError
+from geoseg.errors import OptionError, SceneError
 from geoseg.io._handles import open_dataset
 from geoseg.io.crs import crs_name, same_crs
 from geoseg.io.described import unreadable
 from geoseg.io.grid import Grid
+from geoseg.io.joined import JoinedLabels
 from geoseg.types import Window
 
 _SAME_PLACE_PIXELS = 1e-3
@@ -90,6 +92,69 @@ class ScoreRaster:
         if values.dtype.kind == "f":
             known &= np.isfinite(values)
         return Scores(values, known)
+
+
+class JoinedScores:
+    """Scores of label rasters that are joined, one raster for each of them, in their order.
+
+    Parameters
+    ----------
+    paths
+        Rasters with one band, each on the grid of its labels.
+    labels
+        The labels.
+
+    Raises
+    ------
+    OptionError
+        If they are not as many as the label rasters.
+    SceneError
+        As `ScoreRaster`.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], labels: JoinedLabels) -> None:
+        if len(paths) != len(labels.parts):
+            raise OptionError(
+                f"confidence: {len(paths)} given for {len(labels.parts)} label rasters; give one "
+                "for each, in their order"
+            )
+        self._paths, self._labels = paths, labels
+        self._open: dict[int, ScoreRaster] = {}
+        for index in range(len(paths)):
+            self._opened(index).close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read(self, window: Window) -> Scores:
+        """Read the scores of a window: of the label that is on top, where maps overlap.
+
+        Raises
+        ------
+        SceneError
+            If a file is damaged there.
+        """
+        near = self._labels.inside(window)
+        for index in self._open.keys() - {index for index, *_ in near}:
+            self._open.pop(index).close()
+        values = np.zeros(window.shape, np.float32)
+        known = np.zeros(window.shape, np.bool_)
+        for index, inside, target in near:
+            if index not in self._open:
+                self._open[index] = self._opened(index)
+            found, part = self._open[index].read(inside), self._labels.parts[index][0]
+            top: Any = ...
+            if len(near) > 1 and part.nodata is not None:
+                top = part.read(inside) != part.nodata
+            values[target.slices()][top] = found.values[top]
+            known[target.slices()][top] = found.known[top]
+        return Scores(values, known)
+
+    def _opened(self, index: int) -> ScoreRaster:
+        part = self._labels.parts[index][0]
+        return ScoreRaster(self._paths[index], part.grid, part.path)
 
 
 def refuse_other_grid(path: str | Path, own: Grid, grid: Grid, labels: str | Path) -> None:
