@@ -78,10 +78,10 @@ def segment(
         ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
         ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
         ``(class, y, x)`` uint8 per cent; of a stack, ``time`` comes first. Rows and columns come
-        in the order, and under the names, of the scene. Chunks are tiles; of a dask array no
-        pixel is read before something is computed, and a slice of the result costs the windows
-        that it touches. CRS, transform and nodata are set
-        through rioxarray; the attributes of ``labels`` are its classes (``flag_values``,
+        in the order, and under the names, of the scene. Chunks are tiles; of a file or a
+        dask array no pixel is read before something is computed, and a slice of the result costs
+        the windows that it touches. CRS, transform and nodata are set through rioxarray, and what
+        lies along ``time`` stays beside it; the attributes of ``labels`` are its classes (``flag_values``,
         ``flag_meanings``, ``flag_colors``, and ``CLASS_0``, ``CLASS_1``, … which
         ``.rio.to_raster`` keeps as tags) and what the map was made of (``geoseg_model``,
         ``geoseg_limits``, …). `geoseg.xarray` draws and measures such labels.
@@ -135,8 +135,8 @@ def segment(
     }
     grid = source.grid.crop(plan.region)
     coords = _coordinates(source, plan.region)
-    if stack is not None and isinstance(scene, xr.DataArray | xr.Dataset) and stack in scene.coords:
-        coords[str(stack)] = scene.coords[stack].variable
+    if isinstance(scene, xr.DataArray | xr.Dataset):
+        coords |= _dates(scene, stack)
     if probabilities:
         shares = product("probabilities", per_cent, len(classes_))
         data["probabilities"] = (
@@ -358,6 +358,16 @@ def _coordinates(source: Scene | ArrayScene, region: Window) -> dict[str, Any]:
     }
     turned = dict(zip((y, x), _turned(source), strict=True))
     return {dim: values[::-1] if turned[dim] else values for dim, values in along.items()}
+
+
+def _dates(scene: xr.DataArray | xr.Dataset, stack: Any) -> dict[Any, Any]:
+    """When a scene was taken, and what else lies along the dates of a stack."""
+    return {
+        name: coord.variable
+        for name, coord in scene.coords.items()
+        if (coord.dims == (stack,) and (name == stack or coord.dtype.kind in "iufbMmUS"))
+        or (not coord.dims and coord.dtype.kind == "M")
+    }
 
 
 def _placed(
