@@ -78,10 +78,10 @@ def segment(
         ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
         ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
         ``(class, y, x)`` uint8 per cent; of a stack, ``time`` comes first. Rows and columns come
-        in the order, and under the names, of the scene. Chunks are tiles; of a file or a
-        dask array no pixel is read before something is computed, and a slice of the result costs
-        the windows that it touches. CRS, transform and nodata are set through rioxarray, and what
-        lies along ``time`` stays beside it; the attributes of ``labels`` are its classes (``flag_values``,
+        in the order, and under the names, of the scene. Chunks are tiles; of a file or a dask array
+        no pixel is read before something is computed, and a slice of the result costs the windows
+        that it touches. CRS, transform and nodata are set through rioxarray, and what lies along
+        ``time`` stays beside it; the attributes of ``labels`` are its classes (``flag_values``,
         ``flag_meanings``, ``flag_colors``, and ``CLASS_0``, ``CLASS_1``, … which
         ``.rio.to_raster`` keeps as tags) and what the map was made of (``geoseg_model``,
         ``geoseg_limits``, …). `geoseg.xarray` draws and measures such labels.
