@@ -18,7 +18,7 @@ from geoseg._fields import as_made
 from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
-from geoseg.inference.refine.scene import with_measures
+from geoseg.inference.refine.scene import measures, with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, open_stack, taken_by_arrays, time_of
@@ -79,10 +79,10 @@ def segment(
         ``labels`` ``(y, x)`` uint8 class index (nodata 255; uint16 and 65535 over 254 classes),
         ``confidence`` ``(y, x)`` uint8 per cent (nodata 255), and on request ``probabilities``
         ``(class, y, x)`` uint8 per cent; of a stack, ``time`` comes first. Rows and columns come
-        in the order, and under the names, of the scene. Chunks are tiles; of a dask array no
-        pixel is read before something is computed, and a slice of the result costs the windows
-        that it touches. CRS, transform and nodata are set
-        through rioxarray; the attributes of ``labels`` are its classes (``flag_values``,
+        in the order, and under the names, of the scene. Chunks are tiles; of a file or a dask array
+        no pixel is read before something is computed, and a slice of the result costs the windows
+        that it touches. CRS, transform and nodata are set through rioxarray, and what lies along
+        ``time`` stays beside it; the attributes of ``labels`` are its classes (``flag_values``,
         ``flag_meanings``, ``flag_colors``, and ``CLASS_0``, ``CLASS_1``, … which
         ``.rio.to_raster`` keeps as tags) and what the map was made of (``geoseg_model``,
         ``geoseg_limits``, …). `geoseg.xarray` draws and measures such labels.
@@ -92,17 +92,17 @@ def segment(
     GeosegError
         With one line that says what is wrong and what to do.
     """
-    reading = as_made(Reading, reading)
+    reading, chosen = as_made(Reading, reading), windows_of(options, window, stride)
     stack = None
     sources: tuple[Scene, ...] | ArrayScenes
     if isinstance(scene, xr.DataArray | xr.Dataset):
         stack = time_of(scene)
         sources = _open_arrays(scene, stack, reading, colours=scorer is None)
     else:
-        words = scorer is None  # a scorer is tried on some pixels before the work
-        sources = (_open(scene, reading, colours=words, lazily=words),)
+        # A scorer is tried on some pixels before the work, and some refiners measure the scene.
+        lazily = scorer is None and not measures(chosen)
+        sources = (_open(scene, reading, colours=scorer is None, lazily=lazily),)
     source = sources[0]
-    chosen = windows_of(options, window, stride)
     if isinstance(source, Scene):  # of a lazy array no pixel is read yet
         chosen = with_measures(chosen, source)
     segmenter = segmenter_of(model, classes, chosen, device, scorer)
@@ -113,8 +113,8 @@ def segment(
     made = mapped(
         sources, pixels, segmenter, reading, tile, probabilities=probabilities, stack=stack
     )
-    if stack is not None and isinstance(scene, xr.DataArray | xr.Dataset) and stack in scene.coords:
-        made = made.assign_coords({str(stack): scene.coords[stack].variable})
+    if isinstance(scene, xr.DataArray | xr.Dataset):
+        made = made.assign_coords(_dates(scene, stack))
     return made
 
 
@@ -380,6 +380,16 @@ def _coordinates(source: Scene | ArrayScene, region: Window) -> dict[str, Any]:
     }
     turned = dict(zip((y, x), _turned(source), strict=True))
     return {dim: values[::-1] if turned[dim] else values for dim, values in along.items()}
+
+
+def _dates(scene: xr.DataArray | xr.Dataset, stack: Any) -> dict[Any, Any]:
+    """When a scene was taken, and what else lies along the dates of a stack."""
+    return {
+        name: coord.variable
+        for name, coord in scene.coords.items()
+        if (coord.dims == (stack,) and (name == stack or coord.dtype.kind in "iufbMmUS"))
+        or (not coord.dims and coord.dtype.kind == "M")
+    }
 
 
 def _placed(

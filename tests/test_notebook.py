@@ -463,6 +463,15 @@ def test_a_stack_is_seen_with_one_stretch(
     assert seen.count <= 9
 
 
+def test_what_lies_along_the_dates_stays(stack: xr.DataArray, loaded: geoseg.Model) -> None:
+    clouds = stack.assign_coords(cloud=("time", [3, 1, 2]), odd=("time", [{}, {}, {}]))
+    found = lazy(clouds, loaded)
+    assert found.labels.sortby("cloud").cloud.values.tolist() == [1, 2, 3]
+    assert "odd" not in found.coords
+    one = lazy(clouds.isel(time=1), loaded)
+    assert one.labels.time == stack.time[1]
+
+
 def test_the_same_limits_make_a_part_equal_to_the_whole(
     array: xr.DataArray, tmp_path: Path
 ) -> None:
@@ -1228,6 +1237,8 @@ def test_what_is_no_label_raster_is_one_line(labels: xr.DataArray, tmp_path: Pat
     assert "/" not in str(caught.value)
     with pytest.raises(SceneError, match="holds <U"):
         labels.astype(str).geoseg.areas()
+    with pytest.raises(SceneError, match="labels lie in 0 to 65534"):
+        geoseg.vectorize(labels.astype("int64") + 2**33)
     for part in (labels.isel(y=3), labels.isel(y=3, x=4)):
         with pytest.raises(SceneError, match=r"give one image \(y, x\)"):
             part.geoseg.plot()

@@ -256,6 +256,11 @@ def write_labels(
         for window in _strips(scene):
             values = np.asarray(scene.pixels(window))[0]
             found.update(np.unique(values).tolist())
+            if dtype != values.dtype and not (values.astype(dtype) == values).all():
+                raise SceneError(
+                    f"the array holds values from {values.min()} to {values.max()}; labels lie in "
+                    "0 to 65534"
+                )
             dataset.write(values.astype(dtype), 1, window=window.slices())
         classes = classes_of(thin, np.array(sorted(found))) if found else ()
         own = {f"CLASS_{item.index}": item.name for item in classes}

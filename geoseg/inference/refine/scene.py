@@ -18,14 +18,19 @@ class Measuring(Protocol):
         """The same method with that key filled, if nobody gave it; of all of the scene."""
 
 
+def measures(options: Options) -> bool:
+    """Whether a refiner has something to measure."""
+    return any(isinstance(resolve(REFINERS, text), Measuring) for text in options.refine)
+
+
 def with_measures(options: Options, scene: SceneLike) -> Options:
     """Options in which refiners have what they need of a scene.
 
     What is measured stands in the options, and so in ``run.json`` and in what a run that is
     resumed compares.
     """
-    made = [resolve(REFINERS, text) for text in options.refine]
-    if not any(isinstance(each, Measuring) for each in made):
+    if not measures(options):
         return options
+    made = [resolve(REFINERS, text) for text in options.refine]
     filled = (each.measured(scene) if isinstance(each, Measuring) else each for each in made)
     return replace(options, refine=tuple(canonical(REFINERS, each) for each in filled))
