@@ -1,0 +1,95 @@
+"""What does each method cost beside `segearth` and a run without refiners?
+
+In ViT-B/16's shape with random weights, one thread, CPU seconds of the process: the shortest of
+some turns, in which the methods follow one another. Attentions: one window of 224 pixels at a time,
+encoder alone. Refiners: a whole image in memory, windows of 224 every 112 pixels, with the default
+upsampler, ten classes of one word. At the sides of a small image fewer windows lie over a pixel
+than in a scene, so that refiners' shares are rather too large here.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import _common
+import numpy as np
+import torch
+from bench_speed import WORDS, random_model, sample_image
+
+from geoseg import Options, Segmenter
+from geoseg.methods import ATTENTIONS, REFINERS
+from geoseg.model.loading import Model
+from geoseg.types import PixelBlock
+
+EXTRA = ("resclip:feedback=no", "pearl:steps=5", "segearth:last=2")
+"""Attentions with other keys than their defaults that are worth a row."""
+
+_SLOW = ("lposs",)
+"""Refiners that run once."""
+
+
+def best_of(turns: int, sides: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Least CPU seconds of each side, the sides taking turns."""
+    best = dict.fromkeys(sides, float("inf"))
+    for _ in range(turns):
+        for name, run in sides.items():
+            start = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+def rows_of(kind: str, best: Mapping[str, float], base: str) -> list[dict[str, Any]]:
+    """A row a method, with its share of the base's time."""
+    return [
+        {"kind": kind, "method": name, "CPU s": round(seconds, 4), "x": seconds / best[base]}
+        for name, seconds in best.items()
+    ]
+
+
+def attentions(model: Model, turns: int) -> list[dict[str, Any]]:
+    """One window through the encoder."""
+    block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
+    sides = {}
+    for text in (*ATTENTIONS.entries, *EXTRA):
+        options = Options(attention=text, upsampler="none", templates="none")
+        segmenter = Segmenter(model, WORDS, options)
+        pixels = segmenter.encoder.normalise(block)[None]
+        sides[text] = lambda made=segmenter, pixels=pixels: made.encode(pixels)
+    return rows_of("attention", best_of(turns, sides), "segearth")
+
+
+def runs(model: Model, side: int, turns: int) -> list[dict[str, Any]]:
+    """A whole image with each refiner."""
+    image = (sample_image(side).transpose(1, 2, 0) * 255).astype(np.uint8)
+    sides = {}
+    for name in ("none", *REFINERS.entries):
+        refine = () if name == "none" else name
+        segmenter = Segmenter(model, WORDS, Options(templates="none", refine=refine))
+        sides[name] = lambda made=segmenter: made.predict(image)
+    slow = {name: sides.pop(name) for name in _SLOW}
+    return rows_of("run with refiner", best_of(turns, sides) | best_of(1, slow), "none")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = _common.parser(__doc__)
+    parser.add_argument("--only", choices=("attentions", "runs"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    model, rows = random_model(), []
+    if given.only != "runs":
+        rows += attentions(model, 1 if given.quick else 5)
+    if given.only != "attentions":
+        rows += runs(model, 224 if given.quick else 448, 1 if given.quick else 2)
+    _common.table(rows)
+    if not given.no_save:
+        print(_common.save("methods", rows))
+
+
+if __name__ == "__main__":
+    main()
