@@ -96,7 +96,7 @@ def examples(
             how = as_made(Reading, reading)
             source = scene if isinstance(scene, Scene) else open_scene(as_given(scene), how)
             seen = seen_by_encoder(source, loaded, chosen)
-        found = _collected(_examples(where, seen.grid, column), seen)
+        found = _collected(examples_on(where, seen.grid, column), seen)
         known = survey(seen)
     names = list(dict.fromkeys(one.name for one in found))
     if classes is None:
@@ -118,12 +118,12 @@ def examples(
     words = [word for entry in parts for word in entry.prompts]
     templates = load_templates(chosen.templates)
     vectors = embed_queries(seen.model, words, templates) if words else None
-    mixing = _Mixing(parts, vectors, *known)
+    mixing = Mixing(parts, vectors, *known)
     return Vocabulary(mixing.classes(found, mixing.best_share(found) if share is None else share))
 
 
 @dataclass(frozen=True, eq=False)
-class _Example:
+class Example:
     """The tokens of one example."""
 
     name: str
@@ -145,7 +145,7 @@ def _told(where: Any) -> str:
     return shown(as_given(where)) if isinstance(where, str | Path) else "the examples"
 
 
-def _examples(
+def examples_on(
     where: str | Path | gpd.GeoDataFrame, grid: Grid, column: str | None
 ) -> list[tuple[str, BaseGeometry]]:
     """Class and outline in pixels of every example that lies on the scene."""
@@ -182,14 +182,14 @@ def _examples(
     return found
 
 
-def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[_Example]:
+def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[Example]:
     """Tokens of all examples that lie where there is data."""
     patch = seen.model.patch_size
     made, spelt = [], dict[str, str]()
     for name, outline in found:
         tokens, shares = tokens_in(outline, seen)
         if len(shares):
-            made.append(_Example(spelt.setdefault(name.casefold(), name), tokens, shares))
+            made.append(Example(spelt.setdefault(name.casefold(), name), tokens, shares))
     lost = dict.fromkeys(name for name, _ in found if name.casefold() not in spelt)
     if lost:
         raise OptionError(
@@ -208,7 +208,7 @@ def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[_E
 
 
 @dataclass(frozen=True, eq=False)
-class _Mixing:
+class Mixing:
     """Classes of words, and what they become with examples."""
 
     parts: Sequence[VocabularyClass]
@@ -219,7 +219,7 @@ class _Mixing:
     cls: npt.NDArray[np.float64]
     """Mean direction of its CLS tokens."""
 
-    def best_share(self, found: Sequence[_Example]) -> float:
+    def best_share(self, found: Sequence[Example]) -> float:
         """Share with which left-out examples are told best, token by token; the least of equals."""
         several = {one.name for one in found if sum(o.name == one.name for o in found) > 1}
         if self.vectors is None or not several:
@@ -237,7 +237,7 @@ class _Mixing:
             share for share, score in zip(_TRIED_SHARES, scores, strict=True) if score >= good
         )
 
-    def _right(self, one: _Example, rest: Sequence[_Example], share: float) -> float:
+    def _right(self, one: Example, rest: Sequence[Example], share: float) -> float:
         """Part of an example's tokens that others tell right."""
         vocabulary = Vocabulary(self.classes(rest, share))
         queries = Queries.of(vocabulary, lambda words: self._words())
@@ -250,7 +250,7 @@ class _Mixing:
         assert self.vectors is not None
         return self.vectors
 
-    def classes(self, found: Sequence[_Example], share: float) -> tuple[VocabularyClass, ...]:
+    def classes(self, found: Sequence[Example], share: float) -> tuple[VocabularyClass, ...]:
         """Classes with their examples; what they score halfway to the scene's mean stays."""
         means: dict[str, list[npt.NDArray[np.float64]]] = {}
         for one in found:

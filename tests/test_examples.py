@@ -212,6 +212,62 @@ def test_similarity_to_nowhere_is_one_line(both: Store) -> None:
         both.similar(3)  # type: ignore[arg-type]
 
 
+# -- corrections ---------------------------------------------------------------------------------
+
+
+def known_points(count: int) -> gpd.GeoDataFrame:
+    """Places all over the scene, and what is there."""
+    rng = np.random.default_rng(1)
+    at = rng.uniform((8, 8), (3 * WIDTH - 8, 184), (count, 2))
+    names = [list(COLOURS)[int(x // WIDTH)] for x, _ in at]
+    return table(names, [shapely.Point(500000 + x, 5000000 - y) for x, y in at])
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.filterwarnings("ignore:.*smaller than a patch")
+def test_a_few_corrected_points_mend_a_map(both: Store, tmp_path: Path, fast: bool) -> None:
+    bare = geoseg.Products(polygons="none", preview=False)
+    made = both.to_files(
+        "brick; lawn; lake", tmp_path / "map", fast=fast, options=QUICK, products=bare
+    )
+    points = known_points(20)
+    done = geoseg.correct(both, made.out, points, tmp_path / "new", products=bare)
+    with rasterio.open(tmp_path / "map" / "labels.tif") as raster:
+        before = raster.read(1)
+    with rasterio.open(tmp_path / "new" / "labels.tif") as raster:
+        after = raster.read(1)
+    assert done.after >= done.before
+    assert told_right(after) > told_right(before) + 0.03
+    assert sum(done.moved.values()) == (after != before).sum()
+    # What was learnt is a vocabulary like any other; and what is right stays as it is.
+    saved = done.vocabulary.save(tmp_path / "classes.toml")
+    again = both.to_files(saved, tmp_path / "right", fast=fast, options=QUICK, products=bare)
+    truth = points.assign(**{"class": [
+        list(COLOURS)[after[int(5000000 - p.y), int(p.x - 500000)]] for p in points.geometry
+    ]})  # fmt: skip
+    same = geoseg.correct(both, again.out, truth, tmp_path / "same", products=bare)
+    assert (same.before, same.share, same.prior, same.moved) == (1.0, 0.0, 0.0, {})
+
+
+def test_corrections_of_other_maps_are_refused(
+    both: Store, tmp_path: Path, runner: CliRunner
+) -> None:
+    with pytest.raises(SceneError, match=r"holds no map with its run\.json"):
+        geoseg.correct(both, tmp_path, known_points(3), tmp_path / "new")
+    bare = geoseg.Products(polygons="none", preview=False)
+    both.to_files("brick; lake", tmp_path / "map", options=QUICK, products=bare)
+    with pytest.raises(VocabularyError, match="'lawn' is not a class of the map: brick, lake"):
+        geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "new")
+    known_points(9)[lambda t: t["class"] != "lawn"].to_file(tmp_path / "points.gpkg")
+    command = ["correct", str(both.path), "--map", str(tmp_path / "map"), "--points",
+               str(tmp_path / "points.gpkg"), "--out", str(tmp_path / "new"), "--json",
+               "--polygons", "none", "--no-preview"]  # fmt: skip
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["right_left_out"] >= told["right_before"]
+
+
 def test_commands_take_examples(
     runner: CliRunner, store: Store, scene: Path, model: geoseg.Model, file: Path, tmp_path: Path
 ) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from geoseg.inference.lane import USUAL, TilePixels
-from geoseg.inference.merge import merged
-from geoseg.inference.segmenter import with_data
 from geoseg.options import Options
 from geoseg.store.encoding import WORDS
 from geoseg.store.layout import StoreFile
@@ -69,14 +65,10 @@ class _OneQuery(RecordedSegmenter):
     ) -> Generator[Cosines, None, None]:
         """Cosines of each tile, which is a lane by itself."""
         for each in tiles:
-            core, windows = each.tile.core, with_data(each)
-            values: Any = np.full(core.shape, NOTHING, np.float32)
-            with closing(self._steps(core, [(each, windows)], stop)) as run:
-                for first, rows in merged(run, core):
-                    values[first : first + len(rows)] = rows[..., 0].clamp(-1, 1).cpu().numpy()
+            values = np.clip(self.core_logits(each, stop)[..., 0], -1, 1)
             self.store.refuse_other()
             values[~each.keep] = NOTHING
-            yield Cosines(core, values, len(windows))
+            yield Cosines(each.tile.core, values, len(each.tile.windows))
 
 
 class Likeness(_OneQuery):
