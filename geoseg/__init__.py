@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geoseg.ask import Store, encode, open_store
     from geoseg.changes import change
+    from geoseg.correction import Correction, correct
     from geoseg.dense import features, similarity
     from geoseg.evaluation import evaluate
     from geoseg.evaluation.tune_samples import tune_on_scenes as tune
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from geoseg.xarray import open_labels
 
 __all__ = [
+    "Correction",
     "Model",
     "Options",
     "Products",
@@ -44,6 +46,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "change",
+    "correct",
     "encode",
     "evaluate",
     "examples",
@@ -62,6 +65,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Correction": "geoseg.correction",
     "Model": "geoseg.model.loading",
     "Options": "geoseg.options",
     "Products": "geoseg.options",
@@ -72,6 +76,7 @@ _HOMES = {
     "StoreOptions": "geoseg.options",
     "Vocabulary": "geoseg.text.vocabulary",
     "change": "geoseg.changes",
+    "correct": "geoseg.correction",
     "encode": "geoseg.ask",
     "evaluate": "geoseg.evaluation",
     "examples": "geoseg.pooling",

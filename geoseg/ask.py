@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import rioxarray
+import shapely
 import xarray as xr
+from shapely.geometry.base import BaseGeometry
 
 from geoseg._address import as_given
 from geoseg._fields import as_made
@@ -15,26 +21,31 @@ from geoseg._html import table
 from geoseg._inputs import is_there, shown
 from geoseg._texts import area_as_text
 from geoseg.bars import shown as progress_shown
-from geoseg.errors import OptionError, SceneError, not_found
+from geoseg.errors import OptionError, OutputError, SceneError, not_found
 from geoseg.inference.network import windows_of
 from geoseg.inference.refine.scene import with_measures
 from geoseg.io.aoi import Aoi
 from geoseg.io.scene import Scene, open_scene
+from geoseg.io.write import RasterWriter, provenance, similarity_writer
 from geoseg.lazy import mapped
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading, StoreOptions
 from geoseg.pipeline import run_scene
-from geoseg.run.result import ProgressCallback, Run
+from geoseg.run.result import Progress, ProgressCallback, Run
 from geoseg.run.scenes import SceneSource, open_area, open_input, passing_mosaic
-from geoseg.run.tiles import PixelSource
+from geoseg.run.tiles import PixelSource, TileJob, run_tiles
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.store.encode import EncodeRun, StoreFolder
 from geoseg.store.encoding import WORDS, Encoding
 from geoseg.store.layout import StoreFile
+from geoseg.store.likeness import NOTHING, Cosines, FastLikeness, Likeness
+from geoseg.store.pool import seen_by_store, tokens_in
 from geoseg.store.recorded import FastSegmenter, RecordedModel, RecordedSegmenter, StoredPixels
+from geoseg.text.embedding import embed_queries
+from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
-from geoseg.types import Window
+from geoseg.types import FloatArray, Window
 
 
 def encode(
@@ -276,6 +287,126 @@ class Store:
                 client=client,
                 progress=say,
             )
+
+    def similar(
+        self,
+        what: str | Sequence[float] | BaseGeometry,
+        *,
+        out: str | Path | None = None,
+        fast: bool | None = None,
+        options: Options | Mapping[str, Any] | None = None,
+        aoi: Any = None,
+        model: str | Model | None = None,
+        device: str = "auto",
+        scene: str | Path | None = None,
+        overwrite: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> xr.DataArray:
+        """Find where the scene looks like some words, or like a place in it.
+
+        Parameters
+        ----------
+        what
+            Words; or a point (x and y) or a shapely polygon in the scene's CRS, whose features, on
+            average, are looked for.
+        out
+            File to write as well: a cloud-optimised GeoTIFF of float32.
+        fast, aoi, model, device, scene
+            As for `ask`.
+        options
+            Of which templates count.
+        overwrite
+            Replace ``out``.
+        progress
+            Called after every tile.
+
+        Returns
+        -------
+        xarray.DataArray
+            ``(y, x)`` float32 cosine, -1 to 1; NaN where there is no data. It is read from ``out``
+            when it is looked at, if there is one.
+
+        Raises
+        ------
+        OptionError
+            If it is neither words nor a place, or the place lies where there is no data.
+        """
+        if out is not None and Path(out).exists() and not overwrite:
+            raise OutputError(f"{out}: exists already; replace it with --overwrite")
+        source, reading = self._open(scene, aoi)
+        fast = "full" not in self.tiers if fast is None else fast
+        named = RecordedModel.of(self._file, "cpu" if fast else device, model)
+        vector, told = self._direction(what, named, as_made(Options, options), source)
+        kind = FastLikeness if fast else Likeness
+        asked = kind(self._file, named, vector)
+        area = open_area(reading, source.grid)
+        plan = asked.cut(source.shape, None if area is None else area.window)
+        job = TileJob(self._pixels(asked, source, reading), asked, plan, area)
+        grid = source.grid.crop(plan.region)
+        with TemporaryDirectory(prefix="geoseg-") as folder, bounded_cache():
+            place = Path(folder) if out is None else Path(out).absolute().parent
+            work = place / f".{Path(out or 'similarity').stem}.work.tif"
+            tags = provenance(source.path, self.model, [[told]])
+            with similarity_writer(work, grid, NOTHING, told, tags=tags) as writer:
+                try:
+                    self._write(job, writer, progress)
+                    final = Path(folder) / "similarity.tif" if out is None else Path(out)
+                    writer.finish(final, overwrite=overwrite)
+                finally:
+                    writer.discard()
+            opened: Any = rioxarray.open_rasterio(final, masked=True, chunks=True)
+            made: xr.DataArray = opened.squeeze("band", drop=True).rename("similarity")
+            made.attrs = {"long_name": f"similarity to {told}", "units": "1"}
+            return made if out is not None else made.load()
+
+    def _write(self, job: TileJob, writer: RasterWriter, progress: ProgressCallback | None) -> None:
+        plan = job.plan
+        pixels = sum(plan.core(index).area for index in range(len(plan)))
+        state = Progress("similar", 0, len(plan), 0, pixels)
+        with closing(run_tiles(job, range(len(plan)))) as results:
+            found: Any
+            for index, found in results:
+                core = plan.core(index)
+                if isinstance(found, Cosines):
+                    writer.write(core.relative_to(plan.region), found.values)
+                state = replace(
+                    state,
+                    tiles_done=state.tiles_done + 1,
+                    pixels_done=state.pixels_done + core.area,
+                )
+                if progress is not None:
+                    progress(state)
+
+    def _direction(
+        self, what: Any, model: RecordedModel, options: Options, source: Scene
+    ) -> tuple[FloatArray, str]:
+        """The direction that is looked for, of unit length, and what it is called."""
+        if isinstance(what, str):
+            if not what.strip():
+                raise OptionError("similar to nothing: give words, a point or a polygon")
+            templates = load_templates(options.templates)
+            return embed_queries(model, [what.strip()], templates)[0], what.strip()
+        shape = what
+        if not isinstance(what, BaseGeometry):
+            try:
+                shape = shapely.Point(*(float(value) for value in what))
+            except (TypeError, ValueError):
+                raise OptionError(
+                    f"similarity to a {type(what).__name__} is not known; give words, a point or a "
+                    "polygon"
+                ) from None
+        grid = source.grid.drawn
+        pixels = shapely.transform(shape, lambda at: np.column_stack(grid.to_pixels(*at.T)))
+        here = pixels.intersection(shapely.box(0, 0, grid.width, grid.height))
+        seen = seen_by_store(self._file, source.grid, str(model.device))
+        tokens, shares = (None, None) if here.is_empty else tokens_in(here, seen)
+        if tokens is None or shares is None or not len(shares):
+            raise OptionError(
+                "the place lies where the scene has no data; give it in the scene's CRS"
+            )
+        mean = shares @ tokens
+        unit: FloatArray = (mean / np.linalg.norm(mean)).astype(np.float32)
+        return unit, shape.wkt if shape.geom_type == "Point" else "a polygon"
 
     # -- what is asked with ------------------------------------------------------------------
 

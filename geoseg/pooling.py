@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,6 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import shapely
-import torch
-import torch.nn.functional as F
-from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
 from geoseg._address import as_given
@@ -21,28 +18,22 @@ from geoseg._fields import as_made
 from geoseg._inputs import shown
 from geoseg.ask import Store
 from geoseg.errors import OptionError, SceneError, VocabularyError, warn
-from geoseg.inference.merge import blend_weight
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene, open_scene
 from geoseg.io.vectors import lay_polygons, read_polygons
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options, Reading
 from geoseg.runtime.gdal import bounded_cache
-from geoseg.store.encoding import WORDS, Encoding
-from geoseg.store.recorded import RecordedModel
+from geoseg.store.pool import Seen, seen_by_encoder, seen_by_store, survey, tokens_in
 from geoseg.text.embedding import embed_queries
 from geoseg.text.queries import Queries
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularyClass, VocabularySource, fill_colors
-from geoseg.tiling.lattice import Lattice
-from geoseg.types import FloatArray, Window
+from geoseg.types import FloatArray
 
 _COLUMNS = ("class", "class_name", "classname", "name", "label")
 """Columns that may say which class an example is of, the likeliest first."""
-_SURVEYED = {"store": 256, "scene": 32}
-"""Windows that say what the scene is like as a whole: read from a store, or encoded for it."""
 _DIGITS = 6
 
 
@@ -98,12 +89,16 @@ def examples(
     chosen = as_made(Options, options)
     with bounded_cache():
         if isinstance(scene, Store):
-            seen = _of_store(scene, device)
+            seen = seen_by_store(scene._file, scene._open(None, None)[0].grid, device)
         else:
             loaded = model if isinstance(model, Model) else load_model(model, device=device)
-            seen = _of_scene(scene, loaded, chosen, as_made(Reading, reading))
-        found = _collected(_examples(where, seen.grid, column), seen)
-        survey = _survey(seen)
+            if not isinstance(scene, str | Path | Scene):
+                raise SceneError(f"a scene is a path or a store, not {type(scene).__name__}")
+            how = as_made(Reading, reading)
+            source = scene if isinstance(scene, Scene) else open_scene(as_given(scene), how)
+            seen = seen_by_encoder(source, loaded, chosen)
+        found = _collected(examples_on(where, seen.grid, column), seen)
+        known = survey(seen)
     names = list(dict.fromkeys(one.name for one in found))
     if classes is None:
         colors = fill_colors(names, [None] * len(names))
@@ -124,27 +119,12 @@ def examples(
     words = [word for entry in parts for word in entry.prompts]
     templates = load_templates(chosen.templates)
     vectors = embed_queries(seen.model, words, templates) if words else None
-    mixing = _Mixing(parts, vectors, *survey)
+    mixing = Mixing(parts, vectors, *known)
     return Vocabulary(mixing.classes(found, mixing.best_share(found) if share is None else share))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Windows of a scene whose tokens can be had."""
-
-    grid: Grid
-    lattice: Lattice
-    model: Model
-    tokens: Callable[[Sequence[Window]], DenseFeatures]
-    holds: Callable[[Window], bool]
-    """Whether a window has data."""
-    padding: tuple[int, int, int, int]
-    blend: Any
-    surveyed: int
-
-
 @dataclass(frozen=True, eq=False)
-class _Example:
+class Example:
     """The tokens of one example."""
 
     name: str
@@ -159,53 +139,6 @@ class _Example:
         return np.asarray(self.shares @ self.tokens / self.shares.sum())
 
 
-def _of_store(store: Store, device: str) -> _Seen:
-    file = store._file
-    if "full" not in store.tiers:
-        raise OptionError(
-            f"{store.path} holds no full tier, whose tokens examples are made of; encode the scene "
-            "with --tier full, or give the scene"
-        )
-    source, _ = store._open(None, None)
-    layout, patch = file.layout, file.facts["model"]["patch"]
-    height, width = layout.lattice.window_shape
-    if layout.window:
-        down, across = layout.grid[0] * patch - height, layout.grid[1] * patch - width
-    else:
-        down, across = -(height % patch), -(width % patch)
-    before = (max(across, 0) // 2, max(down, 0) // 2)
-    padding = (before[0], across - before[0], before[1], down - before[1])
-    cls, lattice = file.cls_tokens, layout.lattice
-
-    def holds(window: Window) -> bool:
-        row = int(lattice.row_starts.searchsorted(window.row))
-        return bool(np.isfinite(cls[row, int(lattice.col_starts.searchsorted(window.col)), 0]))
-
-    named = RecordedModel.of(file, device)
-    return _Seen(
-        source.grid, lattice, named, file.tokens, holds, padding, file.facts["options"]["blend"],
-        _SURVEYED["store"],
-    )  # fmt: skip
-
-
-def _of_scene(scene: str | Path | Scene, model: Model, options: Options, reading: Reading) -> _Seen:
-    if not isinstance(scene, str | Path | Scene):
-        raise SceneError(f"a scene is a path or a store, not {type(scene).__name__}")
-    source = scene if isinstance(scene, Scene) else open_scene(as_given(scene), reading)
-    encoding = Encoding(model, WORDS, options)
-    lattice = encoding.lattice(*source.shape)
-    padding = encoding._padding(lattice.window_shape)
-
-    def tokens(places: Sequence[Window]) -> DenseFeatures:
-        images = torch.stack([encoding.encoder.normalise(source.read(one)) for one in places])
-        return encoding.encode(F.pad(images, padding))
-
-    return _Seen(
-        source.grid, lattice, model, tokens, lambda window: not source.is_empty(window), padding,
-        encoding.options.blend, _SURVEYED["scene"],
-    )  # fmt: skip
-
-
 # -- examples on the scene -----------------------------------------------------------------------
 
 
@@ -213,7 +146,7 @@ def _told(where: Any) -> str:
     return shown(as_given(where)) if isinstance(where, str | Path) else "the examples"
 
 
-def _examples(
+def examples_on(
     where: str | Path | gpd.GeoDataFrame, grid: Grid, column: str | None
 ) -> list[tuple[str, BaseGeometry]]:
     """Class and outline in pixels of every example that lies on the scene."""
@@ -250,14 +183,14 @@ def _examples(
     return found
 
 
-def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: _Seen) -> list[_Example]:
+def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[Example]:
     """Tokens of all examples that lie where there is data."""
     patch = seen.model.patch_size
     made, spelt = [], dict[str, str]()
     for name, outline in found:
-        tokens, shares = _tokens_in(outline, seen)
+        tokens, shares = tokens_in(outline, seen)
         if len(shares):
-            made.append(_Example(spelt.setdefault(name.casefold(), name), tokens, shares))
+            made.append(Example(spelt.setdefault(name.casefold(), name), tokens, shares))
     lost = dict.fromkeys(name for name, _ in found if name.casefold() not in spelt)
     if lost:
         raise OptionError(
@@ -272,61 +205,11 @@ def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: _Seen) -> list[_
     return made
 
 
-def _survey(seen: _Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean unit token of a fixed sample of windows, and the direction of their CLS tokens."""
-    windows = seen.lattice.touching(Window(0, 0, seen.grid.height, seen.grid.width))
-    at = np.linspace(0, len(windows) - 1, min(len(windows), 4 * seen.surveyed)).astype(int)
-    some = [windows[k] for k in at if seen.holds(windows[k])]
-    some = some[:: -(-len(some) // seen.surveyed)] if some else []
-    if not some:
-        raise SceneError("the scene holds no data, so that nothing is like anything in it")
-    tokens, cls = [], []
-    for window in some:
-        features = seen.tokens([window])
-        tokens.append(F.normalize(features.patches[0].double(), dim=-1).mean(0).cpu().numpy())
-        cls.append(F.normalize(features.cls[0].double(), dim=-1).cpu().numpy())
-    overall = np.mean(cls, axis=0)
-    return np.mean(tokens, axis=0), overall / np.linalg.norm(overall)
-
-
-def _tokens_in(
-    outline: BaseGeometry, seen: _Seen
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Unit tokens in an outline, of all windows that see it, and how much of each."""
-    left, top, right, bottom = outline.bounds
-    row, col = int(top), int(left)
-    box = Window(row, col, max(int(np.ceil(bottom)) - row, 1), max(int(np.ceil(right)) - col, 1))
-    tokens, shares = [np.zeros((0, seen.model.embedding_size))], [np.zeros(0)]
-    for window in seen.lattice.touching(box):
-        inside = _shares(outline, window, seen) if seen.holds(window) else np.zeros(0)
-        if inside.any():
-            found = F.normalize(seen.tokens([window]).patches[0].double(), dim=-1).cpu().numpy()
-            tokens.append(found[inside > 0])
-            shares.append(inside[inside > 0])
-    return np.concatenate(tokens), np.concatenate(shares)
-
-
-def _shares(outline: BaseGeometry, window: Window, seen: _Seen) -> npt.NDArray[np.float64]:
-    """How much of an outline lies in every patch of a window, times the window's weight there."""
-    here = shapely.transform(outline, lambda points: points - (window.col, window.row))
-    inside = rasterize(
-        [here], out_shape=window.shape, all_touched=bool(outline.area < 4), dtype="uint8"
-    )
-    weighted = torch.from_numpy(inside) * blend_weight(
-        seen.blend, window.shape, torch.device("cpu")
-    )
-    padded = F.pad(weighted, seen.padding)[None].double()
-    patches: npt.NDArray[np.float64] = (
-        F.avg_pool2d(padded, seen.model.patch_size)[0].flatten().numpy()
-    )
-    return patches
-
-
 # -- queries -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Mixing:
+class Mixing:
     """Classes of words, and what they become with examples."""
 
     parts: Sequence[VocabularyClass]
@@ -337,7 +220,7 @@ class _Mixing:
     cls: npt.NDArray[np.float64]
     """Mean direction of its CLS tokens."""
 
-    def best_share(self, found: Sequence[_Example]) -> float:
+    def best_share(self, found: Sequence[Example]) -> float:
         """Share with which left-out examples are told best, token by token; the least of equals."""
         several = {one.name for one in found if sum(o.name == one.name for o in found) > 1}
         if self.vectors is None or not several:
@@ -355,7 +238,7 @@ class _Mixing:
             share for share, score in zip(_TRIED_SHARES, scores, strict=True) if score >= good
         )
 
-    def _right(self, one: _Example, rest: Sequence[_Example], share: float) -> float:
+    def _right(self, one: Example, rest: Sequence[Example], share: float) -> float:
         """Part of an example's tokens that others tell right."""
         vocabulary = Vocabulary(self.classes(rest, share))
         queries = Queries.of(vocabulary, lambda words: self._words())
@@ -368,7 +251,7 @@ class _Mixing:
         assert self.vectors is not None
         return self.vectors
 
-    def classes(self, found: Sequence[_Example], share: float) -> tuple[VocabularyClass, ...]:
+    def classes(self, found: Sequence[Example], share: float) -> tuple[VocabularyClass, ...]:
         """Classes with their examples; what they score halfway to the scene's mean stays."""
         means: dict[str, list[npt.NDArray[np.float64]]] = {}
         for one in found:

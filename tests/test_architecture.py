@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
     "store": FOUNDATION | INPUTS | {"inference", "run"},
     "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
     "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask"},
+    "correction": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "pooling"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 

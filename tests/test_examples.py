@@ -18,6 +18,7 @@ import geoseg
 from geoseg import Options, Store, Vocabulary
 from geoseg.errors import GeosegWarning, OptionError, SceneError, VocabularyError
 from geoseg.testing import tiny_random_model
+from geoseg.types import PixelBlock
 from geoseg_cli.main import app
 
 COLOURS = {"brick": (170, 70, 60), "lawn": (60, 150, 60), "lake": (40, 70, 160)}
@@ -151,6 +152,120 @@ def test_examples_of_another_model_are_refused(store: Store, scene: Path, file: 
     found = geoseg.examples(store, file)
     with pytest.raises(VocabularyError, match="has 64 numbers and the model's directions have 128"):
         geoseg.Segmenter(geoseg.load_model("geoseg-tiny"), found.with_class("roof"))
+
+
+# -- similarity ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, scene: Path, model: geoseg.Model) -> Store:
+    return geoseg.encode(scene, folder / "both.store", model=model)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_similarity_to_a_place_is_highest_there(both: Store, fast: bool) -> None:
+    place = box(1, 60)
+    for what in (place, (place.centroid.x, place.centroid.y)):
+        found = both.similar(what, fast=fast)
+        means = [float(found.values[:, k * WIDTH : (k + 1) * WIDTH].mean()) for k in range(3)]
+        assert means[1] > max(means[0], means[2])
+        assert -1 <= float(found.min()) <= float(found.max()) <= 1
+
+
+def test_similarity_to_words_is_the_logit_of_these_words(both: Store, model: geoseg.Model) -> None:
+    with rasterio.open(both.facts["scene"]["path"]) as raster:
+        pixels = np.moveaxis(raster.read(), 0, -1)
+    segmenter = geoseg.Segmenter(model, "green lawn; b", QUICK)
+    block = _block(pixels)
+    expected = segmenter.logits(block)[0]
+    found = both.similar("green lawn", options=QUICK, fast=False)
+    assert np.abs(found.values - expected).max() < 2e-3
+    near = both.similar("green lawn", options=QUICK, fast=True)
+    assert np.corrcoef(near.values.ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def _block(pixels: np.ndarray) -> Any:
+    rgb = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / 255
+    return PixelBlock(rgb, np.ones(rgb.shape[1:], bool))
+
+
+def test_similarity_in_a_file(both: Store, runner: CliRunner, tmp_path: Path) -> None:
+    out = tmp_path / "lawn.tif"
+    place = box(1, 60).centroid
+    command = ["similar", str(both.path), "--to", f"{place.x},{place.y}", "--out", str(out)]
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    with rasterio.open(out) as raster:
+        assert (raster.dtypes[0], raster.nodata, raster.crs.to_string()) == ("float32", -9999, UTM)
+        expected = both.similar((place.x, place.y)).values
+        assert np.allclose(raster.read(1), expected, atol=1e-5)
+    again = runner.invoke(app, command)
+    assert again.exit_code == 1
+    assert "replace it with --overwrite" in again.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["lawn.tif"]
+
+
+def test_similarity_to_nowhere_is_one_line(both: Store) -> None:
+    with pytest.raises(OptionError, match="lies where the scene has no data"):
+        both.similar((0.0, 0.0))
+    with pytest.raises(OptionError, match="give words, a point or a polygon"):
+        both.similar(3)  # type: ignore[arg-type]
+
+
+# -- corrections ---------------------------------------------------------------------------------
+
+
+def known_points(count: int) -> gpd.GeoDataFrame:
+    """Places all over the scene, and what is there."""
+    rng = np.random.default_rng(1)
+    at = rng.uniform((8, 8), (3 * WIDTH - 8, 184), (count, 2))
+    names = [list(COLOURS)[int(x // WIDTH)] for x, _ in at]
+    return table(names, [shapely.Point(500000 + x, 5000000 - y) for x, y in at])
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.filterwarnings("ignore:.*smaller than a patch")
+def test_a_few_corrected_points_mend_a_map(both: Store, tmp_path: Path, fast: bool) -> None:
+    bare = geoseg.Products(polygons="none", preview=False)
+    made = both.to_files(
+        "brick; lawn; lake", tmp_path / "map", fast=fast, options=QUICK, products=bare
+    )
+    points = known_points(20)
+    done = geoseg.correct(both, made.out, points, tmp_path / "new", products=bare)
+    with rasterio.open(tmp_path / "map" / "labels.tif") as raster:
+        before = raster.read(1)
+    with rasterio.open(tmp_path / "new" / "labels.tif") as raster:
+        after = raster.read(1)
+    assert done.after >= done.before
+    assert told_right(after) > told_right(before) + 0.03
+    assert sum(done.moved.values()) == (after != before).sum()
+    # What was learnt is a vocabulary like any other; and what is right stays as it is.
+    saved = done.vocabulary.save(tmp_path / "classes.toml")
+    again = both.to_files(saved, tmp_path / "right", fast=fast, options=QUICK, products=bare)
+    truth = points.assign(**{"class": [
+        list(COLOURS)[after[int(5000000 - p.y), int(p.x - 500000)]] for p in points.geometry
+    ]})  # fmt: skip
+    same = geoseg.correct(both, again.out, truth, tmp_path / "same", products=bare)
+    assert (same.before, same.share, same.prior, same.moved) == (1.0, 0.0, 0.0, {})
+
+
+def test_corrections_of_other_maps_are_refused(
+    both: Store, tmp_path: Path, runner: CliRunner
+) -> None:
+    with pytest.raises(SceneError, match=r"holds no map with its run\.json"):
+        geoseg.correct(both, tmp_path, known_points(3), tmp_path / "new")
+    bare = geoseg.Products(polygons="none", preview=False)
+    both.to_files("brick; lake", tmp_path / "map", options=QUICK, products=bare)
+    with pytest.raises(VocabularyError, match="'lawn' is not a class of the map: brick, lake"):
+        geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "new")
+    known_points(9)[lambda t: t["class"] != "lawn"].to_file(tmp_path / "points.gpkg")
+    command = ["correct", str(both.path), "--map", str(tmp_path / "map"), "--points",
+               str(tmp_path / "points.gpkg"), "--out", str(tmp_path / "new"), "--json",
+               "--polygons", "none", "--no-preview"]  # fmt: skip
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["right_left_out"] >= told["right_before"]
 
 
 def test_commands_take_examples(

@@ -47,7 +47,7 @@ _STARTED_IN = os.getpid()
 PRODUCT_TAG = "GEOSEG_PRODUCT"
 
 Rgba = tuple[int, int, int, int]
-Product = Literal["labels", "runner_up", "confidence", "margin", "probabilities"]
+Product = Literal["labels", "runner_up", "confidence", "margin", "probabilities", "similarity"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RasterLayout:
 
     product: Product
     dtype: str
-    nodata: int
+    nodata: float
     descriptions: tuple[str, ...]
     """One a band."""
     overviews: Literal["MODE", "AVERAGE"]
@@ -414,6 +414,22 @@ def _per_cent_layout(
         unit="%",
         tags=tags,
     )
+
+
+def similarity_writer(
+    work: Path, grid: Grid, nodata: float, what: str, *, tags: Mapping[str, str]
+) -> RasterWriter:
+    """Make the writer of cosines of similarity: one float32 band, -1 to 1."""
+    layout = RasterLayout(
+        product="similarity",
+        dtype="float32",
+        nodata=nodata,
+        descriptions=(f"similarity to {what}",),
+        overviews="AVERAGE",
+        predictor=True,
+        tags=tags,
+    )
+    return RasterWriter(work, grid, layout)
 
 
 def probability_writer(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,9 +19,10 @@ from geoseg._fields import choices
 from geoseg._inputs import shown
 from geoseg.errors import OptionError, SceneError, TilingError, WeightsError
 from geoseg.inference.lane import USUAL, TilePixels, TileResult
+from geoseg.inference.merge import merged
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.scorer import PixelEncoder, WindowScorer
-from geoseg.inference.segmenter import Segmenter
+from geoseg.inference.segmenter import Segmenter, with_data
 from geoseg.inference.steps import WindowStep
 from geoseg.model.attention.trunk import Words
 from geoseg.model.loading import Model, load_model, resolve_device
@@ -210,6 +212,17 @@ class RecordedSegmenter(Segmenter):
             for result in found:
                 self.store.refuse_other()
                 yield result
+
+    def core_logits(
+        self, each: TilePixels, stop: threading.Event | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Merged logits ``(H, W, Q)`` of a tile's core; NaN where no window has data."""
+        core = each.tile.core
+        found: npt.NDArray[np.float32] = np.full((*core.shape, len(self._text)), np.nan, "f4")
+        with closing(self._steps(core, [(each, with_data(each))], stop)) as run:
+            for first, rows in merged(run, core):
+                found[first : first + len(rows)] = rows.cpu().numpy()
+        return found
 
     @property
     def recipe(self) -> Any:

@@ -1,0 +1,89 @@
+"""`geoseg correct`: a map anew from a few corrected places."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from geoseg.options import INPUT, OUTPUT, Products
+from geoseg_cli import _run, options
+from geoseg_cli.options import takes
+
+
+@takes(Products)
+def correct(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
+    ],
+    map_: Annotated[
+        str,
+        typer.Option(
+            "--map",
+            metavar="DIR",
+            rich_help_panel=INPUT,
+            help="Map of its scene, as segment or ask left it.",
+        ),
+    ],
+    points: Annotated[
+        str,
+        typer.Option(
+            "--points",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+            help="Points or polygons with a column class: what is really there.",
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+            help="Folder for the new map.",
+        ),
+    ],
+    products: Products,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Map the scene of STORE anew, so that a few places you know come out right.
+
+    Example: geoseg correct town.store --map map --points known.gpkg --out better
+    """
+    import geoseg
+
+    with _run.progress_bar(quiet=quiet) as progress:
+        done = geoseg.correct(
+            geoseg.open_store(store),
+            map_,
+            points,
+            out,
+            products=products,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    moved = [
+        {"from": old, "to": new, "pixels": count}
+        for (old, new), count in sorted(done.moved.items(), key=lambda one: -one[1])
+    ]
+    told = {
+        "out": str(done.run.out),
+        "right_before": done.before,
+        "right_left_out": done.after,
+        "share": done.share,
+        "prior": done.prior,
+        "moved": moved,
+    }
+    if as_json:
+        _run.print_json(told)
+    elif not quiet:
+        words = f"right: {100 * done.before:.0f} % before, {100 * done.after:.0f} % left out"
+        typer.echo(words, err=True)
+        for one in moved:
+            line = f"{one['from']} -> {one['to']}: {one['pixels']:,} pixels"
+            typer.echo(_run.printable(line), err=True)

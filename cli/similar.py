@@ -1,0 +1,116 @@
+"""`geoseg similar`: where a store's scene is like words or a place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from geoseg.options import INPUT, MODEL, OUTPUT, Options
+from geoseg_cli import _run, options
+from geoseg_cli.options import takes
+
+
+@takes(Options, "templates")
+def similar(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="WORDS|X,Y|WKT",
+            rich_help_panel=INPUT,
+            help="What is looked for: words, a point in the scene's CRS, or a polygon as WKT.",
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE.tif",
+            rich_help_panel=OUTPUT,
+            help="Cloud-optimised GeoTIFF of the cosine of similarity, float32.",
+        ),
+    ],
+    chosen: Options,
+    fast: Annotated[
+        bool, typer.Option("--fast", rich_help_panel=INPUT, help="Ask the fast tier.")
+    ] = False,
+    aoi: Annotated[
+        str | None,
+        typer.Option(
+            "--aoi",
+            metavar="BOX|FILE",
+            rich_help_panel=INPUT,
+            help="Only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
+        ),
+    ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option(
+            "--scene",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+            help="Where the scene lies now, if it has been moved.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="SPEC",
+            rich_help_panel=MODEL,
+            help="Where the store's model lies now, if it has been moved.",
+        ),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Say how much every pixel of the scene of STORE is like some words, or like a place in it.
+
+    Example: geoseg similar town.store --to "solar panel" --out solar.tif
+    """
+    import geoseg
+
+    with _run.progress_bar(quiet=quiet) as progress:
+        geoseg.open_store(store).similar(
+            _place(to),
+            out=out,
+            fast=fast or None,
+            options=chosen,
+            aoi=aoi,
+            scene=scene,
+            model=model,
+            device=device,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if not quiet:
+        typer.echo(_run.printable(out), err=True)
+
+
+def _place(to: str) -> Any:
+    """Words, or the place that they write down."""
+    parts = to.split(",")
+    if len(parts) == 2:
+        try:
+            return float(parts[0]), float(parts[1])
+        except ValueError:
+            return to
+    if to.lstrip().upper().startswith(("POLYGON", "MULTIPOLYGON", "POINT")) and "(" in to:
+        import shapely
+
+        from geoseg.errors import OptionError
+
+        try:
+            return shapely.from_wkt(to)
+        except shapely.errors.ShapelyError as error:
+            raise OptionError(f"--to is no geometry: {error}") from None
+    return to

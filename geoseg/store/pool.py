@@ -1,0 +1,155 @@
+"""What places of a scene look like: their tokens, from a store or from the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+import torch
+import torch.nn.functional as F
+from rasterio.features import rasterize
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.errors import OptionError, SceneError
+from geoseg.inference.merge import blend_weight
+from geoseg.io.grid import Grid
+from geoseg.io.scene import Scene
+from geoseg.model.loading import Model
+from geoseg.model.vision import DenseFeatures
+from geoseg.options import Options
+from geoseg.store.encoding import WORDS, Encoding
+from geoseg.store.layout import StoreFile
+from geoseg.store.recorded import RecordedModel
+from geoseg.tiling.lattice import Lattice
+from geoseg.types import Window
+
+_SURVEYED = {"store": 256, "scene": 32}
+"""Windows that say what the scene is like as a whole: read from a store, or encoded for it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Windows of a scene whose tokens can be had."""
+
+    grid: Grid
+    lattice: Lattice
+    model: Model
+    tokens: Callable[[Sequence[Window]], DenseFeatures]
+    holds: Callable[[Window], bool]
+    """Whether a window has data."""
+    padding: tuple[int, int, int, int]
+    blend: Any
+    surveyed: int
+
+
+def seen_by_store(file: StoreFile, grid: Grid, device: str) -> Seen:
+    """Tokens of a store.
+
+    Parameters
+    ----------
+    file
+        The store.
+    grid
+        Of its scene.
+    device
+        Of its model.
+
+    Raises
+    ------
+    OptionError
+        If it has no full tier.
+    """
+    if "full" not in file.layout.tiers:
+        raise OptionError(
+            f"{file.path} holds no full tier, whose tokens places are known by; encode the scene "
+            "with --tier full, or give the scene"
+        )
+    layout, patch = file.layout, file.facts["model"]["patch"]
+    height, width = layout.lattice.window_shape
+    if layout.window:
+        down, across = layout.grid[0] * patch - height, layout.grid[1] * patch - width
+    else:
+        down, across = -(height % patch), -(width % patch)
+    before = (max(across, 0) // 2, max(down, 0) // 2)
+    padding = (before[0], across - before[0], before[1], down - before[1])
+    cls, lattice = file.cls_tokens, layout.lattice
+
+    def holds(window: Window) -> bool:
+        row = int(lattice.row_starts.searchsorted(window.row))
+        return bool(np.isfinite(cls[row, int(lattice.col_starts.searchsorted(window.col)), 0]))
+
+    named = RecordedModel.of(file, device)
+    return Seen(
+        grid, lattice, named, file.tokens, holds, padding, file.facts["options"]["blend"],
+        _SURVEYED["store"],
+    )  # fmt: skip
+
+
+def seen_by_encoder(source: Scene, model: Model, options: Options) -> Seen:
+    """Tokens of a scene, encoded where they are asked for."""
+    encoding = Encoding(model, WORDS, options)
+    lattice = encoding.lattice(*source.shape)
+    padding = encoding._padding(lattice.window_shape)
+
+    def tokens(places: Sequence[Window]) -> DenseFeatures:
+        images = torch.stack([encoding.encoder.normalise(source.read(one)) for one in places])
+        return encoding.encode(F.pad(images, padding))
+
+    return Seen(
+        source.grid, lattice, model, tokens, lambda window: not source.is_empty(window), padding,
+        encoding.options.blend, _SURVEYED["scene"],
+    )  # fmt: skip
+
+
+def survey(seen: Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean unit token of a fixed sample of windows, and the direction of their CLS tokens."""
+    windows = seen.lattice.touching(Window(0, 0, seen.grid.height, seen.grid.width))
+    at = np.linspace(0, len(windows) - 1, min(len(windows), 4 * seen.surveyed)).astype(int)
+    some = [windows[k] for k in at if seen.holds(windows[k])]
+    some = some[:: -(-len(some) // seen.surveyed)] if some else []
+    if not some:
+        raise SceneError("the scene holds no data, so that nothing is like anything in it")
+    tokens, cls = [], []
+    for window in some:
+        features = seen.tokens([window])
+        tokens.append(F.normalize(features.patches[0].double(), dim=-1).mean(0).cpu().numpy())
+        cls.append(F.normalize(features.cls[0].double(), dim=-1).cpu().numpy())
+    overall = np.mean(cls, axis=0)
+    return np.mean(tokens, axis=0), overall / np.linalg.norm(overall)
+
+
+def tokens_in(
+    outline: BaseGeometry, seen: Seen
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Unit tokens in an outline, of all windows that see it, and how much of each."""
+    left, top, right, bottom = outline.bounds
+    row, col = int(top), int(left)
+    box = Window(row, col, max(int(np.ceil(bottom)) - row, 1), max(int(np.ceil(right)) - col, 1))
+    tokens, shares = [np.zeros((0, seen.model.embedding_size))], [np.zeros(0)]
+    for window in seen.lattice.touching(box):
+        inside = _shares(outline, window, seen) if seen.holds(window) else np.zeros(0)
+        if inside.any():
+            found = F.normalize(seen.tokens([window]).patches[0].double(), dim=-1).cpu().numpy()
+            tokens.append(found[inside > 0])
+            shares.append(inside[inside > 0])
+    return np.concatenate(tokens), np.concatenate(shares)
+
+
+def _shares(outline: BaseGeometry, window: Window, seen: Seen) -> npt.NDArray[np.float64]:
+    """How much of an outline lies in every patch of a window, times the window's weight there."""
+    here = shapely.transform(outline, lambda points: points - (window.col, window.row))
+    inside = rasterize(
+        [here], out_shape=window.shape, all_touched=bool(outline.area < 4), dtype="uint8"
+    )
+    weighted = torch.from_numpy(inside) * blend_weight(
+        seen.blend, window.shape, torch.device("cpu")
+    )
+    padded = F.pad(weighted, seen.padding)[None].double()
+    patches: npt.NDArray[np.float64] = (
+        F.avg_pool2d(padded, seen.model.patch_size)[0].flatten().numpy()
+    )
+    return patches
