@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "_html": set(),
     "bars": set(),
     "errors": {"_address"},
-    "_files": {"errors", "_address"},
+    "_files": {"errors", "_address", "_inputs"},
     "_remote": {"errors", "_address"},
     "_fonts": {"errors"},
     "_claim": {"errors"},
