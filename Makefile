@@ -17,6 +17,9 @@ DEMO_SCENE ?= sample_tiles/town_river.tif
 DEMO_CLASSES ?= sample_tiles/classes.txt
 DEMO_OUT ?= demo_output
 
+# Each needs up to 2 GB; tests of a file share what they prepare.
+TWO_AT_A_TIME := -n 2 --dist loadfile
+
 .PHONY: demo test lint fast bench faults clean
 
 demo: $(VENV)/.installed
@@ -27,10 +30,10 @@ demo: $(VENV)/.installed
 	@find "$(DEMO_OUT)" -type f | sort | sed 's/^/  /'
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME)
 
 fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow"
 
 # cli/ is imported as geoseg_cli, which mypy only believes when it sees a folder of that name.
 lint: $(VENV)/.installed-test
