@@ -171,8 +171,9 @@ def _is_array(given: Any) -> bool:
 
 def _refusal(given: Any, hint: Any, name: str, choice: Choice) -> OptionError:
     flag = choice.flag or f"--{name.replace('_', '-')}"
-    plain = given is None or isinstance(given, str | numbers.Real)
-    words = shown(repr(given) if plain else f"a {type(given).__name__}")
+    words = f"a {type(given).__name__}"
+    if given is None or isinstance(given, str | numbers.Real):
+        words = shown(repr(given) if isinstance(given, str) else given)
     literal = next((one for one in (hint, *get_args(hint)) if get_origin(one) is Literal), None)
     if literal is not None:
         *most, last = get_args(literal)

@@ -19,6 +19,7 @@ WRONG = [
     (geoseg.Options, {"threshold": "0.3"}, "threshold is '0.3'; give a probability"),
     (geoseg.Options, {"threshold": float("nan")}, "threshold is nan"),
     (geoseg.Options, {"threshold": 10**400}, "threshold is 1000"),
+    (geoseg.Options, {"threshold": 10**9999}, "threshold is int of endless digits"),
     (geoseg.Options, {"cls_bias": -1}, "cls_bias is -1; give 0 or more"),
     (geoseg.Options, {"cls_bias": True}, "cls_bias is True"),
     (geoseg.Options, {"logit_scale": 0}, "logit_scale is 0; give a value above 0"),
