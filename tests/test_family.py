@@ -26,6 +26,7 @@ from geoseg.errors import GeosegWarning, OptionError, VocabularyError
 from geoseg.inference.network import NetworkSegmenter
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import blurred, grey
+from geoseg.model.attention import trunk
 from geoseg.model.attention.resclip import ResClip, paths
 from geoseg.model.attention.scclip import ScClip
 from geoseg.model.attention.trunk import Context, Trunk, Words
@@ -153,10 +154,10 @@ def test_stages_of_resclips_feedback(model: Model, box: str) -> None:
 def test_outliers_are_those_of_the_released_program(model: Model) -> None:
     encoder = DenseEncoder(model.clip.visual, ScClip())
     x, _ = encoder.stem(normalised(pixels("main"), model))
-    trunk = Trunk(model.clip.visual)
+    walker = Trunk(model.clip.visual)
     with torch.no_grad():
-        for block in trunk.blocks[:-1]:
-            x = trunk.ordinary(block, x)
+        for block in walker.blocks[:-1]:
+            x = walker.ordinary(block, x)
         factor = ScClip().factor(x[:, 1:])[0]
         bad = ScClip().outlying(x[:, 1:])[0]
     assert largest(factor, ARRAYS["scclip__main__default__lof"]) < FACTOR
@@ -486,6 +487,20 @@ def test_without_strength_the_base_is_left_bit_for_bit(small: Model, text: str, 
     )
     assert torch.equal(one.patches, other.patches)
     assert torch.equal(one.cls, other.cls)
+
+
+@pytest.mark.parametrize("name", ["resclip", "pearl", "segearth-rcs", "reattn"])
+def test_fused_calls_give_the_same(
+    small: Model, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As on a GPU, and on processors whose products are left to PyTorch."""
+    image = torch.rand(2, 3, 64, 96)
+    segmenter = Segmenter(small, "a; b", Options(attention=name, templates="none"))
+    found = []
+    for own in (True, False):
+        monkeypatch.setattr(trunk, "has_full_width", lambda value, own=own: own)
+        found.append(segmenter.encode(image).patches)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 NEW = ["segearth-rcs", "itaclip", "resclip", "pearl", "scclip", "cliper", "reattn"]

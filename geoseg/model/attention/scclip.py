@@ -66,7 +66,7 @@ class ScClip:
         depth = len(trunk.blocks)
         middle, post = scaled_blocks((self.middle, self.post), depth)
         fused = scaled_blocks(self.fused, depth)
-        total, kept = torch.zeros_like(x), {}
+        total, kept = torch.zeros_like(x, dtype=torch.float32), {}
         for number, block in enumerate(trunk.blocks[:-1], 1):
             x = trunk.ordinary(block, x)
             if number in (middle, post):
