@@ -40,7 +40,8 @@ from geoseg._address import shown_address
 
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)( (?=[\"']))?")
 _FLAGS = {
-    "drop-small", "exact", "fast", "ignore-alpha", "keep-going", "overwrite", "residual", "resume", "rgb",
+    "drop-small", "exact", "fast", "ignore-alpha", "keep-going", "overwrite", "residual", "resume",
+    "rgb",
 }  # fmt: skip
 """Options of the command line that take no value."""
 _PYTHON = {
