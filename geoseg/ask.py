@@ -354,7 +354,7 @@ class Store:
                     writer.finish(final, overwrite=overwrite)
                 finally:
                     writer.discard()
-            opened: Any = rioxarray.open_rasterio(final, masked=True, chunks=True)
+            opened: Any = rioxarray.open_rasterio(final, masked=True, chunks={})
             made: xr.DataArray = opened.squeeze("band", drop=True).rename("similarity")
             made.attrs = {"long_name": f"similarity to {told}", "units": "1"}
             return made if out is not None else made.load()
