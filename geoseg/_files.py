@@ -216,9 +216,17 @@ def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=0)
 
 
+def exists(path: str | Path) -> bool:
+    """Whether something lies at a path; not at one that cannot be a name of a file."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, not to be read, a NUL
+        return False
+
+
 def absolute(path: str | Path) -> str:
     """Return a path as a process in another folder finds it; as it is where nothing lies there."""
-    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+    return str(Path(path).absolute()) if exists(path) else str(path)
 
 
 def local_target(path: str | Path) -> Path:

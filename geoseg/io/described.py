@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 
 from geoseg._address import is_address
+from geoseg._files import exists
 from geoseg._remote import http_address
 from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
@@ -49,7 +50,7 @@ def why_unreadable(path: str, error: RasterioIOError) -> str:
     """Say why a file cannot be opened, and what to give instead where that is plain."""
     if not is_address(path) and ":" not in path[2:]:
         file = Path(path)
-        if not file.exists():
+        if not exists(file):
             return f"{path}: no such file"
         if file.is_file() and file.stat().st_size == 0:
             return f"{path}: is empty (0 bytes)"

@@ -13,6 +13,7 @@ import pyogrio
 from rasterio.errors import RasterioError
 
 from geoseg._address import as_given, is_address, shown_address
+from geoseg._files import exists
 from geoseg._inputs import named_file, read_at_most
 from geoseg._remote import http_address
 from geoseg.errors import SceneError
@@ -59,24 +60,28 @@ def is_one_scene(paths: Sequence[str | Path]) -> bool:
     path = as_given(paths[0])
     if is_address(path):
         return not _is_listing(path)
-    if Path(path).exists():
+    if exists(path):
         return not Path(path).is_dir()
     return not (_is_list(path) or glob.has_magic(path))
 
 
 def _expand(path: str) -> list[str]:
+    if not path.strip():
+        raise SceneError(
+            "a scene has an empty name; give the path of a file, a folder or a pattern"
+        )
     if is_address(path):
         return _listed(path) if _is_listing(path) else [path]
-    if _is_list(path) and not Path(path).exists():
+    if _is_list(path) and not exists(path):
         return _of_list(path)
-    if Path(path).is_dir():
+    if exists(path) and Path(path).is_dir():
         if said := what_it_is(Path(path)):
             raise SceneError(f"{path}: {said}")
         rasters = [str(file) for file in sorted(Path(path).iterdir()) if _is_scene(file)]
         if not rasters:
             raise SceneError(f"{path}: the folder holds no raster that could be a scene")
         return rasters
-    if Path(path).exists() or not glob.has_magic(path):
+    if exists(path) or not glob.has_magic(path):
         return [path]
     # Path.glob knows no absolute patterns.
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
@@ -113,7 +118,7 @@ def _of_list(path: str) -> list[str]:
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise SceneError(f"{what}: is no text in UTF-8 with one scene a line") from None
-    if nested := [line for line in lines if _is_list(line) and not Path(line).exists()]:
+    if nested := [line for line in lines if _is_list(line) and not exists(line)]:
         raise SceneError(f"{what}: names another list, {nested[0]}; name scenes")
     if not any(lines):
         raise SceneError(f"{what}: names no scene; write one a line")
@@ -156,8 +161,9 @@ def _listed(address: str) -> list[str]:
 
 def _is_scene(file: Path) -> bool:
     hidden = file.name.startswith(".")
+    lost = file.is_symlink() and not exists(file)  # the run says where it leads
     return (
-        file.is_file()
+        (file.is_file() or lost)
         and not hidden
         and file.suffix.lower() in _RASTER_SUFFIXES
         and not _is_product(file)

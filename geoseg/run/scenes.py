@@ -23,7 +23,7 @@ from geoseg._address import (
     shown_address,
     without_secrets,
 )
-from geoseg._files import absolute
+from geoseg._files import absolute, exists
 from geoseg._inputs import shown
 from geoseg.errors import GeosegError, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
@@ -128,7 +128,7 @@ class Job:
         size = None
         try:
             folder = output_folder(self.out)
-            if folder.journal.exists():
+            if exists(folder.journal):
                 state = "interrupted"
             elif folder.recorded():
                 state = "finished"
