@@ -20,7 +20,7 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
     if path is None:
         return None
     from geoseg._inputs import shown
-    from geoseg.errors import GeosegError, OptionError
+    from geoseg.errors import OptionError
     from geoseg_cli import _run
 
     known = {
@@ -40,12 +40,12 @@ def read_config(context: typer.Context, path: str | None) -> str | None:
             raise OptionError(f"{shown(path)}: there is no option '{shown(unknown[0])}'{hint}")
         try:
             context.default_map = {
-                found.name: _accepted(value, found, context)
+                found.name: _as_given(value, found, context)
                 for value, found in zip(values.values(), names.values(), strict=True)
                 if found is not None
             }
         except TypeError as error:
-            raise GeosegError(f"{shown(path)}: {error}") from None
+            raise OptionError(f"{shown(path)}: {error}") from None
     return path
 
 
@@ -54,14 +54,22 @@ def _values(path: str) -> dict[str, Any]:
     import json
     import tomllib
 
-    from geoseg._inputs import named_file, read_at_most, shown
+    from geoseg import _inputs, _remote
+    from geoseg._address import is_address, scene_name
+    from geoseg._inputs import shown
     from geoseg.errors import OptionError
 
-    file = named_file(path, "configuration", OptionError)
-    data = read_at_most(file, "configuration", OptionError, _MOST_BYTES)
+    what = "configuration"
+    if is_address(path):
+        data = _remote.read_at_most(path, what, OptionError, _MOST_BYTES)
+    else:
+        file = _inputs.named_file(path, what, OptionError)
+        data = _inputs.read_at_most(file, what, OptionError, _MOST_BYTES)
     try:
         text = data.decode("utf-8-sig")
-        found = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        found = json.loads(text) if scene_name(path).endswith(".json") else tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise OptionError(f"{shown(path)}: is no text in UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{shown(path)} cannot be understood: {shown(error)}") from None
     if not isinstance(found, dict):
@@ -101,17 +109,19 @@ def _flag(parameter: Any) -> str:
     return str(max(parameter.opts, key=len)).removeprefix("--")
 
 
-def _accepted(value: Any, parameter: Any, context: typer.Context) -> Any:
-    """A value as the command line would have it, once its option has taken it."""
-    given = _as_given(value, parameter)
+def _as_given(value: Any, parameter: Any, context: typer.Context) -> Any:
+    """A value as the command line would have it, which its option can take."""
+    given = _in_words(value, parameter)
     try:
         parameter.process_value(context, given)
     except typer.BadParameter as error:
         raise TypeError(f"'{_flag(parameter)}': {error.message}") from None
+    except ValueError:
+        raise TypeError(f"'{_flag(parameter)}': '{value}' cannot be its value") from None
     return given
 
 
-def _as_given(value: Any, parameter: Any) -> Any:
+def _in_words(value: Any, parameter: Any) -> Any:
     """A value as the command line would have it: words, lists of words, switches."""
     flag = _flag(parameter)
     if isinstance(value, Mapping):

@@ -145,6 +145,7 @@ def segment(
     """
     from geoseg._address import is_address
     from geoseg.errors import OptionError
+    from geoseg.inference.network import names_only
     from geoseg.io.expand import expand_scenes, is_one_scene
     from geoseg.pipeline import segment_jobs
     from geoseg.run.cluster import connect
@@ -152,6 +153,7 @@ def segment(
     from geoseg.run.stored import output_folder
     from geoseg.run.times import now
     from geoseg.runtime.threads import use_threads
+    from geoseg.text.vocabulary import Vocabulary
 
     chosen = _with_retired_options(chosen, {"naclip:std": naclip_std, "gem:depth": gem_depth})
     started, clock = _run.started()
@@ -165,6 +167,8 @@ def segment(
     else:
         jobs = [Job(paths if as_one else paths[0], out if is_address(out) else Path(out))]
     if dry_run:
+        chosen.resolve({})
+        _ = Vocabulary.parse(classes) if scorer.call is None else names_only(classes)
         _say_what_would_be(
             [
                 job.outlook(reading, overwrite=overwrite, resume=resume, update=update)

@@ -398,12 +398,45 @@ def test_options_come_from_a_file(folder: Path, tmp_path: Path, spec: str) -> No
         "preview = 'yes'": "'preview' is a switch; write true or false",
         "classes = {a = 1}": "'classes' is a table",
         "= 1": "cannot be understood",
+        "gsd = 'abc'": "'gsd':",
+        "window = true": "'window':",
+        "polygons = 'shp'": "'polygons':",
+        "tile = 2020-01-01": "'tile'",
+        "[[stride]]\na = 1": "'stride'",
+        "model = '\udcff'": "is no text in UTF-8",
     }.items():
-        config.write_text(text)
+        config.write_bytes(text.encode("utf-8", "surrogateescape"))
         wrong = CliRunner().invoke(app, given)
-        assert wrong.exit_code in (1, 2)
+        assert wrong.exit_code == 2
         assert words in wrong.stderr
         assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_scene_without_a_name_or_with_one_that_cannot_be_is_a_line(
+    folder: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)  # which an empty name would mean
+    empty = segment([""], tmp_path / "out", spec)
+    assert (empty.exit_code, empty.stderr) == (
+        1,
+        "error: a scene has an empty name; give the path of a file, folder or pattern\n",
+    )
+    names = tmp_path / "list.txt"
+    names.write_text(f"{folder / 'a.tif'}\n{'x' * 5000}\na\0b.tif\n")
+    done = segment([f"@{names}"], tmp_path / "out", spec, "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert [Path(run["scene"]).name for run in told["runs"]] == ["a.tif"]
+    assert len(told["failed"]) == 2
+    assert not any("unexpected" in one["error"] for one in told["failed"])
+
+
+def test_a_dry_run_says_what_is_wrong_with_the_options(tmp_path: Path) -> None:
+    given = ["segment", "gone.tif", "--out", str(tmp_path / "out"), "--dry-run", "--classes"]
+    for more, words in ((["a; a"], "a"), (["a; b", "--stride", "-1"], "stride")):
+        done = CliRunner().invoke(app, [*given, *more])
+        assert done.exit_code == 2 or words in done.stderr
+        assert "no such file" not in done.output
 
 
 def test_a_record_of_a_run_makes_the_same_map(folder: Path, tmp_path: Path, spec: str) -> None:

@@ -41,7 +41,7 @@ def test_commands_have_these_options() -> None:
     (snakefile,) = blocks("python snakemake")
     shell = "".join(re.findall(r'^ {8}"(.*)"$', snakefile[snakefile.index("shell:") :], re.M))
     found = [line for line in [*shown, shell] if line.startswith("geoseg ")]
-    assert len(found) == 5
+    assert len(found) == 8
     for line in found:
         command(line)
 

@@ -65,6 +65,10 @@ def is_one_scene(paths: Sequence[str | Path]) -> bool:
 
 
 def _expand(path: str) -> list[str]:
+    if not path.strip():
+        raise SceneError(
+            "a scene has an empty name; give the path of a file, a folder or a pattern"
+        )
     if is_address(path):
         return _listed(path) if _is_listing(path) else [path]
     if _is_list(path) and not is_there(path):
@@ -156,8 +160,9 @@ def _listed(address: str) -> list[str]:
 
 def _is_scene(file: Path) -> bool:
     hidden = file.name.startswith(".")
+    lost = file.is_symlink() and not is_there(file)  # the run says where it leads
     return (
-        file.is_file()
+        (file.is_file() or lost)
         and not hidden
         and file.suffix.lower() in _RASTER_SUFFIXES
         and not _is_product(file)

@@ -130,7 +130,7 @@ class Job:
         size = None
         try:
             folder = output_folder(self.out)
-            if folder.journal.exists():
+            if is_there(folder.journal):
                 state = "interrupted"
             elif folder.recorded():
                 state = "finished"
