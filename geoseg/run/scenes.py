@@ -24,7 +24,7 @@ from geoseg._address import (
     without_secrets,
 )
 from geoseg._files import absolute
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg.errors import GeosegError, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.aoi import Aoi
