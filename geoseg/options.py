@@ -220,8 +220,6 @@ class Options:
     def __post_init__(self) -> None:
         settle(self)
         refuse_gaps(self.window, self.stride)
-        if self.threshold is None and self.background is not None and not self.vocabulary_steps:
-            raise OptionError("a background class needs a threshold; give both or neither")
         upsampler = None if self.upsampler is None else self.upsampler.partition(":")[0]
         if self.upsampler_weights is not None and upsampler not in (None, *_WEIGHTED):
             raise OptionError(
@@ -295,6 +293,12 @@ class Resolved(Options):
 
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Where the options that a model may set came from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Only of a whole run: to tune, a background is given and the threshold looked for.
+        if self.threshold is None and self.background is not None and not self.vocabulary_steps:
+            raise OptionError("a background class needs a threshold; give both or neither")
 
     def method(self, name: str) -> Any:
         """Make the method, or the tuple of methods, that a field names."""

@@ -35,7 +35,6 @@ WRONG = [
     (geoseg.Options, {"precision": 16}, "precision is 16; choose auto, fp32, bf16 or fp16"),
     (geoseg.Options, {"templates": 7}, "templates is 7; give a text, or several"),
     (geoseg.Options, {"batch_size": 0}, "batch_size is 0; give 1 or more"),
-    (geoseg.Options, {"background": "water"}, "a background class needs a threshold"),
     (geoseg.Options, {"upsampler": "jbu", "upsampler_weights": "w"}, "jbu takes no weights"),
     (geoseg.Reading, {"bands": 0}, "bands is 0; give numbers from 1, or names"),
     (geoseg.Reading, {"stretch": (3000, 0)}, "the first number must be below the second"),
