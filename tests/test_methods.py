@@ -34,7 +34,7 @@ DESCRIBED = [
     {"name": "building", "prompts": ["building", "roof"], "descriptions": ["it has walls"]},
     *("road", ["water", "river"], "tree"),
 ]
-HEIGHT, WIDTH = 170, 150
+HEIGHT, WIDTH = 200, 170
 HOLE = Window(60, 70, 50, 40)
 NEEDS = {
     "contrast": "contrast:words=cloud+shadow",
