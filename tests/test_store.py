@@ -18,10 +18,13 @@ import zarr
 from typer.testing import CliRunner
 
 import geoseg
-from geoseg import Options, Products, Reading, Store
+from geoseg import Options, Products, Reading, Store, StoreOptions
 from geoseg.errors import GeosegError, OptionError, OutputError, SceneError, TileError, WeightsError
+from geoseg.io.scene import open_scene
 from geoseg.model import loading
-from geoseg.store.encoding import Encoding
+from geoseg.run.tiles import TileJob
+from geoseg.store.encode import EncodeRun, StoreFolder
+from geoseg.store.encoding import Encoding, Tokens
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.types import Window
 from geoseg_cli.main import app
@@ -167,10 +170,19 @@ def test_a_segmenter_over_a_store_travels(store: Store, scene: Path) -> None:
         assert again.source == segmenter.source
 
 
-def test_an_encoder_travels(model: geoseg.Model) -> None:
-    again = pickle.loads(pickle.dumps(Encoding(model, "a; b", Options(window=48, stride=16))))
-    assert type(again) is Encoding
-    assert (again.options.window, again.options.stride) == (48, 16)
+def test_an_encoder_travels(model: geoseg.Model, scene: Path, tmp_path: Path) -> None:
+    segmenter = Encoding(model, "a; b", Options(window=48, stride=16))
+    reading = Reading(aoi=box_in(scene, 40))
+    source = open_scene(scene, reading)
+    run = EncodeRun(source, segmenter, reading, StoreOptions(), StoreFolder(tmp_path), TILE)
+    job = TileJob(source, segmenter, run.windows)
+    ((_, here),) = job.run([0])
+    ((_, there),) = pickle.loads(pickle.dumps(job)).run([0])
+    assert isinstance(here, Tokens)
+    assert isinstance(there, Tokens)
+    assert (here.places, here.windows) == (there.places, there.windows)
+    assert (here.patches == there.patches).all()
+    assert (here.cls == there.cls).all()
 
 
 # -- the fast tier -------------------------------------------------------------------------------
