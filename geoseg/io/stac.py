@@ -20,9 +20,9 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
 
-from geoseg import _remote
 from geoseg._address import is_address, shown_address
 from geoseg._inputs import shown
+from geoseg._remote import http_address, read_at_most
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.bands import COLOURS, Band, by_words, has_code, has_colour
 from geoseg.io.crs import crs_name, same_crs
@@ -447,7 +447,7 @@ def _content(path: str) -> bytes | None:
             return None
         if not _NAMED.search(path.partition("?")[0]):
             return None
-        return _remote.read_at_most(path, "STAC item", SceneError, _MOST_BYTES)
+        return read_at_most(path, "STAC item", SceneError, _MOST_BYTES)
     file = Path(path)
     try:
         if not file.is_file():
@@ -510,7 +510,7 @@ def _joined(base: str, href: str) -> str:
     if not is_address(base):
         return str(Path(base).parent / href)
     base = base.partition("?")[0]
-    if http := _remote.http_address(base):
+    if http := http_address(base):
         return urljoin(http, href)
     root, slash, place = base.removeprefix("/").partition("://")
     if not slash:  # /vsis3/bucket/…
