@@ -19,6 +19,7 @@ from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError
 from geoseg.options import ALL_PRODUCTS, SIDE_FILES
 from geoseg.pipeline import Progress
+from geoseg.run.folder import JOURNAL, WORK_FOLDER
 from geoseg.run.tiles import TileJob
 from geoseg.testing import assert_same_raster, tiny_random_model, write_scene
 from geoseg.types import Window
@@ -102,7 +103,7 @@ def test_a_resumed_run_does_what_is_left_and_gives_the_same_map(run: Any, tmp_pa
     assert (windows[0], windows[-1]) == (0, told[0].windows)
     assert_same_map(whole.out, resumed.out)
     assert visible(resumed.out) == visible(whole.out) == sorted(pipeline.Products().names)
-    assert not (resumed.out / pipeline.WORK_FOLDER).exists()
+    assert not (resumed.out / WORK_FOLDER).exists()
     for name in ("classes", "tiles", "nodata_pixels", "polygons"):
         assert resumed.report[name] == whole.report[name]
     # Only the windows that the last tile had left open run again.
@@ -223,7 +224,7 @@ def test_resume_without_anything_to_resume_is_a_run(run: Any) -> None:
 def test_a_cut_off_line_costs_its_tile(run: Any, tmp_path: Path, tail: str) -> None:
     whole = run("whole")
     cut(run, tiles=9)
-    record = tmp_path / "out" / pipeline.WORK_FOLDER / pipeline.JOURNAL
+    record = tmp_path / "out" / WORK_FOLDER / JOURNAL
     lines = record.read_text().splitlines(keepends=True)
     record.write_text("".join(lines[:-1]) + tail)
     watch = Cut()
@@ -234,14 +235,14 @@ def test_a_cut_off_line_costs_its_tile(run: Any, tmp_path: Path, tail: str) -> N
 
 def test_a_damaged_record_says_so(run: Any, tmp_path: Path) -> None:
     cut(run, tiles=9)
-    (tmp_path / "out" / pipeline.WORK_FOLDER / pipeline.JOURNAL).write_text("")
+    (tmp_path / "out" / WORK_FOLDER / JOURNAL).write_text("")
     with pytest.raises(OutputError, match="damaged; start anew with --overwrite"):
         run(resume=True)
 
 
 def test_a_lost_work_file_is_not_taken_for_an_empty_map(run: Any, tmp_path: Path) -> None:
     cut(run, tiles=9)
-    (tmp_path / "out" / pipeline.WORK_FOLDER / "confidence.work.tif").unlink()
+    (tmp_path / "out" / WORK_FOLDER / "confidence.work.tif").unlink()
     resumed = run(resume=True)
     straight = run("straight")
     for name in ("labels.tif", "confidence.tif"):
@@ -418,7 +419,7 @@ def command(scene: Path, model: str, tmp_path: Path) -> Iterator[Any]:
 
 
 def wait_for_tiles(process: subprocess.Popen[str], out: Path, tiles: int) -> None:
-    record = out / pipeline.WORK_FOLDER / pipeline.JOURNAL
+    record = out / WORK_FOLDER / JOURNAL
     deadline = time.monotonic() + 120
     while not record.exists() or len(record.read_bytes().splitlines()) <= tiles:
         assert process.poll() is None, process.stderr and process.stderr.read()

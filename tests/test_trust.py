@@ -589,7 +589,7 @@ def test_an_address_that_tells_nothing_warns_when_resumed(
     scene: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = {"path": "http://x/s.tif", "files": [], "server": {"Content-Length": "5"}}
-    monkeypatch.setattr(Scene, "fingerprint", lambda self: marks)
+    monkeypatch.setattr(Scene, "fingerprint", lambda self, **_: marks)
     interrupt(scene, tmp_path / "out", model)
     with pytest.warns(GeosegWarning, match="nothing tells whether it is still the scene"):
         segment(scene, tmp_path / "out", model, resume=True)

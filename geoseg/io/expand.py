@@ -66,9 +66,7 @@ def is_one_scene(paths: Sequence[str | Path]) -> bool:
 
 def _expand(path: str) -> list[str]:
     if not path.strip():
-        raise SceneError(
-            "a scene has an empty name; give the path of a file, a folder or a pattern"
-        )
+        raise SceneError("a scene has an empty name; give the path of a file, folder or pattern")
     if is_address(path):
         return _listed(path) if _is_listing(path) else [path]
     if _is_list(path) and not is_there(path):

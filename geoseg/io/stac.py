@@ -22,8 +22,7 @@ from rasterio.errors import CRSError
 
 from geoseg._address import is_address, shown_address
 from geoseg._inputs import is_there, shown
-from geoseg._remote import http_address
-from geoseg._remote import read_at_most as remote_content
+from geoseg._remote import http_address, read_at_most
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.bands import COLOURS, Band, by_words, has_code, has_colour
 from geoseg.io.crs import crs_name, same_crs
@@ -448,7 +447,7 @@ def _content(path: str) -> bytes | None:
             return None
         if not _NAMED.search(path.partition("?")[0]):
             return None
-        return remote_content(path, "STAC item", SceneError, _MOST_BYTES)
+        return read_at_most(path, "STAC item", SceneError, _MOST_BYTES)
     file = Path(path)
     try:
         if not file.is_file():
