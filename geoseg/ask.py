@@ -119,6 +119,16 @@ def encode(
 def open_store(path: str | Path) -> Store:
     """Open a store that `encode` has made.
 
+    Parameters
+    ----------
+    path
+        Its folder.
+
+    Returns
+    -------
+    Store
+        Ready to be asked; nothing but its record has been read.
+
     Raises
     ------
     SceneError
@@ -129,6 +139,11 @@ def open_store(path: str | Path) -> Store:
 
 class Store:
     """Features of a scene, from which any words make a map; get one from `open_store`.
+
+    Parameters
+    ----------
+    file
+        The opened store.
 
     Examples
     --------

@@ -43,22 +43,33 @@ _PIXELS_AT_A_TIME = 2**22
 
 @dataclass(frozen=True)
 class Correction:
-    """What corrected places made of a map."""
+    """What corrected places made of a map.
+
+    Parameters
+    ----------
+    run
+        The new map.
+    vocabulary
+        What it was made with: the same words, with offsets and examples.
+    before
+        Share of the corrected places that the old map has right, from 0 to 1.
+    after
+        Share that is right where each was left out, by what was learnt from the others.
+    share
+        Of the examples in the queries, from 0 to 1.
+    prior
+        Standard deviation of the offsets, in units of cosines.
+    moved
+        Pixels by their class before and after, of those that changed.
+    """
 
     run: Run
-    """The new map."""
     vocabulary: Vocabulary
-    """What it was made with: the same words, with offsets and examples."""
     before: float
-    """Share of the corrected places that the old map has right."""
     after: float
-    """Share that is right where each was left out, by what was learnt from the others."""
     share: float
-    """Of the examples in the queries."""
     prior: float
-    """Of the offsets."""
     moved: dict[tuple[str, str], int]
-    """Pixels by their class before and after, of those that changed."""
 
 
 def correct(
@@ -93,6 +104,11 @@ def correct(
         The one with the class names; see `geoseg.examples`.
     products, overwrite, progress
         As for `Store.to_files`.
+
+    Returns
+    -------
+    Correction
+        The new map, and what was learnt.
 
     Raises
     ------

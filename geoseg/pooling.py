@@ -74,6 +74,11 @@ def examples(
     model, options, reading, device
         As for `geoseg.segment`; a store has its own, and of the options only templates count.
 
+    Returns
+    -------
+    Vocabulary
+        Classes with a direction of unit length, ``(D,)``, as ``example``.
+
     Raises
     ------
     GeosegError

@@ -588,7 +588,8 @@ for number in range(50):
 def test_an_address_that_tells_nothing_warns_when_resumed(
     scene: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marks = {"path": "http://x/s.tif", "files": [], "server": {"Content-Length": "5"}}
+    told: dict[str, Any] = {"files": [], "server": {"Content-Length": "5"}, "pixels": "0f"}
+    marks = {"path": "http://x/s.tif"} | told
     monkeypatch.setattr(Scene, "fingerprint", lambda self, **_: marks)
     interrupt(scene, tmp_path / "out", model)
     with pytest.warns(GeosegWarning, match="nothing tells whether it is still the scene"):
