@@ -537,6 +537,7 @@ def dry_run(config: str) -> None:
 @example(data=b"a" * 5000)
 @example(data=b"a/" * 3000)
 @example(data=b"a\0b")
+@example(data=b"[" * 9000)
 @many
 def test_lists_of_scenes(data: bytes, scene: Path, elsewhere: Path) -> None:
     (elsewhere / "list.txt").write_bytes(data)

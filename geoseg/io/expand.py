@@ -13,7 +13,7 @@ import pyogrio
 from rasterio.errors import RasterioError
 
 from geoseg._address import as_given, is_address, shown_address
-from geoseg._inputs import is_folder, is_there, named_file, read_at_most
+from geoseg._inputs import is_folder, is_there, named_file, read_at_most, shown
 from geoseg._remote import http_address
 from geoseg.errors import SceneError
 from geoseg.io._handles import gdal_name, open_dataset
@@ -73,10 +73,10 @@ def _expand(path: str) -> list[str]:
         return _of_list(path)
     if is_folder(path):
         if said := what_it_is(Path(path)):
-            raise SceneError(f"{path}: {said}")
+            raise SceneError(f"{shown(path)}: {said}")
         rasters = [str(file) for file in sorted(Path(path).iterdir()) if _is_scene(file)]
         if not rasters:
-            raise SceneError(f"{path}: the folder holds no raster that could be a scene")
+            raise SceneError(f"{shown(path)}: the folder holds no raster that could be a scene")
         return rasters
     if is_there(path) or not glob.has_magic(path):
         return [path]
@@ -84,7 +84,7 @@ def _expand(path: str) -> list[str]:
     matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
     scenes = [name for name in matches if _is_scene(Path(name)) or _is_item(name, path)]
     if not scenes:
-        raise SceneError(f"{path}: no file matches this pattern")
+        raise SceneError(f"{shown(path)}: no file matches this pattern")
     return scenes
 
 
@@ -110,13 +110,13 @@ def _of_list(path: str) -> list[str]:
     else:
         file = named_file(path.removeprefix(_LIST), "list of scenes", SceneError)
         data = read_at_most(file, "list of scenes", SceneError, _MOST_LIST_BYTES)
-        what = f"list of scenes {file}"
+        what = f"list of scenes {shown(file)}"
     try:
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise SceneError(f"{what}: is no text in UTF-8 with one scene a line") from None
     if nested := [line for line in lines if _is_list(line) and not is_there(line)]:
-        raise SceneError(f"{what}: names another list, {nested[0]}; name scenes")
+        raise SceneError(f"{what}: names another list, {shown(nested[0])}; name scenes")
     if not any(lines):
         raise SceneError(f"{what}: names no scene; write one a line")
     return [scene for line in lines if line for scene in _expand(line)]

@@ -45,6 +45,20 @@ def _vouches(item: Path, record: Path) -> bool:
         return False
 
 
+_KINDS: dict[str, type[Any]] = {"files": dict, "sources": list}
+"""What parts of a record are that are read from it."""
+
+
+def record_in(content: bytes) -> dict[str, Any]:
+    """What a ``run.json`` says; empty if it is none."""
+    try:
+        found = dict(json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    sound = all(isinstance(found.get(name, kind()), kind) for name, kind in _KINDS.items())
+    return found if sound else {}
+
+
 class OutputFolder:
     """Where a run leaves its products, with a work folder in it while it goes on.
 
@@ -211,8 +225,8 @@ class OutputFolder:
     def recorded(self) -> dict[str, Any]:
         """Content of ``run.json``; empty where there is none that can be read."""
         try:
-            return dict(json.loads((self.path / REPORT).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
+            return record_in((self.path / REPORT).read_bytes())
+        except OSError:
             return {}
 
     def clear(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._remote import store
 from geoseg.errors import OutputError
 from geoseg.options import ALL_PRODUCTS, ITEM, SIDE_FILES
-from geoseg.run.folder import MARKED_BYTES, REPORT, OutputFolder
+from geoseg.run.folder import MARKED_BYTES, REPORT, OutputFolder, record_in
 
 _PROBE = ".geoseg-probe"
 _HTTP = ("http://", "https://", "ftp://", "/vsicurl")
@@ -77,11 +76,7 @@ class StoredFolder(OutputFolder):
         if REPORT not in self._sizes:
             return {}
         with self._reaching():
-            content = self._files.cat_file(self._at(REPORT))
-        try:
-            return dict(json.loads(content))
-        except (ValueError, TypeError, RecursionError):
-            return {}
+            return record_in(self._files.cat_file(self._at(REPORT)))
 
     def recorded(self) -> dict[str, Any]:
         """Content of ``run.json``; empty where there is none that can be read."""
