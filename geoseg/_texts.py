@@ -116,6 +116,10 @@ def stretch_as_text(given: Any) -> str:
     return str(given)
 
 
+_DIGITS = 9
+"""Of the number of a band at most; what is longer can only be a name."""
+
+
 def parse_bands(text: str) -> tuple[int | str, ...]:
     """Read ``"3,2,1"``, ``"1"`` or ``"red,green,blue"``.
 
@@ -127,7 +131,7 @@ def parse_bands(text: str) -> tuple[int | str, ...]:
         If it is not a list of band numbers or names.
     """
     parts = [part.strip() for part in text.split(",")]
-    bands = tuple(int(part) if part.isdecimal() else part for part in parts)
+    bands = tuple(int(p) if p.isdecimal() and len(p) <= _DIGITS else p for p in parts)
     if not all(bands) or any(str(band)[0] in "+-" for band in bands):
         raise OptionError(
             f"--bands '{shown(text)}' is not a list of bands; write for example --bands 3,2,1, or "
