@@ -117,7 +117,12 @@ def stretch_as_text(given: Any) -> str:
 
 
 _DIGITS = 9
-"""Of the number of a band at most; what is longer can only be a name."""
+
+
+def as_number(text: str) -> int | None:
+    """The whole number that a text is, of nine digits at most; None if it is something else."""
+    word = text.strip()
+    return int(word) if word.isdecimal() and len(word) <= _DIGITS else None
 
 
 def parse_bands(text: str) -> tuple[int | str, ...]:
@@ -131,7 +136,7 @@ def parse_bands(text: str) -> tuple[int | str, ...]:
         If it is not a list of band numbers or names.
     """
     parts = [part.strip() for part in text.split(",")]
-    bands = tuple(int(p) if p.isdecimal() and len(p) <= _DIGITS else p for p in parts)
+    bands = tuple(p if (number := as_number(p)) is None else number for p in parts)
     if not all(bands) or any(str(band)[0] in "+-" for band in bands):
         raise OptionError(
             f"--bands '{shown(text)}' is not a list of bands; write for example --bands 3,2,1, or "

@@ -10,6 +10,7 @@ from typing import Any
 from rasterio.enums import ColorInterp
 
 from geoseg._inputs import shown
+from geoseg._texts import as_number
 from geoseg.errors import OptionError
 
 Triple = tuple[int, int, int]
@@ -129,8 +130,8 @@ def bands_named(
         if not isinstance(name, str):
             return int(name)
         key = name.strip().lower()
-        if key.isdecimal():
-            return int(key)
+        if (number := as_number(key)) is not None:
+            return number
         for fits in (_is_called, has_code, has_colour):
             found = [i for i, band in enumerate(bands, 1) if fits(band, key)]
             if len(found) == 1:

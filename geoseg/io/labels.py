@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 
 from geoseg._address import as_given
+from geoseg._texts import as_number
 from geoseg.errors import SceneError, warn
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.described import mask_kind, nodata_as, unreadable
@@ -256,9 +257,9 @@ def _modified(path: str) -> int:
 
 def _tagged_names(tags: Mapping[str, str]) -> dict[int, str]:
     return {
-        int(key.removeprefix(_TAG)): name
+        number: name
         for key, name in tags.items()
-        if key.startswith(_TAG) and key.removeprefix(_TAG).isdecimal()
+        if key.startswith(_TAG) and (number := as_number(key.removeprefix(_TAG))) is not None
     }
 
 

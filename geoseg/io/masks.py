@@ -29,7 +29,7 @@ from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._files import absolute
 from geoseg._inputs import is_there, shown
 from geoseg._remote import http_address
-from geoseg._texts import MaskKind, parse_mask_values
+from geoseg._texts import MaskKind, as_number, parse_mask_values
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io._handles import close_handle, shared_handle
 from geoseg.io.crs import crs_name, same_crs
@@ -289,7 +289,7 @@ def _choose_band(dataset: Any, path: str, wanted: str | None) -> int:
     told = [i for i, name in enumerate(names, 1) if name and name.lower() == wanted.lower()]
     if len(told) == 1:
         return told[0]
-    if wanted.isdecimal() and 1 <= int(wanted) <= dataset.count:
+    if 1 <= (as_number(wanted) or 0) <= dataset.count:
         return int(wanted)
     raise OptionError(f"{path}: has no band '{shown(wanted)}'; it has {shown(listed)}")
 

@@ -23,6 +23,7 @@ from rasterio.errors import CRSError
 from geoseg._address import is_address, shown_address
 from geoseg._inputs import is_there, shown
 from geoseg._remote import http_address, read_at_most
+from geoseg._texts import as_number
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.bands import COLOURS, Band, by_words, has_code, has_colour
 from geoseg.io.crs import crs_name, same_crs
@@ -188,7 +189,7 @@ class Item:
                 return self._only(scenes), None, ()
         else:
             given = [bands] if isinstance(bands, str) else list(bands)
-            numbers = [int(one) for one in given if str(one).strip().isdecimal()]
+            numbers = [n for one in given if (n := as_number(str(one))) is not None]
             if len(numbers) == len(given):
                 return self._only(scenes, numbers), numbers, ()
             alone = self.assets.get(str(given[0])) if len(given) == 1 else None
