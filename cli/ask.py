@@ -6,19 +6,16 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import INPUT, MODEL, OUTPUT, Options, Products
+from geoseg.options import OUTPUT, Options, Products
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
-from geoseg_cli.options import RUN, takes
+from geoseg_cli.options import takes
 
 
 @takes(Options)
 @takes(Products)
 def ask(
-    store: Annotated[
-        str,
-        typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
-    ],
+    store: options.StoreArgument,
     out: Annotated[
         str,
         typer.Option(
@@ -35,45 +32,10 @@ def ask(
     classes: options.ClassesOrNone = None,
     examples: options.ExamplesOption = None,
     examples_from: options.ExamplesFromOption = None,
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast",
-            envvar="GEOSEG_FAST",
-            rich_help_panel=INPUT,
-            help="Ask the fast tier: nearly the same map in a fraction of the time.",
-        ),
-    ] = False,
-    aoi: Annotated[
-        str | None,
-        typer.Option(
-            "--aoi",
-            envvar="GEOSEG_AOI",
-            metavar="BOX|FILE",
-            rich_help_panel=INPUT,
-            help="Map only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
-        ),
-    ] = None,
-    scene: Annotated[
-        str | None,
-        typer.Option(
-            "--scene",
-            envvar="GEOSEG_SCENE",
-            metavar="FILE",
-            rich_help_panel=INPUT,
-            help="Where the scene lies now, if it has been moved.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="SPEC",
-            rich_help_panel=MODEL,
-            help="Where the store's model lies now, if it has been moved.",
-        ),
-    ] = None,
+    fast: options.FastOption = False,
+    aoi: options.AreaOfStoreOption = None,
+    scene: options.SceneOfStoreOption = None,
+    model: options.ModelOfStoreOption = None,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
     workers: options.WorkersOption = 0,
@@ -81,16 +43,7 @@ def ask(
     threads: options.ThreadsOption = None,
     config: Annotated[str | None, ConfigOption] = None,
     resume: options.ResumeOption = False,
-    update: Annotated[
-        bool,
-        typer.Option(
-            "--update",
-            envvar="GEOSEG_UPDATE",
-            rich_help_panel=RUN,
-            help="Skip what is there and the same, finish what was interrupted, make anew what "
-            "has changed.",
-        ),
-    ] = False,
+    update: options.UpdateOption = False,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -13,10 +13,7 @@ from geoseg_cli.options import takes
 
 @takes(Products)
 def correct(
-    store: Annotated[
-        str,
-        typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
-    ],
+    store: options.StoreArgument,
     map_: Annotated[
         str,
         typer.Option(

@@ -13,7 +13,7 @@ import typer
 
 from geoseg._fields import Choice, choices
 from geoseg.methods import help_of
-from geoseg.options import SCENE
+from geoseg.options import INPUT, MODEL, SCENE
 
 RUN = "Run"
 METHOD_FOR_LABELS = (
@@ -154,6 +154,59 @@ ThreadsOption = Annotated[
         rich_help_panel=RUN,
         help="CPUs to compute with, for each worker too. [default: all that the process may "
         "use]".replace("[", "\\["),
+    ),
+]
+StoreArgument = Annotated[
+    str,
+    typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
+]
+FastOption = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        envvar="GEOSEG_FAST",
+        rich_help_panel=INPUT,
+        help="Ask the fast tier: nearly the same in a fraction of the time.",
+    ),
+]
+AreaOfStoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--aoi",
+        envvar="GEOSEG_AOI",
+        metavar="BOX|FILE",
+        rich_help_panel=INPUT,
+        help="Only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
+    ),
+]
+SceneOfStoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scene",
+        envvar="GEOSEG_SCENE",
+        metavar="FILE",
+        rich_help_panel=INPUT,
+        help="Where the scene lies now, if it has been moved.",
+    ),
+]
+ModelOfStoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        rich_help_panel=MODEL,
+        help="Where the store's model lies now, if it has been moved.",
+    ),
+]
+UpdateOption = Annotated[
+    bool,
+    typer.Option(
+        "--update",
+        envvar="GEOSEG_UPDATE",
+        rich_help_panel=RUN,
+        help="Do what is to be done: skip what is there and the same, finish what was "
+        "interrupted, make anew what has changed. Replaces geoseg's own files alone.",
     ),
 ]
 ResumeOption = Annotated[

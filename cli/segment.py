@@ -112,16 +112,7 @@ def segment(
     naclip_std: Annotated[float | None, typer.Option(hidden=True)] = None,
     gem_depth: Annotated[int | None, typer.Option(hidden=True)] = None,
     resume: options.ResumeOption = False,
-    update: Annotated[
-        bool,
-        typer.Option(
-            "--update",
-            envvar="GEOSEG_UPDATE",
-            rich_help_panel=RUN,
-            help="Do what is to be done: skip what is there and the same, finish what was "
-            "interrupted, make anew what has changed. Replaces geoseg's own files alone.",
-        ),
-    ] = False,
+    update: options.UpdateOption = False,
     keep_going: Annotated[
         bool,
         typer.Option(

@@ -6,17 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from geoseg.options import INPUT, MODEL, OUTPUT, Options
+from geoseg.options import INPUT, OUTPUT, Options
 from geoseg_cli import _run, options
 from geoseg_cli.options import takes
 
 
 @takes(Options, "templates")
 def similar(
-    store: Annotated[
-        str,
-        typer.Argument(metavar="STORE", help="What geoseg encode has made.", show_default=False),
-    ],
+    store: options.StoreArgument,
     to: Annotated[
         str,
         typer.Option(
@@ -37,37 +34,10 @@ def similar(
         ),
     ],
     chosen: Options,
-    fast: Annotated[
-        bool, typer.Option("--fast", rich_help_panel=INPUT, help="Ask the fast tier.")
-    ] = False,
-    aoi: Annotated[
-        str | None,
-        typer.Option(
-            "--aoi",
-            metavar="BOX|FILE",
-            rich_help_panel=INPUT,
-            help="Only this part: minx,miny,maxx,maxy in the scene's CRS, or a vector file.",
-        ),
-    ] = None,
-    scene: Annotated[
-        str | None,
-        typer.Option(
-            "--scene",
-            metavar="FILE",
-            rich_help_panel=INPUT,
-            help="Where the scene lies now, if it has been moved.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="SPEC",
-            rich_help_panel=MODEL,
-            help="Where the store's model lies now, if it has been moved.",
-        ),
-    ] = None,
+    fast: options.FastOption = False,
+    aoi: options.AreaOfStoreOption = None,
+    scene: options.SceneOfStoreOption = None,
+    model: options.ModelOfStoreOption = None,
     device: options.DeviceOption = "auto",
     overwrite: options.OverwriteOption = False,
     quiet: options.QuietOption = False,
