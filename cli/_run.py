@@ -363,7 +363,8 @@ class _PlainProgress:
         seconds = max(now - self._start, 1e-9)
         rate, left = share * state.pixels / seconds, seconds * (1 / share - 1)
         line = (
-            f"{100 * share:3.0f} %  window {state.windows_done} of {state.windows}  "
+            f"{100 * share:3.0f} %  tile {state.tiles_done} of {state.tiles}, "
+            f"window {state.windows_done} of {state.windows}  "
             f"{rate / 1e6:.2f} Mpx/s  {_duration(left)} left"
         )
         typer.echo(_stamped(line), err=True)

@@ -111,7 +111,7 @@ class Process:
         if code is None:
             os.waitpid(self.pid, 0)
         said = self.log.read_text(errors="replace").splitlines()
-        spoken = [s for s in said if s and " %  window" not in s and not s.startswith("warning")]
+        spoken = [s for s in said if s and " %  tile" not in s and not s.startswith("warning")]
         warned = [s for s in said if s.startswith("warning")]
         return Ended(self.command, code, tuple(spoken), tuple(warned))
 
