@@ -251,6 +251,17 @@ DebugOption = Annotated[
 ]
 
 
+def refuse_silence(examples: str | None) -> None:
+    """Refuse a map of which neither words nor examples say anything."""
+    from geoseg.errors import OptionError
+
+    if examples is None:
+        raise OptionError(
+            'nothing says what to look for; give --classes "building,roof; road; water", or '
+            "--examples FILE"
+        )
+
+
 def vocabulary(
     classes: str | None,
     examples: str | None,
@@ -272,14 +283,9 @@ def vocabulary(
     model, options, reading, device
         As for `geoseg.examples`.
     """
-    from geoseg.errors import OptionError
-
+    if classes is None:
+        refuse_silence(examples)
     if examples is None:
-        if classes is None:
-            raise OptionError(
-                'nothing says what to look for; give --classes "building,roof; road; water", or '
-                "--examples FILE"
-            )
         return classes, model
     import geoseg
     from geoseg.store.layout import GROUP

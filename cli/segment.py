@@ -157,9 +157,18 @@ def segment(
         jobs = jobs_of(paths, out, out_name)
     else:
         jobs = [Job(paths if as_one else paths[0], out if is_address(out) else Path(out))]
+    if examples is not None and scorer.call is not None:
+        raise OptionError("--examples and --scorer: a scorer knows no examples; give one")
+    if examples is not None and examples_from is None and (several or as_one):
+        raise OptionError(
+            "--examples and several scenes: say with --examples-from which one they lie in"
+        )
     if dry_run:
         chosen.resolve({})
-        _ = Vocabulary.parse(classes) if scorer.call is None else names_only(classes)
+        if classes is None:
+            options.refuse_silence(examples)
+        else:
+            _ = Vocabulary.parse(classes) if scorer.call is None else names_only(classes)
         _say_what_would_be(
             [
                 job.outlook(reading, overwrite=overwrite, resume=resume, update=update)
@@ -178,12 +187,6 @@ def segment(
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)
-            if examples is not None and scorer.call is not None:
-                raise OptionError("--examples and --scorer: a scorer knows no examples; give one")
-            if examples is not None and examples_from is None and (several or as_one):
-                raise OptionError(
-                    "--examples and several scenes: say with --examples-from which one they lie in"
-                )
             words, loaded = options.vocabulary(
                 classes,
                 examples,

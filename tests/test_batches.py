@@ -481,3 +481,11 @@ def test_a_log_for_machines_has_a_line_of_json_for_all(
     (warning,) = (line for line in told if line["level"] == "warning")
     assert warning["scene"].endswith("a.tif")
     assert "--bands" in warning["message"]
+
+
+def test_a_dry_run_needs_words_or_examples(folder: Path, tmp_path: Path) -> None:
+    given = ["segment", str(folder / "a.tif"), "--out", str(tmp_path / "out"), "--dry-run"]
+    silent = CliRunner().invoke(app, given)
+    assert (silent.exit_code, silent.stderr.count("\n")) == (2, 1)
+    assert "nothing says what to look for" in silent.stderr
+    assert CliRunner().invoke(app, [*given, "--examples", "some.gpkg"]).exit_code == 0

@@ -105,11 +105,8 @@ class OutputFolder:
             If two of the three are set.
         """
         out, place = self.path, self.place
-        try:
-            if out.exists() and not out.is_dir():
-                raise OutputError(f"{out} is a file; give a folder with --out")
-        except OSError as error:
-            raise OutputError(f"{out} cannot be made: {error.strerror}") from error
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file; give a folder with --out")
         if overwrite and resume:
             raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
         if update and (overwrite or resume):

@@ -43,25 +43,13 @@ from geoseg.store.encoding import (
 )
 from geoseg.store.layout import BLOCK, GROUP, LAYOUT, MARK, Layout, StoreFile, shard_side
 from geoseg.store.plans import FieldPlan, WindowPlan
-from geoseg.store.recorded import MARGIN
+from geoseg.store.recorded import MARGIN, SETTLED
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import FloatArray, Window
 
 _PARTS = (GROUP, "cls", "full", "fast")
 """What of a store's folder is the store; its record comes first."""
-_KEPT = (
-    "attention",
-    "cls_source",
-    "window",
-    "stride",
-    "precision",
-    "views",
-    "upsampler",
-    "upsampler_weights",
-    "blend",
-    "exact",
-    "window_steps",
-)
+_KEPT = (*SETTLED["fast"], "exact")
 """Options that a store is made with."""
 _FITTED_WINDOWS = 256
 """Windows that say which directions lead."""
