@@ -14,6 +14,7 @@ import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from dask.base import tokenize
 
+from geoseg._address import without_secrets
 from geoseg._fields import as_made
 from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
@@ -111,8 +112,9 @@ def segment(
         pixels = _with_scores(source, scores_of(scorer), reading)
         segmenter.probe(pixels)
     made = mapped(
-        sources, pixels, segmenter, reading, tile, probabilities=probabilities, stack=stack
-    )
+        sources, pixels, segmenter, reading, tile, probabilities=probabilities, stack=stack,
+        origin=_origin(scene),
+    )  # fmt: skip
     if isinstance(scene, xr.DataArray | xr.Dataset):
         made = made.assign_coords(_dates(scene, stack))
     return made
@@ -127,6 +129,7 @@ def mapped(
     *,
     probabilities: bool = False,
     stack: Any = None,
+    origin: str | None = None,
 ) -> xr.Dataset:
     """Lay the lazy map of opened scenes out, whatever makes labels of their pixels."""
     source = sources[0]
@@ -140,7 +143,7 @@ def mapped(
     else:
         maps = [_map_of_file(source, pixels, segmenter, plan, area, rasters, method, reading)]
     classes_ = method.vocabulary.label_classes
-    about = _about(source, reading, method)
+    about = _about(source, reading, method, origin)
     dtype = label_dtype(len(classes_))
     dims = [*([stack] if stack is not None else []), *_dims(source)]
     stacked = stack is not None
@@ -320,12 +323,20 @@ def _maps_of_arrays(
     ]
 
 
-def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict[str, Any]:
+def _origin(scene: Any) -> str | None:
+    """Where xarray read an array from, as long as nothing was made of it."""
+    source = getattr(scene, "encoding", {}).get("source")
+    return source if isinstance(source, str) else None
+
+
+def _about(
+    source: Scene | ArrayScene, reading: Reading, method: Method, origin: str | None
+) -> dict[str, Any]:
     """What a map is made of, as attributes that every format keeps."""
     options = method.without_words(asdict(method.options))
     options.pop("sources")
     if isinstance(source, ArrayScene):
-        path, bands, later = None, source.names, source.pending
+        path, bands, later = origin, source.names, source.pending
         rule = str(source.rule)
     else:
         path, bands = source.path, tuple(map(str, source.bands))
@@ -347,7 +358,8 @@ def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict
         "classes": json.dumps(classes, ensure_ascii=False),
         "options": json.dumps(options, ensure_ascii=False),
     }
-    return {f"geoseg_{key}": str(value) for key, value in about.items() if value is not None}
+    told = {f"geoseg_{key}": str(value) for key, value in about.items() if value is not None}
+    return without_secrets(told)
 
 
 def _coordinates(source: Scene | ArrayScene, region: Window) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from geoseg.legend import open_labels
 from geoseg.options import Reading
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import VocabularySource
-from geoseg.types import LabelArray, LabelClass, PixelBlock, UInt8Array, Window
+from geoseg.types import LabelArray, LabelClass, PixelBlock, Window
 
 _PAPER, _INK, _SOFT_INK = (255, 255, 255), (33, 37, 41), (110, 117, 125)
 _NODATA, _HATCH = (233, 234, 236), (205, 208, 212)
@@ -234,7 +234,7 @@ def render_preview(
     nodata = nodata if nodata is not None else int(np.iinfo(labels.dtype).max)
     layout = _lay_out(grid, labels.shape, max_width, has_title=title is not None)
     left = _draw_scene(scene, layout.panel)
-    right = _overlay(_draw_scene(scene, layout.panel), labels, classes, nodata, opacity)
+    right = _overlay(left, labels, classes, nodata, opacity)
     if grid.pixel_size_m is not None:
         _draw_scale_bar(right, grid.pixel_size_m[0] * grid.width / layout.panel[0])
     if grid.placed:
@@ -306,11 +306,7 @@ def _draw_scene(scene: PixelBlock, size: tuple[int, int]) -> Image.Image:
     pixels = np.rint(scene.rgb.transpose(1, 2, 0) * 255).astype(np.uint8)
     enlarged = size[0] > 2 * pixels.shape[1]
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    image = Image.fromarray(pixels).resize(size, how)
-    valid = Image.fromarray(scene.valid.astype(np.uint8) * 255).resize(
-        size, Image.Resampling.NEAREST
-    )
-    return Image.composite(image, _hatched(size), valid)
+    return _where(_nearest(scene.valid, size), Image.fromarray(pixels).resize(size, how))
 
 
 def _overlay(
@@ -321,7 +317,7 @@ def _overlay(
     opacity: float,
 ) -> Image.Image:
     """Lay class colours over the scene in grey, so that they look as in the legend."""
-    big = _resize_labels(labels, image.size)
+    big = _nearest(labels, image.size)
     table = np.full((int(np.iinfo(labels.dtype).max) + 1, 3), 128, np.uint8)
     for entry in classes:
         table[entry.index] = entry.rgb
@@ -331,14 +327,13 @@ def _overlay(
     border = _borders(big)
     mixed[border] *= 0.72
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    labelled = Image.fromarray((big != nodata).astype(np.uint8) * 255)
-    return Image.composite(drawn, _hatched(image.size), labelled)
+    return _where(big != nodata, drawn)
 
 
-def _resize_labels(labels: LabelArray, size: tuple[int, int]) -> npt.NDArray[Any]:
-    rows = (np.arange(size[1]) + 0.5) * labels.shape[0] / size[1]
-    cols = (np.arange(size[0]) + 0.5) * labels.shape[1] / size[0]
-    return labels[np.ix_(rows.astype(np.intp), cols.astype(np.intp))]
+def _nearest(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    rows = (np.arange(size[1]) + 0.5) * values.shape[0] / size[1]
+    cols = (np.arange(size[0]) + 0.5) * values.shape[1] / size[0]
+    return values[np.ix_(rows.astype(np.intp), cols.astype(np.intp))]
 
 
 def _borders(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -349,11 +344,13 @@ def _borders(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return border
 
 
-def _hatched(size: tuple[int, int]) -> Image.Image:
-    """Grey diagonal stripes: nothing known here."""
-    rows, cols = np.ogrid[: size[1], : size[0]]
-    stripe = (rows + cols) % 12 < 3
-    pixels: UInt8Array = np.where(stripe[..., None], _HATCH, _NODATA).astype(np.uint8)
+def _where(known: npt.NDArray[np.bool_], image: Image.Image) -> Image.Image:
+    """Return an image with grey diagonal stripes where nothing is known."""
+    if known.all():
+        return image.copy()
+    rows, cols = np.nonzero(~known)
+    pixels = np.array(image)
+    pixels[rows, cols] = np.where(((rows + cols) % 12 < 3)[:, None], _HATCH, _NODATA)
     return Image.fromarray(pixels)
 
 

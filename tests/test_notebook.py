@@ -641,14 +641,15 @@ def test_a_lazy_stack_is_three_runs_of_the_command_line(
 # -- the accessor -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("read", [str, rioxarray.open_rasterio], ids=["path", "array"])
 def test_a_file_of_the_accessor_is_that_of_a_run(
-    path: Path, loaded: geoseg.Model, tmp_path: Path
+    path: Path, loaded: geoseg.Model, tmp_path: Path, read: Any
 ) -> None:
     products = geoseg.Products(polygons="none", preview=False, confidence=False)
     run = geoseg.segment_to_files(
         path, CLASSES, tmp_path / "run", model=loaded, options=QUICK, products=products
     )
-    found = lazy(path, loaded).labels
+    found = lazy(read(path), loaded).labels
     assert_same_raster(found.geoseg.to_cog(tmp_path / "own.tif"), run.out / "labels.tif")
     with rasterio.open(tmp_path / "own.tif") as own, rasterio.open(run.out / "labels.tif") as its:
         assert own.tags() == its.tags()
@@ -659,6 +660,14 @@ def test_a_file_of_the_accessor_is_that_of_a_run(
     told = {entry["name"]: entry["area_m2"] for entry in run.report["classes"]}
     np.testing.assert_allclose(areas.area_m2, [told[name] for name in areas.class_name], atol=0.01)
     assert areas.share.sum() == pytest.approx(1)
+
+
+def test_what_was_made_of_an_array_has_no_file(array: xr.DataArray, loaded: geoseg.Model) -> None:
+    array.encoding["source"] = "https://store.org/a.tif?sig=abcdefghijklmnop&x=1"
+    told = lazy(array, loaded).labels.attrs["geoseg_scene"]
+    assert told.startswith("https://store.org/a.tif")
+    assert "abcdef" not in told
+    assert "geoseg_scene" not in lazy(array + 0, loaded).labels.attrs
 
 
 @pytest.mark.parametrize("turn", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
@@ -215,6 +216,7 @@ def method_report(method: Method) -> dict[str, Any]:
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that may change a map."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
