@@ -46,7 +46,7 @@ def open_labels(
     """
     if not isinstance(path, str | Path):
         return join_labels([open_labels(one, classes) for one in path])
-    raster = LabelRaster.open(path)
+    raster = LabelRaster.open(path, named=classes is not None)
     if classes is None:
         return raster
     legend, origin, in_order = _read(classes)
@@ -73,6 +73,20 @@ def open_labels(
         classes=tuple(LabelClass(v, name, filled[v]) for v, name in names.items()),
         colours=filled,
     )
+
+
+def named_classes(source: VocabularySource) -> tuple[LabelClass, ...]:
+    """Read the classes of a legend, as `open_labels` takes it.
+
+    Raises
+    ------
+    VocabularyError
+        If it cannot be read.
+    """
+    legend, _, _ = _read(source)
+    names = {value: name for value, (name, _) in sorted(legend.items())}
+    filled = _filled(names, {value: colour for value, (_, colour) in legend.items() if colour})
+    return tuple(LabelClass(value, name, filled[value]) for value, name in names.items())
 
 
 def _read(classes: VocabularySource) -> tuple[Legend, str, bool]:

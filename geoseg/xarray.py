@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,14 +28,15 @@ import xarray
 
 from geoseg._inputs import is_there
 from geoseg._optional import require
-from geoseg.errors import OptionError, SceneError, not_found
+from geoseg.errors import OptionError, SceneError, not_found, warn
 from geoseg.evaluation import Evaluation, evaluate
 from geoseg.io.array import ArrayScene, fill_of, time_of
-from geoseg.io.flags import flags_of, without_flags
+from geoseg.io.flags import NAMELESS, classes_in, flags_of, without_flags
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.objects import classes_of, label_array, may_be_computed, one_image
+from geoseg.io.objects import MARK, classes_of, label_array, may_be_computed, one_image
 from geoseg.io.write import label_writer, provenance
 from geoseg.lazy import segment
+from geoseg.legend import named_classes
 from geoseg.legend import open_labels as open_legend
 from geoseg.options import VectorOptions
 from geoseg.run.tally import Tally
@@ -61,7 +63,7 @@ def open_labels(
         A label raster, geoseg's or another's, or netCDF or zarr as xarray writes the result of
         `geoseg.segment`.
     classes
-        Names and colours of the values, in place of the file's own; for rasters.
+        Names and colours of the values, in place of the file's own.
     chunks
         As for xarray; without it a raster is read when its values are asked for.
 
@@ -96,14 +98,19 @@ def open_labels(
         if chosen is None:
             held = ", ".join(map(str, opened.data_vars)) or "none"
             raise SceneError(f"{path}: no variable of it has flag_values; it has {held}")
-        return opened[chosen]
-    raster = open_legend(path, classes)
-    array = rioxarray.open_rasterio(path, chunks=chunks)
-    assert isinstance(array, xarray.DataArray)
-    array = array.isel(band=0, drop=True).rename("labels")
-    if raster.classes:
-        array.attrs = without_flags(array.attrs) | flags_of(raster.classes, array.dtype)
-    return array
+        labels = opened[chosen]
+        labels.encoding.setdefault("source", str(path))
+        told = () if classes is None else named_classes(classes)
+    else:
+        told = open_legend(path, classes).classes
+        bands = rioxarray.open_rasterio(path, chunks=chunks)
+        assert isinstance(bands, xarray.DataArray)
+        labels = bands.isel(band=0, drop=True).rename("labels")
+    if told:
+        labels.attrs = without_flags(labels.attrs) | flags_of(told, labels.dtype)
+    if classes is not None:
+        labels.encoding[MARK] = version("geoseg")  # they are labels, whatever occurs in them
+    return labels
 
 
 class GeosegAccessor:
@@ -391,6 +398,8 @@ class GeosegAccessor:
         classes = classes_of(labels, None if known else self._values)
         if classes:
             return classes
+        if "source" in labels.encoding and classes_in(labels.attrs):
+            warn(f"{labels.encoding['source']}: {NAMELESS}")
         found, nodata = self._values, fill_of(labels)
         values = [v for v in found.tolist() if math.isfinite(v) and v != nodata]
         if not all(float(v).is_integer() for v in values):

@@ -591,6 +591,12 @@ def test_files_of_what_is_no_label_any_more_have_no_class(
         with pytest.warns(GeosegWarning, match="no names"):
             found = geoseg.vectorize(file)
         assert set(found.class_name).isdisjoint(NAMES)
+    if kind == "mask":
+        named = geoseg.open_labels(file, "background; building; road")
+        assert list(named.geoseg.classes.name) == ["background", "building", "road"]
+        if target != "l.tif":
+            with pytest.warns(GeosegWarning, match=f"{target}: .* no names; --classes names them"):
+                _ = geoseg.open_labels(file).geoseg.classes
     if kind == "computed part":
         masked = opened.where(opened != 255)
         assert set(masked.geoseg.classes.name) == set(NAMES)

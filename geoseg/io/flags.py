@@ -10,6 +10,11 @@ import numpy as np
 
 from geoseg.types import LabelClass, default_color
 
+NAMELESS = (
+    "its values are not those of its class names, or 0 and 1 alone as in a mask, so that they have "
+    "no names; --classes names them"
+)
+"""What is said of a file with names that its values do not have."""
 _TAG = re.compile(r"CLASS_(\d+)")
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 

@@ -18,7 +18,7 @@ from geoseg._texts import as_number
 from geoseg.errors import SceneError, warn
 from geoseg.io._handles import close_handle, open_dataset, shared_handle
 from geoseg.io.described import mask_kind, nodata_as, unreadable
-from geoseg.io.flags import classes_in, looks_like_mask
+from geoseg.io.flags import NAMELESS, classes_in, looks_like_mask
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.legends import legend_beside
 from geoseg.io.source import decimated_shape, decimation
@@ -60,13 +60,20 @@ class LabelRaster:
     """Metadata of the file."""
 
     @classmethod
-    def open(cls, path: str | Path) -> LabelRaster:
+    def open(cls, path: str | Path, *, named: bool = False) -> LabelRaster:
         """Look at a label raster: placement, classes, nodata.
 
         Names come from the tags geoseg writes (``CLASS_0=…``) and colours from the colour table.
         Where there are none, the classes are the values that occur, which takes one pass over the
         file, under the names and colours of a ``.qml``, ``.aux.xml`` or ``.vat.dbf`` beside it,
         else ``class 0``, ``class 1``, … in default colours.
+
+        Parameters
+        ----------
+        path
+            The file.
+        named
+            Whether the caller knows better, so that nothing is said of names that do not fit.
 
         Raises
         ------
@@ -96,10 +103,8 @@ class LabelRaster:
             names = _tagged_names(tags)
             colours = _colours(dataset) or _tagged_colours(tags)
         if names and "geoseg_version" in tags and not raster._has_classes(names):
-            warn(
-                f"{path}: its values are not those of its class names, or 0 and 1 alone as in a "
-                "mask, so that they have no names; --classes names them"
-            )
+            if not named:
+                warn(f"{path}: {NAMELESS}")
             names, colours = {}, {}
         if not names:
             legend = legend_beside(path)
