@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 CLOCK = time.perf_counter()
@@ -14,4 +15,8 @@ def run() -> None:
         from geoseg_cli.main import run as run_commands
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    run_commands()
+    try:
+        run_commands()
+    finally:
+        # Python looks for cycles as it ends, for a second and more among all that torch made.
+        gc.freeze()

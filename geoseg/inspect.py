@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,11 +21,11 @@ from geoseg.run.scenes import SceneSource, open_area, open_input
 from geoseg.tiling.lattice import Lattice
 from geoseg.tiling.tiles import TilePlan, wide_tile
 
-_TIMED_BATCHES = 8
 _PRODUCT_SECONDS, _PRODUCT_SECONDS_A_PIXEL = 0.6, 0.6e-6
 """Of rasters, polygons and preview: opening and closing files, and each pixel, roughly."""
-_TIMED_SECONDS = 10.0
-"""After these, three batches are enough."""
+_TIMED_SECONDS = 4.0
+"""For which batches are timed: three at least. Other work slows some of them, and never speeds one
+up, so that the quarter that went best says most of what a longer run takes."""
 _BASE_BYTES = 900e6
 """Interpreter, torch and GDAL, before any tile."""
 _TILES_IN_FLIGHT = 3
@@ -148,14 +147,14 @@ def _seconds(segmenter: Segmenter | None, plan: TilePlan, start: float) -> dict[
     batch = min(segmenter.batch_size, plan.window_runs)
     windows = torch.zeros(batch, 3, *plan.lattice.window_shape, device=segmenter.device)
     times: list[float] = []
-    while len(times) < _TIMED_BATCHES and (len(times) < 3 or sum(times) < _TIMED_SECONDS):
+    while len(times) < 3 or sum(times) < _TIMED_SECONDS:
         clock = time.perf_counter()
         segmenter.window_logits(windows).sum().item()
         times.append(time.perf_counter() - clock)
     times = sorted(times[1:])  # the first one warms up
     runs = plan.window_runs / batch
     products = _PRODUCT_SECONDS + _PRODUCT_SECONDS_A_PIXEL * plan.region.area
-    usual = (start, median(times) * runs, products)
+    usual = (start, times[len(times) // 4] * runs, products)
     total = (
         sum(usual),
         start + times[0] * runs + products / 2,
