@@ -29,6 +29,13 @@ def http_address(path: str) -> str | None:
     return path if path.startswith(("http://", "https://")) else None
 
 
+def remote_address(path: str) -> str | None:
+    """Address that a path names, of a web server or in an object store, or None."""
+    for prefix, scheme in _STORES.items():
+        path = path.replace(prefix, scheme, 1) if path.startswith(prefix) else path
+    return path if path.startswith(tuple(_STORES.values())) else http_address(path)
+
+
 def ask(address: str, method: str = "GET", headers: dict[str, str] | None = None) -> HTTPResponse:
     """Ask a server for a file; a user and password in the address are sent as HTTP wants them."""
     headers = dict(headers or {})
@@ -98,9 +105,7 @@ def store(address: str, what: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    for prefix, scheme in _STORES.items():
-        if address.startswith(prefix):
-            address = scheme + address.removeprefix(prefix)
+    address = remote_address(address) or address
     kind = address.partition("://")[0]
     if address.startswith("/vsi") or kind in ("http", "https", "ftp"):
         raise GeosegError(

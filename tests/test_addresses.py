@@ -12,10 +12,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import rasterio
+from fsspec import AbstractFileSystem
+from fsspec.registry import _registry as registry
 from rasterio.transform import from_origin
 from rasters import make, rgb
 from typer.testing import CliRunner
@@ -407,6 +410,36 @@ def test_a_mosaic_of_addresses_is_that_of_the_files(bucket: Path, tmp_path: Path
     np.testing.assert_array_equal(far.read(window).rgb, near.read(window).rgb)
     with pytest.raises(SceneError, match=r"/none\.tif: cannot be opened"):
         build_mosaic([f"s3://{bucket.name}/none.tif"], tmp_path / "none.vrt")
+
+
+class Store(AbstractFileSystem):  # type: ignore[misc]
+    """Tells of a bucket what a package that reaches S3 tells."""
+
+    protocol = "s3"
+    cachable = False
+    told: ClassVar[dict[str, Any]] = {}
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return self.told | {"name": path, "type": "file"}
+
+
+def test_an_object_that_was_replaced_in_its_store_is_another_scene(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(bucket / "scene.tif", 60, 60)
+    address = f"s3://{bucket.name}/scene.tif"
+    monkeypatch.setitem(registry, "s3", Store)
+    found = []
+    for tag in ('"a"', '"a"', '"b"'):
+        monkeypatch.setattr(Store, "told", {"ETag": tag, "size": 9, "LastModified": "2026-01-01"})
+        found.append(Scene.open(address).fingerprint())
+    assert found[0] == found[1] != found[2]
+    assert found[0]["server"] == {
+        "ETag": '"a"', "Last-Modified": "2026-01-01", "Content-Length": "9"
+    }  # fmt: skip
+    assert found[0]["pixels"] is None
+    monkeypatch.setattr(Store, "told", {})  # a store that says nothing: some pixels are read
+    assert Scene.open(address).fingerprint()["pixels"] is not None
 
 
 def test_prefixes_and_patterns_of_a_store_are_listed(bucket: Path, server: Server) -> None:

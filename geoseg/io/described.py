@@ -15,7 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from geoseg._address import is_address
 from geoseg._inputs import is_there, shown
-from geoseg._remote import http_address
+from geoseg._remote import remote_address
 from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
 from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
@@ -256,8 +256,8 @@ def colour_table(
 
 
 def remote_files(dataset: Any) -> tuple[str, ...]:
-    """HTTP addresses of the files behind a dataset."""
-    found = (http_address(name) for name in dataset.files)
+    """Addresses of the files behind a dataset that are no local ones."""
+    found = (remote_address(name) for name in dataset.files)
     return tuple(dict.fromkeys(address for address in found if address is not None))
 
 

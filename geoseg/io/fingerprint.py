@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._address import holds_secret, lasting_address
-from geoseg._remote import ask, http_address
+from geoseg._remote import ask, http_address, store
 
 _END_BYTES = 64 * 2**10
 _PIECE_BYTES = 4 * 2**10
@@ -111,7 +111,12 @@ def server_marks(addresses: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def server_mark(address: str) -> dict[str, str]:
-    """What a server says of a file: size, ETag, Last-Modified; nothing if it does not answer."""
+    """What a server says of a file: size, ETag, Last-Modified; nothing if it does not answer.
+
+    Object stores are asked where the package that reaches them is installed.
+    """
+    if http_address(address) is None:
+        return _store_mark(address)
     told = _headers(address)
     if told is None:
         return {}
@@ -119,6 +124,16 @@ def server_mark(address: str) -> dict[str, str]:
     # "bytes 0-0/1234" where the server gives one byte, else the size is the content's.
     size = (told["Content-Range"] or "").rpartition("/")[2] or told["Content-Length"]
     return found | ({} if size is None else {"Content-Length": size})
+
+
+def _store_mark(address: str) -> dict[str, str]:
+    with suppress(Exception):  # every store has errors of its own
+        files, path = store(address, "a scene")
+        info = {name.lower().replace("_", ""): value for name, value in files.info(path).items()}
+        names = {"etag": "ETag", "lastmodified": "Last-Modified", "updated": "Last-Modified"}
+        told = {shown: str(info[name]) for name, shown in names.items() if info.get(name)}
+        return told | {"Content-Length": str(info["size"])}
+    return {}
 
 
 def _headers(address: str) -> Message | None:

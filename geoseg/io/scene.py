@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from geoseg._address import as_given, lasting_address, shown_address
-from geoseg._remote import http_address
+from geoseg._remote import remote_address
 from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.io.doubts import look_at_bytes, warn_about_alpha, warn_about_fill
@@ -316,7 +316,7 @@ class Scene:
         """
         grid, servers = self.native_grid, dict(self.servers)
         files = file_records(self.source.files, whole=False) if quick else self.sources
-        server = servers.pop(lasting_address(http_address(self.source.name) or ""), None)
+        server = servers.pop(lasting_address(remote_address(self.source.name) or ""), None)
         marks = [server or {}] if server or not self.source.opened else servers.values()
         told = files or (marks and all({"ETag", "Last-Modified"} & mark.keys() for mark in marks))
         opened = shown_address(self.source.opened).encode()
@@ -341,8 +341,8 @@ class Scene:
 
     @cached_property
     def servers(self) -> dict[str, dict[str, str]]:
-        """What web servers say of the files behind the scene, by their addresses."""
-        own = http_address(self.source.name)
+        """What servers and stores say of the files behind the scene, by their addresses."""
+        own = remote_address(self.source.name)
         return server_marks(list(dict.fromkeys([*([own] if own else []), *self.source.remote])))
 
     def close(self) -> None:
