@@ -150,6 +150,63 @@ def test_bands_say_which_colour_they_are(array: xr.DataArray, how: str) -> None:
     np.testing.assert_array_equal(ArrayScene.open(turned).array, array.values)
 
 
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> xr.DataArray:
+    """Red, green, blue and nir of a file that names them."""
+    data = np.concatenate([rgb(), rgb(seed=1)])[:4]
+    file = make(tmp_path_factory.mktemp("four") / "s.tif", data, photometric="minisblack",
+                alpha="unspecified")  # fmt: skip
+    with rasterio.open(file, "r+") as dataset:
+        dataset.descriptions = (*COLOURS, "nir")
+    opened = rioxarray.open_rasterio(file)
+    assert isinstance(opened, xr.DataArray)
+    return opened.load()
+
+
+@pytest.mark.parametrize("bands", [[3, 2, 1, 0], [2, 1, 0], [0, 1, 2], [3, 0, 2, 1]])
+@pytest.mark.parametrize("how", ["as read", "computed", "other names"])
+def test_bands_that_were_turned_round_keep_their_names(
+    four: xr.DataArray, bands: list[int], how: str
+) -> None:
+    turned = four.isel(band=bands)
+    if how == "computed":
+        turned = turned * np.uint8(1)
+    elif how == "other names":
+        turned.attrs["long_name"] = tuple((*COLOURS, "nir")[band] for band in bands)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeosegWarning)
+        opened = ArrayScene.open(turned)
+    assert opened.names == COLOURS
+    np.testing.assert_array_equal(opened.array, four.values[:3])
+    if how == "computed" and len(bands) == 4:
+        with pytest.warns(GeosegWarning, match="long_name is taken to list the bands in the order"):
+            ArrayScene.open(turned)
+
+
+def test_texts_of_bands_go_before_a_list_of_names(four: xr.DataArray) -> None:
+    blue, green, red, _ = (four.isel(band=i, drop=True) for i in (2, 1, 0, 3))
+    index = pd.Index(["B02", "B03", "B04"], name="band")
+    joined = xr.concat([blue, green, red], index).assign_attrs(long_name=COLOURS)
+    np.testing.assert_array_equal(ArrayScene.open(joined).array, four.values[:3])
+
+
+@pytest.mark.parametrize("kind", ["array", "file"])
+@pytest.mark.parametrize(
+    "names", [("nir", "red", "green"), ("blue", "?", "red"), ("a", "b", "swir 1")]
+)
+def test_three_bands_that_are_no_colours_get_a_word(
+    tmp_path: Path, names: tuple[str, ...], kind: str
+) -> None:
+    from geoseg.io.scene import Scene
+
+    stack = xr.DataArray(rgb(), dims=("band", "y", "x"), coords={"band": list(names)})
+    file = make(tmp_path / "s.tif", rgb())
+    with rasterio.open(file, "r+") as dataset:
+        dataset.descriptions = names
+    with pytest.warns(GeosegWarning, match=f"say that they are {re.escape(', '.join(names))}"):
+        ArrayScene.open(stack) if kind == "array" else Scene.open(file)
+
+
 @pytest.mark.parametrize(
     ("names", "wanted", "chosen"),
     [

@@ -20,7 +20,14 @@ from rioxarray.exceptions import MissingSpatialDimensionError
 from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import GeosegWarning, OptionError, SceneError, warn
 from geoseg.io._handles import open_dataset
-from geoseg.io.bands import Band, band_of, bands_named, by_tags, by_words
+from geoseg.io.bands import (
+    Band,
+    band_of,
+    bands_named,
+    by_tags,
+    by_words,
+    other_than_colours,
+)
 from geoseg.io.described import is_sentinel, settle_crs
 from geoseg.io.grid import Grid
 from geoseg.io.placing import (
@@ -339,8 +346,7 @@ class _Planes:
     @property
     def source(self) -> str | None:
         """File that a 3-D array was opened from, if it says so."""
-        found = self.parts[0].encoding.get("source") if len(self.parts) == 1 else None
-        return str(found) if found and Path(str(found)).is_file() else None
+        return _source_of(self.parts[0]) if len(self.parts) == 1 else None
 
 
 def _planes(array: ArraySource) -> _Planes:
@@ -511,10 +517,9 @@ def _units(array: xarray.DataArray, count: int) -> tuple[tuple[float, float], ..
         return ()
     columns = []
     for one, many, default in (("scale_factor", "scales", 1.0), ("add_offset", "offsets", 0.0)):
-        value = array.attrs.get(one, array.attrs.get(many, default))
-        column = np.ravel(value)
+        column = np.ravel(array.attrs.get(one, array.attrs.get(many, default)))
         try:
-            columns.append([float(v) for v in (column if len(column) == count else column[:1])])
+            columns.append([float(v) for v in _of_bands(array, column) or column[:1]])
         except (TypeError, ValueError):
             return ()
     scales, offsets = (column * count if len(column) == 1 else column for column in columns)
@@ -555,7 +560,7 @@ def _is_of_wavelengths(name: str, coord: xarray.DataArray) -> bool:
 
 
 def _names(array: xarray.DataArray, dim: str) -> tuple[Band, ...]:
-    """What names the bands: values of their coordinate, ``long_name``, coordinates beside it.
+    """What names the bands: texts of their coordinate, else ``long_name``, coordinates beside it.
 
     ``dim`` is what their dimension was called.
     """
@@ -573,10 +578,49 @@ def _names(array: xarray.DataArray, dim: str) -> tuple[Band, ...]:
             kind = "wavelength"
         for one, value in zip(told, coord.values, strict=True):
             one["bandname" if kind == "band" else kind] = value
-    long = array.attrs.get("long_name", ())
-    long = [long] if isinstance(long, str) and count == 1 else long
-    names = list(long) if isinstance(long, list | tuple) and len(long) == count else [None] * count
+    texts = any({"bandname", dim} & one.keys() for one in told)
+    names = (None if texts else _long_names(array)) or [None] * count
     return tuple(band_of(name, tags) for name, tags in zip(names, told, strict=True))
+
+
+def _long_names(array: xarray.DataArray) -> list[Any] | None:
+    """Names that ``long_name`` lists, of the bands that are left."""
+    long = array.attrs.get("long_name", ())
+    long = [long] if isinstance(long, str) and array.sizes["band"] == 1 else long
+    if not isinstance(long, list | tuple):
+        return None
+    found = _of_bands(array, long)
+    if found == list(long) or len(long) != array.sizes["band"]:
+        return found
+    # Bands were turned round: the list is still the file's, or was given since.
+    source = _source_of(array)
+    if source is None:
+        warn(
+            f"{NAME}: long_name is taken to list the bands in the order of their numbers, so that "
+            f"these are {', '.join(map(str, found or ()))}; give bands if that is wrong"
+        )
+        return found
+    with open_dataset(source) as dataset:
+        return found if tuple(long) == dataset.descriptions else list(long)
+
+
+def _source_of(array: xarray.DataArray) -> str | None:
+    found = array.encoding.get("source")
+    return str(found) if found and Path(str(found)).is_file() else None
+
+
+def _of_bands(array: xarray.DataArray, listed: Any) -> list[Any] | None:
+    """What an attribute lists for each of the bands that are left; None if it is not theirs.
+
+    It lists the bands of the file, which keep their numbers where some are taken or turned round,
+    while the attribute stays as it was.
+    """
+    numbers = array.coords.get("band")
+    if numbers is not None and numbers.dims == ("band",) and numbers.dtype.kind in "iu":
+        places = [int(number) - 1 for number in numbers.values]
+        if all(0 <= place < len(listed) for place in places):
+            return [listed[place] for place in places]
+    return list(listed) if len(listed) == array.sizes["band"] else None
 
 
 def _choose_bands(
@@ -608,7 +652,15 @@ def _choose_bands(
             f"{NAME} has {count} bands, neither one (grey) nor three (RGB); give bands, one of "
             f"{', '.join(planes.called)}"
         )
-    return ((1,), "one band") if count == 1 else ((1, 2, 3), "order")
+    if count == 1:
+        return (1,), "one band"
+    others = other_than_colours(planes.told) if colours and count == 3 else None
+    if others is not None:
+        warn(
+            f"{NAME}: its bands are taken as red, green, blue and say that they are {others}; "
+            "give bands if that is wrong"
+        )
+    return (1, 2, 3), "order"
 
 
 def _by_file(planes: _Planes) -> tuple[int, int, int] | None:

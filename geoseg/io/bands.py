@@ -97,6 +97,23 @@ def by_words(bands: Sequence[Band], about: str = "") -> tuple[Triple, str] | Non
     return None if triple is None else (triple, "names")
 
 
+def other_than_colours(bands: Sequence[Band]) -> str | None:
+    """What three bands say they are where one says something else than red, green or blue.
+
+    Parameters
+    ----------
+    bands
+        The bands that are taken as red, green and blue, in this order.
+    """
+    for band, colour in zip(bands, COLOURS, strict=True):
+        words = frozenset().union(*map(_words, band.names))
+        beyond = band.nanometres is not None and band.nanometres > _NANOMETRES[0][1]
+        if beyond or words & _OTHER_THAN_COLOUR or (words & set(COLOURS) - {colour}):
+            called = (one.names[0] if one.names else f"{one.nanometres:g} nm" for one in bands)
+            return ", ".join(called)
+    return None
+
+
 def bands_named(
     wanted: Sequence[int | str],
     bands: Sequence[Band],

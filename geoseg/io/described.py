@@ -18,7 +18,15 @@ from geoseg._inputs import is_there, shown
 from geoseg._remote import remote_address
 from geoseg.errors import GeosegError, OptionError, SceneError, not_found, warn
 from geoseg.io._handles import open_dataset
-from geoseg.io.bands import bands_named, bands_of, by_tags, by_words, grey_of
+from geoseg.io.bands import (
+    Band,
+    bands_named,
+    bands_of,
+    by_tags,
+    by_words,
+    grey_of,
+    other_than_colours,
+)
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.formats import what_it_is
@@ -119,6 +127,8 @@ def choose_bands(
                 f"{words[1]} say {_listed(words[0])}; taking the tags, else give "
                 f"--bands {_listed(words[0])}"
             )
+        elif words is None and colours:
+            _doubt_colours(named, tagged, path)
         return tagged, "tags"
     if words is not None:
         return words
@@ -142,7 +152,18 @@ def choose_bands(
             f"{path}: {len(usable)} bands without colour tags or names, taking "
             f"{_listed(usable[:3])} as red, green, blue; set --bands if that is wrong"
         )
+    elif colours:
+        _doubt_colours(named, usable[:3], path)
     return tuple(usable[:3]), "order"
+
+
+def _doubt_colours(named: Sequence[Band], chosen: Sequence[int], path: str) -> None:
+    others = other_than_colours([named[band - 1] for band in chosen])
+    if others is not None:
+        _warn(
+            f"{path}: {_listed(chosen)} are taken as red, green, blue and say that they are "
+            f"{others}; set --bands if that is wrong"
+        )
 
 
 def _warn(message: str) -> None:
