@@ -440,7 +440,8 @@ class Store:
 
     def _pixels(self, segmenter: RecordedSegmenter, source: Scene, reading: Reading) -> PixelSource:
         """What is read beside the store: the scene, unless nothing looks at its colours."""
-        if segmenter.tier == "full" or segmenter.options.refine:
+        chosen = segmenter.options
+        if segmenter.tier == "full" or chosen.refine or chosen.regions_of_scene:
             return source
         area = open_area(replace(reading, aoi=self.facts["area"]), source.grid)
         whole = Window(0, 0, *source.shape)
