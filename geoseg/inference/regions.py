@@ -226,16 +226,18 @@ class Voting:
         decided = self.decision(logits)
         return torch.cat([self.decision.scores(logits), decided.labels[..., None]], -1)
 
-    def __call__(self, rows: Tensor, rgb: Tensor, valid: Tensor, origin: tuple[int, int]) -> Tensor:
-        """Give each superpixel that agrees its class and its scores."""
+    def __call__(
+        self, logits: Tensor, rgb: Tensor, valid: Tensor, origin: tuple[int, int]
+    ) -> Tensor:
+        """Give each superpixel that agrees its class and its scores; of rows, see `scored`."""
         if not valid.any():
-            return rows
+            return logits
         outside = rgb[:, valid]
         if outside.min() < 0 or outside.max() > 1:
             raise TileError(
                 "superpixels need colours from 0 to 1; leave --stretch raw, or --regions, out"
             )
-        return self.voted(rows, *self.superpixels.numbers(rgb, valid, origin), valid)
+        return self.voted(logits, *self.superpixels.numbers(rgb, valid, origin), valid)
 
     def of_image(self, logits: Tensor, rgb: FloatArray, valid: BoolArray) -> Tensor:
         """Rows of an image in memory, whose logits may have another size than its pixels."""
