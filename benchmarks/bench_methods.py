@@ -4,12 +4,14 @@ In ViT-B/16's shape with random weights, one thread, CPU seconds of the process:
 some turns, in which the methods follow one another. Attentions: one window of 224 pixels at a time,
 encoder alone. Refiners: a whole image in memory, windows of 224 every 112 pixels, with the default
 upsampler, ten classes of one word. At the sides of a small image fewer windows lie over a pixel
-than in a scene, so that refiners' shares are rather too large here. Regions: the same image as a
-GeoTIFF, mapped to all files; parcels are squares of 40 pixels.
+than in a scene, so that refiners' shares are rather too large here. Regions: an image of
+672 pixels as a GeoTIFF, mapped to all files; parcels are squares of 40 pixels. With ``--only`` the
+other rows of the file of figures stay.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -113,6 +115,13 @@ def regions(model: Model, side: int, turns: int) -> list[dict[str, Any]]:
         return rows_of("run with regions", best_of(turns, sides), "none")
 
 
+def others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of other kinds in the file that is there."""
+    path = _common.RESULTS / "methods.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [row for row in known if row["kind"] not in {row["kind"] for row in rows}]
+
+
 def main() -> None:
     """Measure and print."""
     parser = _common.parser(__doc__)
@@ -127,10 +136,10 @@ def main() -> None:
     if given.only in (None, "runs"):
         rows += runs(model, side, 1 if given.quick else 2)
     if given.only in (None, "regions"):
-        rows += regions(model, side, 1 if given.quick else 3)
+        rows += regions(model, 224 if given.quick else 672, 1 if given.quick else 2)
     _common.table(rows)
     if not given.no_save:
-        print(_common.save("methods", rows))
+        print(_common.save("methods", [*others(rows), *rows]))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ from geoseg.vector.regions import write_polygons, write_table
 
 logger = logging.getLogger(__name__)
 
+_MANY = 0.5
+"""Share of the polygons on a scene that ought to have pixels."""
 _SUMS = "regions"
 """Name of the sums of a tile among its checksums."""
 
@@ -677,10 +679,21 @@ class _SceneRun:
                 self.scene.grid,
                 self.products.rasters,
             )
-            if not len(table.numbers) and not self.holes:
-                warn(f"{self.regions.path}: no pixel with data lies in a region")
+            self._warn_if_few(len(table.numbers))
             self.rasters = self.rasters.in_regions(self.regions, table, self.plan.region)
         return table
+
+    def _warn_if_few(self, found: int) -> None:
+        """Say so where regions have hardly any pixels, and the whole scene was mapped."""
+        path = getattr(self.regions, "path", "")
+        if not found and not self.holes:
+            warn(f"{path}: no pixel with data lies in a region")
+        table = getattr(self.regions, "table", None)
+        if found and table is not None and self.area is None and found < _MANY * len(table):
+            warn(
+                f"{path}: {len(table) - found} of {len(table)} polygons have no pixel's centre with "
+                "data in them, and get no class; for small ones take finer pixels (--gsd)"
+            )
 
     def _write_regions(self, table: RegionTable, ready: Path) -> None:
         """Write what became of the regions of a file."""

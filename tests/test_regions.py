@@ -683,7 +683,7 @@ def words(folder: Path) -> geoseg.Model:
     return geoseg.load_model(tiny_random_model(folder / "words"), device="cpu")
 
 
-SUPER = Options(templates="none", regions="superpixels:size=8", blend="uniform")
+SUPER = Options(templates="none", regions="superpixels:compactness=9", blend="uniform")
 
 
 def test_superpixels_have_one_class_in_files_arrays_and_images(
@@ -695,7 +695,7 @@ def test_superpixels_have_one_class_in_files_arrays_and_images(
     )
     assert "regions" not in run.report
     assert run.report["methods"]["regions"] == {
-        "name": "superpixels", "size": 8, "compactness": 16,
+        "name": "superpixels", "size": 8, "compactness": 9,
     }  # fmt: skip
     lazy = geoseg.segment(path, NAMES, model=words, options=SUPER, tile=96)
     assert (lazy.labels.values != raster(run.out)).mean() <= 1 / 20_000

@@ -47,9 +47,9 @@ class Superpixels:
         If a value cannot be.
     """
 
-    size: int = 12
+    size: int = 8
     """Side of a cell in pixels."""
-    compactness: int = 16
+    compactness: int = 8
     """How many steps of 8-bit colour weigh as much as a cell's side."""
 
     def __post_init__(self) -> None:
