@@ -684,15 +684,16 @@ class _SceneRun:
         return table
 
     def _warn_if_few(self, found: int) -> None:
-        """Say so where regions have hardly any pixels, and the whole scene was mapped."""
-        path = getattr(self.regions, "path", "")
-        if not found and not self.holes:
-            warn(f"{path}: no pixel with data lies in a region")
-        table = getattr(self.regions, "table", None)
-        if found and table is not None and self.area is None and found < _MANY * len(table):
+        """Say so where most regions have no pixels, and the whole scene was mapped."""
+        regions = self.regions
+        assert regions is not None
+        if self.holes or self.area is not None:
+            return
+        given = len(regions.shapes) if isinstance(regions, PolygonRegions) else 1
+        if found < _MANY * given:
             warn(
-                f"{path}: {len(table) - found} of {len(table)} polygons have no pixel's centre with "
-                "data in them, and get no class; for small ones take finer pixels (--gsd)"
+                f"{regions.path}: {given - found} of {given} regions on the scene have no class, "
+                "because no pixel with data has its centre in them"
             )
 
     def _write_regions(self, table: RegionTable, ready: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def box(row: float, col: float, height: float, width: float) -> shapely.Polygon:
     return shapely.box(left, top - 2 * height, left + 2 * width, top)
 
 
-def parcels(boxes: dict[str, tuple[int, int, int, int]] = BOXES, **more: Any) -> gpd.GeoDataFrame:
+def parcels(boxes: Mapping[str, tuple[float, ...]] = BOXES, **more: Any) -> gpd.GeoDataFrame:
     columns = {"parcel": list(boxes)} | more
     return gpd.GeoDataFrame(columns, geometry=[box(*one) for one in boxes.values()], crs=UTM)
 
@@ -464,6 +465,16 @@ def test_polygons_come_back_with_their_attributes(scene: Path, suffix: str, tmp_
     assert found.geometry.reset_index(drop=True).geom_equals_exact(
         expected.reset_index(drop=True), 1e-6 * max(1, abs(expected.total_bounds).max()),
     ).all() or suffix == "geojson"  # fmt: skip
+
+
+def test_regions_without_pixels_are_counted_aloud(scene: Path, tmp_path: Path) -> None:
+    tiny = {str(k): (5.1 + 3 * k, 5.1, 0.3, 0.3) for k in range(4)}
+    with pytest.warns(GeosegWarning, match="4 of 5 regions on the scene have no class"):
+        run = mapped(scene, tmp_path / "out", parcels(tiny | {"a": (30, 30, 9, 9)}))
+    assert run.report["regions"]["on_the_map"] == 1
+    empty = make(tmp_path / "none.tif", np.zeros((1, *SIZE), np.uint8), transform=PLACE)
+    with pytest.warns(GeosegWarning, match="1 of 1 regions on the scene have no class"):
+        mapped(scene, tmp_path / "none", empty)
 
 
 def test_of_several_layers_one_is_named(scene: Path, tmp_path: Path) -> None:
