@@ -717,7 +717,7 @@ def test_superpixels_have_one_class_in_files_arrays_and_images(
     size = Segmenter(words, NAMES, SUPER).predict(rgb, out_shape=(75, 80))
     assert (size.labels == found.labels[::2, ::2]).mean() > 0.9
     plain = Segmenter(words, NAMES, Options(templates="none", blend="uniform")).predict(rgb)
-    numbers, _ = Superpixels(8).numbers(
+    numbers, _ = Superpixels(compactness=9).numbers(
         torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32) / 255),
         torch.ones(rgb.shape[:2], dtype=torch.bool), (0, 0),
     )  # fmt: skip
