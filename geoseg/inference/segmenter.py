@@ -203,6 +203,11 @@ class Segmenter:
         return None
 
     @property
+    def beside(self) -> dict[str, Any] | None:
+        """The scorer that is asked beside the words, if there is one; plain JSON values."""
+        return None
+
+    @property
     def reads_words(self) -> bool:
         """Whether features depend on the words, too."""
         attention = self.options.method("attention")
