@@ -19,7 +19,7 @@ from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
 from geoseg.inference.fusion import probed, segmenter_of
 from geoseg.inference.network import windows_of
-from geoseg.inference.refine.scene import measures, with_measures
+from geoseg.inference.refine.scene import measures, places_to_measure, with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, open_stack, taken_by_arrays, time_of
@@ -31,7 +31,7 @@ from geoseg.io.scores import SeenScene, refuse_bands_of_array, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, Scorer, is_beside_words, is_score_raster
-from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later
+from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later, refined_later
 from geoseg.run.journal import digest
 from geoseg.run.report import Method, area_digest, reading_facts
 from geoseg.run.scenes import open_area, open_input, passing_folder
@@ -312,12 +312,19 @@ def _maps_of_arrays(
     tokens = [digest({**known, **one.facts(), "data": tokenize(one.array)}) for one in sources]
     later = measured_later(sources, digest(tokens)) if sources[0].pending else None
     job = TileJob(None, segmenter, plan, area, rasters)
-    return [
-        LazyMap(job, token, one, later, one.turned)
-        if one.is_lazy
-        else LazyMap(TileJob(one, segmenter, plan, area, rasters), token, turned=one.turned)
-        for one, token in zip(sources, tokens, strict=True)
-    ]
+    options = segmenter.options
+    measured = bool(places_to_measure(options, sources[0].shape))
+
+    def one_map(one: ArrayScene, token: str) -> LazyMap:
+        if one.is_lazy:
+            refine = refined_later(one, options, token, later) if measured else None
+            return LazyMap(job, token, one, later, one.turned, refine)
+        own = replace(job, scene=one)
+        if measured:
+            own = own.refined_by(with_measures(options, one).refine)
+        return LazyMap(own, token, turned=one.turned)
+
+    return [one_map(one, token) for one, token in zip(sources, tokens, strict=True)]
 
 
 def _about(source: Scene | ArrayScene, reading: Reading, method: Method) -> dict[str, Any]:

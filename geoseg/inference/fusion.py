@@ -165,9 +165,10 @@ class FusedSegmenter(Segmenter):
         options: Options | None,
         scorer: Scorer,
     ) -> None:
-        super().__init__(model, vocabulary, options)
         assert scorer.weight is not None
-        self.scorer, self._encode = scorer, super().encoder
+        self.scorer = scorer
+        super().__init__(model, vocabulary, options)
+        self._encode = super().encoder
         chosen, names = self.options, self.vocabulary.names
         views = chosen.method("views").views()
         if is_score_raster(scorer.call) or any(view.colours != "own" for view in views):
@@ -183,16 +184,14 @@ class FusedSegmenter(Segmenter):
         self._own = has_planes(scorer)
         if not scorer.weight:
             return
-        queries = len(self._text)
         self._scorer = Both(self._scorer, self.network, own=self._own)
-        self._refiners = tuple(_OfWords(each, queries) for each in self._refiners)
         self._decision = self._fused()
         self._batches = Batches(
             self.device,
             chosen.batch_size,
             window_pixels=chosen.window**2,
             patch_pixels=model.patch_size**2,
-            queries=queries + len(self.network.classes),
+            queries=len(self._text) + len(self.network.classes),
         )
 
     def _fused(self) -> FusedDecision:
@@ -210,6 +209,12 @@ class FusedSegmenter(Segmenter):
             said = self.network.decision(self.vocabulary, self.options)
         words = {f.name: getattr(self._decision, f.name) for f in fields(Decision)}
         return FusedDecision(**words, said=said, weight=weight, has=has)
+
+    def _make_refiners(self) -> tuple[SceneRefiner, ...]:
+        found = super()._make_refiners()
+        if not self.scorer.weight:
+            return found
+        return tuple(_OfWords(each, len(self._text)) for each in found)
 
     @property
     def beside(self) -> dict[str, Any] | None:

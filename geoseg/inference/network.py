@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -24,7 +24,8 @@ from geoseg._files import absolute
 from geoseg.errors import OptionError, TileError, warn
 from geoseg.inference.callables import identity, loaded, name_of, names_told
 from geoseg.inference.decide import Decision
-from geoseg.inference.refine import Asked, prepared
+from geoseg.inference.refine import Asked
+from geoseg.inference.refine.scene import Readable
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
@@ -57,15 +58,6 @@ def windows_of(
         as_made(Options, options),
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-class _Pixels(Protocol):
-    """A scene or an array, see `geoseg.io.scene.SceneLike`."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def read(self, window: Window) -> PixelBlock: ...
 
 
 class Network:
@@ -237,7 +229,7 @@ class Network:
             by_logits=made.thresholds is None,
         )
 
-    def probe(self, scene: _Pixels, planes: slice = _ALL) -> None:
+    def probe(self, scene: Readable, planes: slice = _ALL) -> None:
         """Run one window in the middle of a scene, so that what is wrong shows before the work.
 
         Parameters
@@ -260,11 +252,11 @@ class Network:
                 "probabilities; give --activation softmax or sigmoid"
             )
 
-    def count(self, scene: _Pixels, planes: slice = _ALL) -> int:
+    def count(self, scene: Readable, planes: slice = _ALL) -> int:
         """How many scores it gives of a pixel; otherwise as `probe`."""
         return int(self._tried(scene, planes).shape[-1])
 
-    def _tried(self, scene: _Pixels, planes: slice) -> Tensor:
+    def _tried(self, scene: Readable, planes: slice) -> Tensor:
         height, width = scene.shape
         side = self._window or max(height, width)
         rows, cols = min(side, height), min(side, width)
@@ -424,7 +416,8 @@ class NetworkSegmenter(Segmenter):
                 f"views {chosen.views} change colours as models of words see them; take hflip or "
                 "d4 with a scorer"
             )
-        self._refiners = prepared(chosen.method("refine"), Asked())
+        self._asked = Asked()
+        self._refiners = self._make_refiners()
         views = chosen.method("views").views()
         names = self.vocabulary.names
         self._scorer = self.network = Network(self.scorer, names, self.device, chosen.window, views)
@@ -444,7 +437,7 @@ class NetworkSegmenter(Segmenter):
             queries=classes,
         )
 
-    def probe(self, scene: _Pixels) -> None:
+    def probe(self, scene: Readable) -> None:
         """As `Network.probe`."""
         self.network.probe(scene)
 

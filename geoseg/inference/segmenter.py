@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import blend_weight, cropped, merged
-from geoseg.inference.refine import Asked, prepared, refined
+from geoseg.inference.refine import Asked, SceneRefiner, prepared, refined
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
@@ -96,6 +97,8 @@ class Segmenter:
     >>> segmenter.predict(rgb).labels                        # doctest: +SKIP
     """
 
+    _whose: Segmenter | None = None
+
     def __init__(
         self,
         model: Model,
@@ -119,8 +122,8 @@ class Segmenter:
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
         shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
-        asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
-        self._refiners = prepared(chosen.method("refine"), asked)
+        self._asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
+        self._refiners = self._make_refiners()
         encoder = self._make_encoder(Words(self._text, shown))
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
@@ -173,6 +176,21 @@ class Segmenter:
 
         whole = self.options.window == 0
         return Scorer(encoder, head, self._views, whole=whole, encode=encode)
+
+    def _make_refiners(self) -> tuple[SceneRefiner, ...]:
+        return prepared(self.options.method("refine"), self._asked)
+
+    def refined_by(self, refine: Sequence[str]) -> Segmenter:
+        """The same segmenter with other refiners of the same reach, as `Options.refine` has them.
+
+        What refiners need of a scene is measured late where pixels are a lazy array.
+        """
+        made = copy.copy(self)
+        made.__dict__.pop("recipe", None)
+        made.options = replace(self.options, refine=tuple(refine))
+        made._refiners = made._make_refiners()
+        made._whose = self  # who encodes for both, see `_make_scorer`
+        return made
 
     def __repr__(self) -> str:
         chosen = self.options
