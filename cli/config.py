@@ -84,7 +84,7 @@ def _of_run(report: Mapping[str, Any], path: str) -> dict[str, Any]:
     from geoseg.options import Options, Products, Reading
 
     try:
-        if "scorer" in report["model"]:
+        if {"scorer", "beside"} & report["model"].keys():
             raise OptionError(
                 f"{path}: is of a run with --scorer, which no such record holds whole"
             )

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading
+from geoseg.options import Options, Reading, Scorer
 from geoseg_cli import _run, options
 from geoseg_cli.options import takes
 
 
 @takes(Options, *options.METHOD_FOR_LABELS, "window", "stride")
+@takes(Scorer)
 @takes(Reading)
 def info(
     scenes: Annotated[
@@ -23,6 +24,7 @@ def info(
     model: options.ModelOption = DEFAULT_MODEL,
     reading: Reading,
     chosen: Options,
+    scorer: Scorer,
     mosaic: options.MosaicOption = False,
     tile: options.TileOption = None,
     device: options.DeviceOption = "auto",
@@ -49,6 +51,7 @@ def info(
     facts = inspect_scene(
         expand_scenes(scenes) if as_one else scenes[0],
         model=model,
+        scorer=None if scorer.call is None else scorer,
         options=chosen,
         reading=reading,
         tile=tile,

@@ -332,14 +332,22 @@ def takes(kind: type[Any], *only: str, panel: str | None = None) -> Callable[[Co
         ]
         place = [p.annotation for p in parameters].index(kind)
         target = parameters[place].name
+        # Where two dataclasses have a field of one name, one of them goes by its flag.
+        taken = {parameter.name for parameter in parameters}
+        called = {
+            name: _plain(choice.flag or name) if name in taken else name
+            for name, choice in found.items()
+        }
         parameters[place : place + 1] = [
-            _parameter(name, hints[name], defaults[name], choice, panel)
+            _parameter(called[name], hints[name], defaults[name], choice, panel)
             for name, choice in found.items()
         ]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {name: _value(choice, values.pop(name)) for name, choice in found.items()}
+            given = {
+                name: _value(choice, values.pop(called[name])) for name, choice in found.items()
+            }
             command(**values, **{target: kind(**given)})
 
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -370,7 +378,12 @@ def _parameter(
 
 def _variable(flag: str) -> str:
     """Environment variable that sets an option's default."""
-    return "GEOSEG_" + flag.removeprefix("--").replace("-", "_").upper()
+    return "GEOSEG_" + _plain(flag).upper()
+
+
+def _plain(flag: str) -> str:
+    """A flag as a name of Python."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _typed(hint: Any, default: Any) -> Any:

@@ -136,7 +136,7 @@ def segment(
     """
     from geoseg._address import is_address
     from geoseg.errors import OptionError
-    from geoseg.inference.network import names_only
+    from geoseg.inference.fusion import vocabulary_of
     from geoseg.io.expand import expand_scenes, is_one_scene
     from geoseg.pipeline import segment_jobs
     from geoseg.run.cluster import connect
@@ -144,7 +144,6 @@ def segment(
     from geoseg.run.stored import output_folder
     from geoseg.run.times import now
     from geoseg.runtime.threads import use_threads
-    from geoseg.text.vocabulary import Vocabulary
 
     chosen = _with_retired_options(chosen, {"naclip:std": naclip_std, "gem:depth": gem_depth})
     started, clock = _run.started()
@@ -157,8 +156,12 @@ def segment(
         jobs = jobs_of(paths, out, out_name)
     else:
         jobs = [Job(paths if as_one else paths[0], out if is_address(out) else Path(out))]
-    if examples is not None and scorer.call is not None:
-        raise OptionError("--examples and --scorer: a scorer knows no examples; give one")
+    asked = None if scorer.call is None else scorer
+    if examples is not None and asked is not None and asked.weight is None:
+        raise OptionError(
+            "--examples and --scorer: a scorer knows no examples; give one, or --scorer-weight to "
+            "ask both"
+        )
     if examples is not None and examples_from is None and (several or as_one):
         raise OptionError(
             "--examples and several scenes: say with --examples-from which one they lie in"
@@ -168,7 +171,7 @@ def segment(
         if classes is None:
             options.refuse_silence(examples)
         else:
-            _ = Vocabulary.parse(classes) if scorer.call is None else names_only(classes)
+            _ = vocabulary_of(classes, asked)
         _say_what_would_be(
             [
                 job.outlook(reading, overwrite=overwrite, resume=resume, update=update)
@@ -198,7 +201,7 @@ def segment(
             )
             settings: dict[str, Any] = {
                 "model": loaded,
-                "scorer": None if scorer.call is None else scorer,
+                "scorer": asked,
                 "options": chosen,
                 "reading": reading,
                 "products": products,

@@ -46,6 +46,10 @@ _FLAGS = {
 """Options of the command line that take no value."""
 _PYTHON = {
     "min-area": "min_area_m2",
+    "scorer-bands": "Scorer.bands",
+    "scorer-classes": "Scorer.names",
+    "scorer-stretch": "Scorer.stretch",
+    "scorer-weight": "Scorer.weight",
     "simplify": "simplify_m",
     "vocabulary-step": "vocabulary_steps",
     "window-step": "window_steps",

@@ -18,8 +18,9 @@ from geoseg._address import without_secrets
 from geoseg._fields import as_made
 from geoseg._texts import Limits
 from geoseg.errors import OptionError, SceneError, warn
-from geoseg.inference.network import NetworkSegmenter, scores_of, segmenter_of, windows_of
-from geoseg.inference.refine.scene import measures, with_measures
+from geoseg.inference.fusion import probed, segmenter_of
+from geoseg.inference.network import windows_of
+from geoseg.inference.refine.scene import measures, places_to_measure, with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, open_stack, taken_by_arrays, time_of
@@ -27,11 +28,11 @@ from geoseg.io.flags import flags_of
 from geoseg.io.grid import Grid
 from geoseg.io.objects import MARK
 from geoseg.io.scene import Scene, about_place
-from geoseg.io.scores import ScoredScene, with_scores
+from geoseg.io.scores import SeenScene, refuse_bands_of_array, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading, is_score_raster
-from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later
+from geoseg.options import Options, Reading, Scorer, is_beside_words, is_score_raster
+from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later, refined_later
 from geoseg.run.journal import digest
 from geoseg.run.report import Method, area_digest, reading_facts
 from geoseg.run.scenes import open_area, open_input, passing_folder
@@ -94,23 +95,20 @@ def segment(
         With one line that says what is wrong and what to do.
     """
     reading, chosen = as_made(Reading, reading), windows_of(options, window, stride)
-    stack = None
+    stack, colours = None, scorer is None or is_beside_words(scorer)
     sources: tuple[Scene, ...] | ArrayScenes
     if isinstance(scene, xr.DataArray | xr.Dataset):
         stack = time_of(scene)
-        sources = _open_arrays(scene, stack, reading, colours=scorer is None)
+        sources = _open_arrays(scene, stack, reading, colours=colours, lazily=scorer is None)
     else:
         # A scorer is tried on some pixels before the work, and some refiners measure the scene.
         lazily = scorer is None and not measures(chosen)
-        sources = (_open(scene, reading, colours=scorer is None, lazily=lazily),)
+        sources = (_open(scene, reading, colours=colours, lazily=lazily),)
     source = sources[0]
     if isinstance(source, Scene):  # of a lazy array no pixel is read yet
         chosen = with_measures(chosen, source)
-    segmenter = segmenter_of(model, classes, chosen, device, scorer)
-    pixels: Scene | ArrayScene | ScoredScene = source
-    if isinstance(segmenter, NetworkSegmenter):
-        pixels = _with_scores(source, scores_of(scorer), reading)
-        segmenter.probe(pixels)
+    pixels = _with_scores(source, scorer, reading)
+    segmenter = probed(segmenter_of(model, classes, chosen, device, scorer), pixels)
     made = mapped(
         sources, pixels, segmenter, reading, tile, probabilities=probabilities, stack=stack,
         origin=_origin(scene),
@@ -122,7 +120,7 @@ def segment(
 
 def mapped(
     sources: tuple[Scene, ...] | ArrayScenes,
-    pixels: Scene | ArrayScene | ScoredScene | PixelSource,
+    pixels: PixelSource | ArrayScene,
     segmenter: Segmenter,
     reading: Reading,
     tile: int | None,
@@ -243,12 +241,12 @@ def _turned(source: Scene | ArrayScene) -> tuple[bool, bool]:
 
 
 def _open_arrays(
-    scene: xr.DataArray | xr.Dataset, stack: Any, reading: Reading, *, colours: bool
+    scene: xr.DataArray | xr.Dataset, stack: Any, reading: Reading, *, colours: bool, lazily: bool
 ) -> ArrayScenes:
     how: dict[str, Any] = {
         **taken_by_arrays(reading),
         "colours": colours,
-        "lazily": colours,  # a scorer is tried on some pixels before the work
+        "lazily": lazily,  # a scorer is tried on some pixels before the work
     }
     if stack is not None:
         found = open_stack(scene, stack, **how)
@@ -279,13 +277,15 @@ def _open(
 
 
 def _with_scores(
-    source: Scene | ArrayScene, call: Any, reading: Reading
-) -> Scene | ArrayScene | ScoredScene:
-    """Lay a raster of scores over a scene, if that is what a scorer is."""
+    source: Scene | ArrayScene, scorer: Any, reading: Reading
+) -> SeenScene | ArrayScene:
+    """Lay what a scorer needs beside a scene, or in its place."""
     if isinstance(source, Scene):
-        return with_scores(source, call, reading)
+        return with_scores(source, scorer, reading)
+    call = scorer.call if isinstance(scorer, Scorer) else scorer
     if is_score_raster(call):
         raise OptionError("a raster of scores goes with the path of a scene, not with an array")
+    refuse_bands_of_array(scorer)
     return source
 
 
@@ -320,12 +320,19 @@ def _maps_of_arrays(
     tokens = [digest({**known, **one.facts(), "data": tokenize(one.array)}) for one in sources]
     later = measured_later(sources, digest(tokens)) if sources[0].pending else None
     job = TileJob(None, segmenter, plan, area, rasters)
-    return [
-        LazyMap(job, token, one, later, one.turned)
-        if one.is_lazy
-        else LazyMap(TileJob(one, segmenter, plan, area, rasters), token, turned=one.turned)
-        for one, token in zip(sources, tokens, strict=True)
-    ]
+    options = segmenter.options
+    measured = bool(places_to_measure(options, sources[0].shape))
+
+    def one_map(one: ArrayScene, token: str) -> LazyMap:
+        if one.is_lazy:
+            refine = refined_later(one, options, token, later) if measured else None
+            return LazyMap(job, token, one, later, one.turned, refine)
+        own = replace(job, scene=one)
+        if measured:
+            own = own.refined_by(with_measures(options, one).refine)
+        return LazyMap(own, token, turned=one.turned)
+
+    return [one_map(one, token) for one, token in zip(sources, tokens, strict=True)]
 
 
 def _origin(scene: Any) -> str | None:
@@ -354,7 +361,7 @@ def _about(
     about = {
         "version": version("geoseg"),
         "scene": path,
-        "model": str(method.model["spec"]),
+        "model": method.spec,
         "weights_sha256": method.model.get("weights_sha256"),
         "bands": ",".join(bands),
         "stretch": f"{rule}{' (measured when it is computed)' if later else ''}",

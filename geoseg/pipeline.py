@@ -26,14 +26,9 @@ from geoseg.errors import (
     heard_warnings,
     warn,
 )
+from geoseg.inference.fusion import probed, segmenter_of, vocabulary_of
 from geoseg.inference.lane import TileResult
-from geoseg.inference.network import (
-    NetworkSegmenter,
-    names_only,
-    scores_of,
-    segmenter_of,
-    windows_of,
-)
+from geoseg.inference.network import windows_of
 from geoseg.inference.refine.scene import with_measures
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
@@ -42,13 +37,21 @@ from geoseg.io.grid import Grid
 from geoseg.io.objects import is_array, on_disk, scene_on_disk
 from geoseg.io.regions import GivenRegions, PolygonRegions, open_regions
 from geoseg.io.scene import Scene
-from geoseg.io.scores import ScoredScene, with_scores
+from geoseg.io.scores import ScoredScene, SeenScene, refuse_bands_of_array, with_scores
 from geoseg.io.times import source_date
 from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, ITEM, REGION_TABLE, Options, Products, Reading
+from geoseg.options import (
+    CLASS_RASTERS,
+    ITEM,
+    REGION_TABLE,
+    Options,
+    Products,
+    Reading,
+    is_beside_words,
+)
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
 from geoseg.run.folder import REPORT, OutputFolder
@@ -116,6 +119,7 @@ def _takes_arrays(run: Callable[..., Run]) -> Callable[..., Run]:
             settings["client"] = settings.get("client") or None
             if not is_array(scene):
                 return run(scene, *given, **settings)
+            refuse_bands_of_array(settings.get("scorer"))
             reading = as_made(Reading, settings.pop("reading", None))
             with scene_on_disk(scene, reading) as (path, how):
                 return run(path, *given, reading=how, **settings)
@@ -163,7 +167,7 @@ def segment_to_files(
         Specification, see `load_model`, or a loaded model.
     scorer
         A `Scorer`, or what one calls, in the model's place; ``classes`` are then the names of its
-        classes, in their order.
+        classes, in their order. A `Scorer` with a ``weight`` is asked beside the words.
     options
         How pixels become labels.
     window, stride
@@ -210,13 +214,13 @@ def segment_to_files(
     vocabulary, how = Vocabulary.parse(classes), as_made(Reading, reading)
     given = windows_of(options, window, stride)
 
-    def make(source: Scene) -> tuple[Segmenter, Scene | ScoredScene]:
-        pixels = with_scores(source, scores_of(scorer), how)
+    def make(source: Scene) -> tuple[Segmenter, SeenScene]:
+        pixels = with_scores(source, scorer, how)
         chosen = given
         if not isinstance(pixels, ScoredScene):
             chosen = with_measures(chosen, source)
         made = segmenter_of(model, vocabulary, chosen, device, scorer)
-        return _ready(made, pixels, client), pixels
+        return probed(made, pixels, travels=client is not None), pixels
 
     with regions_on_disk(given) as given:
         return run_scene(
@@ -233,7 +237,7 @@ def segment_to_files(
             keep_going=keep_going,
             client=client,
             progress=progress if callable(progress) else None,
-            colours=scorer is None,
+            colours=scorer is None or is_beside_words(scorer),
         )
 
 
@@ -320,15 +324,6 @@ def run_scene(
             return run.execute(resume=resume, update=update)
 
 
-def _ready(segmenter: Segmenter, scene: Scene | ScoredScene, client: Any) -> Segmenter:
-    """Refuse, before any work, a scorer that cannot do it."""
-    if isinstance(segmenter, NetworkSegmenter):
-        segmenter.probe(scene)
-        if client is not None:
-            _ = segmenter.recipe
-    return segmenter
-
-
 def segment_many(
     scenes: Sequence[str | Path],
     classes: VocabularySource,
@@ -410,11 +405,11 @@ def segment_jobs(
     with Manifest(manifest) as lines:
         try:
             with heard_warnings() as common:
-                vocabulary = Vocabulary.parse(classes) if scorer is None else names_only(classes)
+                vocabulary = vocabulary_of(classes, scorer)
                 if len(jobs) > 1 and any(_is_free(job, settings) for job in jobs):
                     # One model for all; and impossible options show before the first scene.
                     first = segmenter_of(model, vocabulary, options, device, scorer)
-                    model = first.model if scorer is None else model
+                    model = getattr(first, "model", model)  # a scorer alone has none
                     del first
         except GeosegError as error:
             for job in jobs:
@@ -545,7 +540,7 @@ class _SceneRun:
             self.method.vocabulary.label_classes,
             provenance(
                 self.scene.path,
-                str(self.method.model["spec"]),
+                self.method.spec,
                 [entry.prompts for entry in self.method.vocabulary.classes],
                 opened=self.scene.source.opened,
                 taken=self.scene.source.taken,

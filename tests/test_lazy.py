@@ -232,3 +232,42 @@ def test_files_of_one_band_each_are_one_lazy_scene(
         lazy(whole, loaded, reading=reading)
     with pytest.raises(SceneError, match=r"a scene is a path, several, .*not list"):
         lazy([expected], loaded)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_refiner_that_measures_the_scene_measures_arrays_too(
+    loaded: geoseg.Model, tmp_path: Path, dtype: str
+) -> None:
+    """In memory, and as a task beside that of the stretch; a slice is as the whole."""
+    scene = write_scene(tmp_path / "scene.tif", 150, 170, dtype=dtype)
+    options = geoseg.Options(templates="none", refine="laplace:steps=4")
+    products = geoseg.Products(polygons="none", preview=False)
+    geoseg.segment_to_files(
+        scene, CLASSES, tmp_path / "out", model=loaded, options=options, products=products
+    )
+    expected = {}
+    for name in ("labels", "confidence"):
+        with rasterio.open(tmp_path / "out" / f"{name}.tif") as dataset:
+            expected[name] = dataset.read(1)
+    usual = geoseg.Options(templates="none", refine="laplace:steps=4,gradient=0.1+0.1")
+    other = lazy(scene, loaded, options=usual).confidence.values
+    assert (other != expected["confidence"]).any()
+    for chunks in (None, {"x": 70, "y": 40}):
+        array = rioxarray.open_rasterio(scene, chunks=chunks)
+        found = lazy(array, loaded, options=options)
+        for name, values in expected.items():
+            assert np.array_equal(found[name].values, values), (name, chunks)
+        part = found.confidence[20:60, 30:90]
+        assert np.array_equal(part.values, expected["confidence"][20:60, 30:90])
+
+
+def test_each_date_of_a_stack_is_measured_by_itself(loaded: geoseg.Model, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", 80, 90)
+    array = rioxarray.open_rasterio(scene, chunks={"x": 50, "y": 50})
+    dark = (array // 3).astype(array.dtype)
+    options = geoseg.Options(templates="none", refine="laplace:steps=3")
+    stack = xr.concat([array, dark], "time")
+    found = lazy(stack, loaded, options=options).confidence.values
+    for date, one in zip(found, (array, dark), strict=True):
+        alone = lazy(one, loaded, options=options).confidence.values
+        assert np.array_equal(date, alone)

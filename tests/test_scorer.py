@@ -237,6 +237,19 @@ def test_what_a_function_uses_is_part_of_its_identity() -> None:
     assert identity(made(1.0)) == identity(made(1.0)) != identity(made(2.0))
 
 
+@pytest.mark.parametrize("file", ["no file", __file__])
+def test_a_function_whose_source_is_nowhere_is_told_by_what_it_does(file: str) -> None:
+    from geoseg.inference.callables import identity
+
+    def made(text: str) -> Any:
+        names: dict[str, Any] = {}
+        exec(compile(f"def scorer(windows):\n    return {text}\n", file, "exec"), names)
+        return names["scorer"]
+
+    assert identity(made("2 * windows")) == identity(made("2 * windows"))
+    assert identity(made("2 * windows")) != identity(made("3 * windows"))
+
+
 @pytest.mark.parametrize(
     ("scorer", "words"),
     [
@@ -372,6 +385,32 @@ def test_command_line_refuses_in_one_line(tmp_path: Path, runner: CliRunner) -> 
         done = command(runner, scene, tmp_path / "out", scorer, *more)
         assert done.exit_code in (1, 2)
         assert words in " ".join(done.output.split())
+
+
+def test_info_tells_of_a_run_with_a_scorer_without_a_model_of_words(
+    tmp_path: Path, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(tmp_path, bands=5)
+    torch.jit.trace(Net(5), torch.zeros(1, 5, 32, 32)).save(str(tmp_path / "net.pt"))
+    monkeypatch.setattr("geoseg.inspect.load_model", None)
+    monkeypatch.setattr("geoseg.inference.fusion.load_model", None)
+    given = [str(scene), "--scorer", str(tmp_path / "net.pt"), "--bands", "1,2,3,4,5",
+             "--window", "32", "--stride", "16", "--tile", "48", "--device", "cpu"]  # fmt: skip
+    done = runner.invoke(app, ["info", *given, "--json"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)["run"]
+    assert "model" not in facts
+    assert facts["total_seconds"] > 0
+    assert "attention" not in facts["option_sources"]
+    out = ["--out", str(tmp_path / "out"), "--classes", NAMES, "--polygons", "none"]
+    assert runner.invoke(app, ["segment", *given, *out]).exit_code == 0
+    report = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["windows"] == report["windows"] > facts["windows_of_lattice"]
+    assert facts["windows_of_lattice"] == report["windows_of_lattice"]
+    assert facts["ratio"] == pytest.approx(report["windows"] / report["windows_of_lattice"], 1e-3)
+    done = runner.invoke(app, ["info", *given[:3], "--device", "cpu"])
+    assert done.exit_code == 2
+    assert "check --bands" in " ".join(done.output.replace("│", " ").split())
 
 
 @pytest.mark.slow

@@ -7,9 +7,11 @@ import functools
 import hashlib
 import importlib
 import inspect
+import json
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+import tokenize
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,8 +23,9 @@ from torch import Tensor
 from geoseg._inputs import is_file
 from geoseg._optional import require
 from geoseg.errors import OptionError, not_found
+from geoseg.io.scores import band_names
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import SCORE_RASTERS
+from geoseg.options import SCORE_RASTERS, is_score_raster
 
 _SCRIPTS, _ONNX = (".pt", ".ts", ".pth", ".torchscript"), ".onnx"
 
@@ -83,6 +86,24 @@ def _found(spec: str, device: torch.device) -> Any:
     return found
 
 
+def names_told(call: Any, made: Any) -> tuple[str, ...] | None:
+    """Names of its classes that a scorer tells itself, in the order of its scores; None if none.
+
+    Parameters
+    ----------
+    call
+        What a `geoseg.Scorer` calls; of a raster, the descriptions of its bands are the names.
+    made
+        What `loaded` made of it, whose ``classes`` they are otherwise.
+    """
+    found = band_names(str(call)) if is_score_raster(call) else getattr(made, "classes", None)
+    if isinstance(found, Sequence) and not isinstance(found, str | bytes):
+        names = tuple(found)
+        if names and all(isinstance(name, str) and name.strip() for name in names):
+            return tuple(name.strip() for name in names)
+    return None
+
+
 def _as_they_are(scores: Tensor) -> Tensor:
     """A raster of scores needs no network; see `geoseg.io.scores`."""
     return scores
@@ -122,7 +143,19 @@ def _onnx(path: str, device: torch.device) -> Callable[[Tensor], Any]:
         ]
         return torch.from_numpy(np.concatenate(parts))
 
+    run.classes = _listed(  # type: ignore[attr-defined]
+        session.get_modelmeta().custom_metadata_map.get("classes", "")
+    )
     return run
+
+
+def _listed(text: str) -> list[str]:
+    """Names in a file's metadata: a list of JSON, or separated by semicolons."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text.split(";")
+    return found if isinstance(found, list) else []
 
 
 # -- which one it is --------------------------------------------------------------------------
@@ -171,10 +204,12 @@ def _tell(value: Any, say: Callable[[bytes], None], seen: dict[int, Any]) -> Non
         say(value.__name__.encode())
     elif inspect.isfunction(value):
         say(value.__qualname__.encode())
-        _tell(_source(value) or value.__code__.co_code, say, seen)
+        _tell([_source(value), value.__code__], say, seen)
         _tell([value.__defaults__, value.__kwdefaults__], say, seen)
         used = inspect.getclosurevars(value)
         _tell([dict(used.nonlocals), dict(used.globals)], say, seen)
+    elif inspect.iscode(value):
+        _tell([value.co_code, value.co_consts, value.co_names], say, seen)
     elif inspect.ismethod(value):
         _tell([value.__func__, value.__self__], say, seen)
     elif isinstance(value, type) or inspect.isbuiltin(value):
@@ -193,5 +228,10 @@ def _tell(value: Any, say: Callable[[bytes], None], seen: dict[int, Any]) -> Non
 def _source(value: Any) -> str | None:
     try:
         return inspect.getsource(value)
-    except (OSError, TypeError):
+    except (
+        OSError,
+        TypeError,
+        SyntaxError,
+        tokenize.TokenError,
+    ):  # also of a file that has changed
         return None

@@ -14,6 +14,8 @@ from geoseg.options import Activation, Resolved
 from geoseg.text.queries import Pool, Queries
 from geoseg.text.vocabulary import Vocabulary
 
+_LEAST = 1e-30
+"""What a sum of probabilities is taken for, where it is next to nothing."""
 _REDUCTIONS: dict[Pool, str] = {"max": "amax", "mean": "mean", "sum": "sum"}
 
 
@@ -120,6 +122,49 @@ class Decision:
         if self.hidden:
             labels = labels.where(best >= scores[..., -1], self.background)
         return labels, best
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedDecision(Decision):
+    """How averaged logits of words, and beside them averaged scores of a scorer, become classes.
+
+    Both sides make probabilities by themselves: a class's is its words' share of the sum over all
+    classes, and what the scorer's activation makes of its score. Their weighted mean decides.
+
+    A scorer need not know all classes. Between those that it does not have the words alone decide:
+    after a softmax, which only tells its own classes from each other, its classes share among them
+    what the words give to all of them, and the others stay as the words have them. Other
+    activations say how likely a class is: what is left of 1 goes to the other classes, in the
+    proportions that the words have. With weight 1 a scorer of all classes is alone.
+    """
+
+    said: Decision
+    """Of the scorer; one score a class that it has."""
+    weight: float
+    """Of the scorer, in (0, 1]."""
+    has: Tensor
+    """``(S,)`` int64: class of each of its scores, ascending."""
+
+    def __call__(self, logits: Tensor) -> Decided:
+        """Decide what pixels with these ``(..., Q + S)`` logits and scores are."""
+        if self.weight == 1 and len(self.has) == self.classes:
+            return self.said(logits[..., len(self.query_classes) :])
+        return super().__call__(logits)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Probabilities ``(..., K)`` of both together; a column more for a hidden background."""
+        queries, share = len(self.query_classes), self.weight
+        words = super().scores(logits[..., :queries])
+        words = words / words.sum(-1, keepdim=True)
+        said = self.said.scores(logits[..., queries:])
+        own = words.index_select(-1, self.has)
+        if self.said.activation == "softmax":
+            said = said * own.sum(-1, keepdim=True)
+        else:
+            others = words.clone().index_fill_(-1, self.has, 0).sum(-1, keepdim=True)
+            left = (1 - said.sum(-1, keepdim=True)).clamp_min(0)
+            words = words * (1 - share + share * left / others.clamp_min(_LEAST))
+        return words.index_copy(-1, self.has, (1 - share) * own + share * said)
 
 
 class Decided:

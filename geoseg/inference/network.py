@@ -5,12 +5,13 @@ No text tower and no CLIP is loaded here.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -21,49 +22,31 @@ from torch import Tensor
 from geoseg._fields import as_made, choices
 from geoseg._files import absolute
 from geoseg.errors import OptionError, TileError, warn
-from geoseg.inference.callables import identity, loaded, name_of
+from geoseg.inference.callables import identity, loaded, name_of, names_told
 from geoseg.inference.decide import Decision
-from geoseg.inference.refine import Asked, prepared
+from geoseg.inference.refine import Asked
+from geoseg.inference.refine.scene import Readable
 from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
-from geoseg.model.loading import Model, load_model, resolve_device
-from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import WORDS_ONLY, Options, Precision, Scorer, is_score_raster
+from geoseg.model.loading import resolve_device
+from geoseg.options import (
+    LEFT_OUT,
+    WORDS_ONLY,
+    Options,
+    Precision,
+    Resolved,
+    Scorer,
+    is_score_raster,
+)
 from geoseg.runtime.transfer import to_device
 from geoseg.text.queries import Queries
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import PixelBlock, Window
 
+_ALL = slice(None)
 _TOKEN_PIXELS = 256
 """Pixels of a window that cost about what a patch of a model of words does."""
-
-
-def segmenter_of(
-    model: str | Model,
-    vocabulary: VocabularySource,
-    options: Options | None,
-    device: str,
-    scorer: Any = None,
-) -> Segmenter:
-    """Make the segmenter of a model of words, or of a scorer where there is one.
-
-    Raises
-    ------
-    OptionError
-        If a model is named and a scorer is given.
-    """
-    if scorer is None:
-        loaded = model if isinstance(model, Model) else load_model(model, device=device)
-        return Segmenter(loaded, vocabulary, options)
-    if model != DEFAULT_MODEL:
-        raise OptionError("--model and --scorer: a scorer takes the model's place; give one")
-    return NetworkSegmenter(scorer, vocabulary, options, device)
-
-
-def scores_of(scorer: Any) -> Any:
-    """What a scorer calls, or names."""
-    return scorer.call if isinstance(scorer, Scorer) else scorer
 
 
 def windows_of(
@@ -77,15 +60,6 @@ def windows_of(
     )
 
 
-class _Pixels(Protocol):
-    """A scene or an array, see `geoseg.io.scene.SceneLike`."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    def read(self, window: Window) -> PixelBlock: ...
-
-
 class Network:
     """A scorer on a device: windows of one size to scores of their pixels.
 
@@ -94,7 +68,7 @@ class Network:
     scorer
         What to call, and how its input is normalised.
     classes
-        How many scores a pixel has to get.
+        Names of the classes of the map; None if nobody knows them yet, see `count`.
     device
         Where it runs.
     window
@@ -109,20 +83,46 @@ class Network:
     def __init__(
         self,
         scorer: Scorer,
-        classes: int,
+        classes: Sequence[str] | None,
         device: torch.device,
         window: int,
         views: Sequence[View],
     ) -> None:
         self.device, self.name = device, name_of(scorer.call)
-        self._classes, self._window, self._views = classes, window, views
-        self._activation = scorer.activation
+        self._window, self._views = window, views
+        self.scorer = scorer
         self._call = loaded(scorer.call, device)
+        self.names = scorer.names or names_told(scorer.call, self._call)
+        """Of its scores, in their order; None for all classes of the map, as they come."""
+        self._classes: int | None = None
+        self._order: list[int] | None = None
+        self.classes: tuple[int, ...] = ()
+        """Which classes it has scores of, ascending: those that it answers with."""
+        if classes is not None:
+            self._settle(classes)
         self._scales = bool(scorer.mean or scorer.std)
         self._mean, self._std = (
             torch.tensor(values or (empty,), device=device, dtype=torch.float32).view(-1, 1, 1)
             for values, empty in ((scorer.mean, 0.0), (scorer.std, 1.0))
         )
+
+    def _settle(self, classes: Sequence[str]) -> None:
+        """Match scores with classes."""
+        scorer = self.scorer
+        if scorer.weight is None and scorer.names is None and not _same(self.names, classes):
+            self.names = None  # what a file says of itself may be about something else
+        if self.names is None:
+            self._classes, self.classes = len(classes), tuple(range(len(classes)))
+            return
+        places = dict(_places(self.names, classes, self.name))
+        self._classes, self.classes = len(self.names), tuple(sorted(places))
+        if scorer.weight is not None and len(places) == 1 and scorer.activation == "softmax":
+            raise OptionError(
+                f"scorer {self.name} scores one class alone, and a softmax of one score is 1 "
+                "everywhere; give --activation sigmoid or none"
+            )
+        order = [places[index] for index in self.classes]
+        self._order = None if order == list(range(self._classes)) else order
 
     @property
     def encoder(self) -> Network:
@@ -160,15 +160,20 @@ class Network:
                 f"with {shape}; it has to return (B, Q, h, w) scores"
             )
         scores = found.to(self.device, torch.float32)
-        if scores.shape[1] == 1 and self._classes == 2 and self._activation != "softmax":
+        activation = self.scorer.activation
+        if scores.shape[1] == 1 and self._classes == 2 and activation != "softmax":
             # One score alone is that of the second class.
-            other = -scores if self._activation == "sigmoid" else 1 - scores
+            other = -scores if activation == "sigmoid" else 1 - scores
             scores = torch.cat([other, scores], 1)
-        if scores.shape[1] != self._classes:
+        if self._classes not in (None, scores.shape[1]):
+            told = "--classes has" if self.names is None else "it has"
+            remedy = "" if self.scorer.weight is None else " with --scorer-classes"
             raise TileError(
-                f"scorer {self.name} gives {scores.shape[1]} scores a pixel, and --classes has "
-                f"{self._classes} names; give one name for each, in their order"
+                f"scorer {self.name} gives {scores.shape[1]} scores a pixel, and {told} "
+                f"{self._classes} names; give one name for each{remedy}, in their order"
             )
+        if self._order is not None:
+            scores = scores[:, self._order]
         # Every value is looked at only where their sum says that there may be something to find.
         if not scores.sum().isfinite() and not scores.isfinite().all():
             raise TileError(
@@ -194,6 +199,99 @@ class Network:
                 f"{type(error).__name__}: {words}; check --bands and --window"
             ) from error
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What says which scorer this is; plain JSON values."""
+        scorer = self.scorer
+        named = {} if self.names is None else {"classes": list(self.names)}
+        return {
+            "scorer": name_of(scorer.call),
+            "sha256": identity(scorer.call),
+            "activation": scorer.activation,
+            "mean": scorer.mean,
+            "std": scorer.std,
+        } | named
+
+    def decision(self, vocabulary: Vocabulary, options: Resolved) -> Decision:
+        """How averaged scores of all classes of a map become labels."""
+        names = len(vocabulary.names)
+        queries = Queries(
+            np.zeros((names, 0), np.float32),
+            np.arange(names, dtype=np.int32),
+            np.array([c.offset for c in vocabulary.classes], np.float32),
+            names,
+        )
+        made = Decision.of(queries, vocabulary, options, self.device)
+        return replace(
+            made,
+            logit_scale=1.0,
+            activation=self.scorer.activation,
+            by_logits=made.thresholds is None,
+        )
+
+    def probe(self, scene: Readable, planes: slice = _ALL) -> None:
+        """Run one window in the middle of a scene, so that what is wrong shows before the work.
+
+        Parameters
+        ----------
+        scene
+            Pixels of the run.
+        planes
+            Which of them it sees.
+
+        Raises
+        ------
+        OptionError
+            That says what is wrong with the scorer's answer.
+        """
+        scores = self._tried(scene, planes)
+        low, high = (float(x) for x in scores.aminmax())
+        if self.scorer.activation == "none" and not -1e-3 <= low <= high <= 1.001:
+            raise OptionError(
+                f"scorer {self.name} gives scores from {low:.3g} to {high:.3g}, which are no "
+                "probabilities; give --activation softmax or sigmoid"
+            )
+
+    def count(self, scene: Readable, planes: slice = _ALL) -> int:
+        """How many scores it gives of a pixel; otherwise as `probe`."""
+        return int(self._tried(scene, planes).shape[-1])
+
+    def _tried(self, scene: Readable, planes: slice) -> Tensor:
+        height, width = scene.shape
+        side = self._window or max(height, width)
+        rows, cols = min(side, height), min(side, width)
+        window = Window((height - rows) // 2, (width - cols) // 2, rows, cols)
+        block = scene.read(window)
+        block = PixelBlock(block.rgb[planes], block.valid)
+        self.refuse_few_numbers(len(block.rgb))
+        try:
+            return self(self.normalise(block)[None])
+        except TileError as error:
+            raise OptionError(str(error)) from error.__cause__
+
+    def packed(self) -> Packed:
+        """It on its way to another process.
+
+        Raises
+        ------
+        OptionError
+            If it cannot be sent.
+        """
+        scorer = self.scorer
+        if isinstance(scorer.call, str | Path):
+            call = str(scorer.call)
+            scorer = replace(scorer, call=absolute(call) if Path(call).is_file() else call)
+        try:
+            packed = cloudpickle.dumps(scorer)
+            cloudpickle.loads(packed)
+        except Exception as error:
+            words = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"scorer {self.name} cannot be sent to workers ({words}); give a "
+                "function of a module, a TorchScript or ONNX file, or run without workers"
+            ) from error
+        return Packed(packed, identity(scorer.call) if isinstance(scorer.call, str) else None)
+
     def refuse_few_numbers(self, bands: int) -> None:
         """Refuse a mean or deviation that is not one number, or one for every band."""
         for name, values in (("mean", self._mean), ("std", self._std)):
@@ -202,6 +300,70 @@ class Network:
                     f"--{name} has {len(values)} numbers, and the scorer sees {bands} bands; give "
                     "one for each"
                 )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A scorer on its way to another process."""
+
+    content: bytes
+    sha256: str | None
+    """Of a scorer that the other process loads for itself."""
+
+    def scorer(self) -> Scorer:
+        """The scorer itself.
+
+        Raises
+        ------
+        OptionError
+            If what it calls here is not what the run started with.
+        """
+        found: Scorer = cloudpickle.loads(self.content)
+        if self.sha256 is not None and self.sha256 != identity(found.call):
+            raise OptionError(
+                f"a worker has another scorer {name_of(found.call)} than the process that started "
+                "the run; give all machines the same file"
+            )
+        return found
+
+
+def _same(names: Sequence[str] | None, classes: Sequence[str]) -> bool:
+    return names is not None and sorted(map(str.casefold, names)) == sorted(
+        map(str.casefold, classes)
+    )
+
+
+def _places(names: Sequence[str], classes: Sequence[str], scorer: str) -> Iterator[tuple[int, int]]:
+    """Class, and which score is its, of all scores that are not left out.
+
+    Raises
+    ------
+    OptionError
+        If a name is no class, or two scores have one, or none is left.
+    """
+    known = {name.casefold(): index for index, name in enumerate(classes)}
+    taken: dict[int, str] = {}
+    for place, name in enumerate(names):
+        if name == LEFT_OUT:
+            continue
+        index = known.get(name.casefold())
+        if index is None:
+            near = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.6)
+            hint = (
+                f"did you mean '{classes[known[near[0]]]}'?"
+                if near
+                else f"name its scores with --scorer-classes, where {LEFT_OUT} leaves one out"
+            )
+            raise OptionError(
+                f"scorer {scorer}: its class '{name}' is none of --classes ({', '.join(classes)}); "
+                f"{hint}"
+            )
+        if index in taken:
+            raise OptionError(f"scorer {scorer} has two scores of the class '{name}'; name one")
+        taken[index] = name
+        yield index, place
+    if not taken:
+        raise OptionError(f"scorer {scorer}: all scores are left out; name a class of --classes")
 
 
 class NetworkSegmenter(Segmenter):
@@ -255,26 +417,19 @@ class NetworkSegmenter(Segmenter):
                 f"views {chosen.views} change colours as models of words see them; take hflip or "
                 "d4 with a scorer"
             )
-        self._refiners = prepared(chosen.method("refine"), Asked())
-        self._scorer = Network(
-            self.scorer, classes, self.device, chosen.window, chosen.method("views").views()
-        )
-        self.facts: dict[str, Any] = {
-            "scorer": name_of(self.scorer.call),
-            "sha256": identity(self.scorer.call),
-            "activation": self.scorer.activation,
-            "mean": self.scorer.mean,
-            "std": self.scorer.std,
-        }
-        """What says which scorer this is; plain JSON values."""
-        offsets = np.array([c.offset for c in self.vocabulary.classes], np.float32)
-        queries = Queries(
-            np.zeros((classes, 0), np.float32), np.arange(classes, dtype=np.int32), offsets, classes
-        )
-        decision = Decision.of(queries, self.vocabulary, chosen, self.device)
-        self._decision = replace(
-            decision, activation=self.scorer.activation, by_logits=decision.thresholds is None
-        )
+        self._asked = Asked()
+        self._refiners = self._make_refiners()
+        views = chosen.method("views").views()
+        names = self.vocabulary.names
+        self._scorer = self.network = Network(self.scorer, names, self.device, chosen.window, views)
+        if len(self.network.classes) < classes:
+            missing = (n for i, n in enumerate(names) if i not in self.network.classes)
+            raise OptionError(
+                f"scorer {self.network.name} has no score of {', '.join(missing)}; leave them out "
+                "of --classes, or give --scorer-weight to ask the words too"
+            )
+        self.facts = self.network.facts
+        self._decision = self.network.decision(self.vocabulary, chosen)
         self._voting = self._make_voting()
         self._batches = Batches(
             self.device,
@@ -284,59 +439,22 @@ class NetworkSegmenter(Segmenter):
             queries=classes,
         )
 
-    def probe(self, scene: _Pixels) -> None:
-        """Run one window in the middle of a scene, so that what is wrong shows before the work.
-
-        Raises
-        ------
-        OptionError
-            That says what is wrong with the scorer's answer.
-        """
-        height, width = scene.shape
-        side = self.options.window or max(height, width)
-        rows, cols = min(side, height), min(side, width)
-        window = Window((height - rows) // 2, (width - cols) // 2, rows, cols)
-        network = self._scorer
-        assert isinstance(network, Network)
-        block = scene.read(window)
-        network.refuse_few_numbers(len(block.rgb))
-        try:
-            scores = network(network.normalise(block)[None])
-        except TileError as error:
-            raise OptionError(str(error)) from error.__cause__
-        low, high = (float(x) for x in scores.aminmax())
-        if self.scorer.activation == "none" and not -1e-3 <= low <= high <= 1.001:
-            raise OptionError(
-                f"scorer {network.name} gives scores from {low:.3g} to {high:.3g}, which are no "
-                "probabilities; give --activation softmax or sigmoid"
-            )
+    def probe(self, scene: Readable) -> None:
+        """As `Network.probe`."""
+        self.network.probe(scene)
 
     @functools.cached_property
     def recipe(self) -> NetworkRecipe:
         """What another process needs to make the same segmenter."""
-        scorer = self.scorer
-        if isinstance(scorer.call, str | Path):
-            call = str(scorer.call)
-            scorer = replace(scorer, call=absolute(call) if Path(call).is_file() else call)
-        try:
-            packed = cloudpickle.dumps(scorer)
-            cloudpickle.loads(packed)
-        except Exception as error:
-            words = " ".join(str(error).split())[:200]
-            raise OptionError(
-                f"scorer {name_of(scorer.call)} cannot be sent to workers ({words}); give a "
-                "function of a module, a TorchScript or ONNX file, or run without workers"
-            ) from error
         options = Options(**{f.name: getattr(self.options, f.name) for f in fields(Options)})
         words_only: dict[str, Any] = {
             f.name: f.default for f in fields(Options) if f.name in WORDS_ONLY
         }
         return NetworkRecipe(
-            packed,
+            self.network.packed(),
             self.device.type,
             self.vocabulary,
             replace(options, **words_only),
-            str(self.facts["sha256"]) if isinstance(scorer.call, str) else None,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -347,12 +465,10 @@ class NetworkSegmenter(Segmenter):
 class NetworkRecipe:
     """A segmenter with a scorer on its way to another process."""
 
-    packed: bytes
+    packed: Packed
     device: str
     vocabulary: Vocabulary
     options: Options
-    sha256: str | None
-    """Of a scorer that the other process loads for itself."""
 
     def segmenter(self) -> Segmenter:
         """Make the segmenter, once in a process for all tiles that need it.
@@ -371,14 +487,8 @@ _lock = threading.Lock()
 
 @functools.lru_cache(maxsize=2)
 def _built(recipe: NetworkRecipe) -> Segmenter:
-    scorer = cloudpickle.loads(recipe.packed)
-    made = NetworkSegmenter(scorer, recipe.vocabulary, recipe.options, recipe.device)
-    if recipe.sha256 not in (None, made.facts["sha256"]):
-        raise OptionError(
-            f"a worker has another scorer {made.facts['scorer']} than the process that started "
-            "the run; give all machines the same file"
-        )
-    return made
+    scorer = recipe.packed.scorer()
+    return NetworkSegmenter(scorer, recipe.vocabulary, recipe.options, recipe.device)
 
 
 def names_only(source: VocabularySource) -> Vocabulary:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 
 from geoseg.errors import OptionError, WeightsError
 from geoseg.inference.segmenter import Segmenter
-from geoseg.model.loading import load_model
+from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import portable
 from geoseg.options import Options
 from geoseg.text.templates import load_templates
@@ -31,7 +32,7 @@ class Recipe:
     """Of the model's weights."""
     upsampler_sha256: str | None
     """Of a learned upsampler's weights."""
-    kind: type[Segmenter] = Segmenter
+    kind: Callable[[Model, Vocabulary, Options | None], Segmenter] = Segmenter
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> Recipe:

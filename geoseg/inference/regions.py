@@ -215,6 +215,8 @@ class Voting:
     decision: Decision
     rule: RegionRule
     agreement: float
+    planes: int | None = None
+    """Of pixels, the first ones that superpixels look at; all if None."""
 
     @property
     def reach(self) -> int:
@@ -232,6 +234,7 @@ class Voting:
         """Give each superpixel that agrees its class and its scores; of rows, see `scored`."""
         if not valid.any():
             return logits
+        rgb = rgb[: self.planes]
         outside = rgb[:, valid]
         if outside.min() < 0 or outside.max() > 1:
             raise TileError(
@@ -242,7 +245,10 @@ class Voting:
     def of_image(self, logits: Tensor, rgb: FloatArray, valid: BoolArray) -> Tensor:
         """Rows of an image in memory, whose logits may have another size than its pixels."""
         device, size = logits.device, logits.shape[:2]
-        pixels, known = torch.from_numpy(rgb).to(device), torch.from_numpy(valid).to(device)
+        pixels, known = (
+            torch.from_numpy(rgb[: self.planes]).to(device),
+            torch.from_numpy(valid).to(device),
+        )
         numbers, count = self.superpixels.numbers(pixels, known, (0, 0))
         if size != known.shape:
             rows, cols = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 import weakref
@@ -22,7 +23,7 @@ from geoseg.inference.decide import Decided, Decision, lead, resize_logits, runn
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import blend_weight, cropped, merged
-from geoseg.inference.refine import Asked, prepared, refined
+from geoseg.inference.refine import Asked, SceneRefiner, prepared, refined
 from geoseg.inference.regions import DecidedRows, Voting, per_mille
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
@@ -98,6 +99,8 @@ class Segmenter:
     >>> segmenter.predict(rgb).labels                        # doctest: +SKIP
     """
 
+    _whose: Segmenter | None = None
+
     def __init__(
         self,
         model: Model,
@@ -121,8 +124,8 @@ class Segmenter:
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
         self._text = torch.from_numpy(queries.vectors).to(self.device)
         shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
-        asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
-        self._refiners = prepared(chosen.method("refine"), asked)
+        self._asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
+        self._refiners = self._make_refiners()
         self._voting = self._make_voting()
         encoder = self._make_encoder(Words(self._text, shown))
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
@@ -185,6 +188,21 @@ class Segmenter:
         whole = self.options.window == 0
         return Scorer(encoder, head, self._views, whole=whole, encode=encode)
 
+    def _make_refiners(self) -> tuple[SceneRefiner, ...]:
+        return prepared(self.options.method("refine"), self._asked)
+
+    def refined_by(self, refine: Sequence[str]) -> Segmenter:
+        """The same segmenter with other refiners of the same reach, as `Options.refine` has them.
+
+        What refiners need of a scene is measured late where pixels are a lazy array.
+        """
+        made = copy.copy(self)
+        made.__dict__.pop("recipe", None)
+        made.options = replace(self.options, refine=tuple(refine))
+        made._refiners = made._make_refiners()
+        made._whose = self  # who encodes for both, see `_make_scorer`
+        return made
+
     def __repr__(self) -> str:
         chosen = self.options
         return (
@@ -217,6 +235,11 @@ class Segmenter:
     def decision(self) -> Decision:
         """How averaged logits become classes."""
         return self._decision
+
+    @property
+    def beside(self) -> dict[str, Any] | None:
+        """The scorer that is asked beside the words, if there is one; plain JSON values."""
+        return None
 
     @property
     def reach(self) -> int:

@@ -21,8 +21,10 @@ from dask.highlevelgraph import HighLevelGraph
 
 from geoseg.errors import GeosegError
 from geoseg.inference.lane import TileResult
+from geoseg.inference.refine.scene import Pieces, places_to_measure, with_measures
 from geoseg.io.array import ArrayScene, stacked_sample
 from geoseg.io.scene import Scene
+from geoseg.options import Options
 from geoseg.run.journal import digest
 from geoseg.run.tiles import TileJob
 from geoseg.tiling.tiles import TilePlan
@@ -55,6 +57,8 @@ class LazyMap:
         Graph and key of the scene with its stretch, where that is still to be measured.
     turned
         Whether rows and columns are given back in another order, see `ArrayScene`.
+    refine
+        Graph and key of the refiners with what they need of the scene, where they need something.
     """
 
     job: TileJob
@@ -62,6 +66,7 @@ class LazyMap:
     pixels: ArrayScene | None = None
     measured: tuple[HighLevelGraph, str] | None = None
     turned: tuple[bool, bool] = (False, False)
+    refine: tuple[HighLevelGraph, str] | None = None
 
     @property
     def plan(self) -> TilePlan:
@@ -125,17 +130,17 @@ class LazyMap:
                 {**graph.dependencies, about: set(), self.name: needs},
             )
         reads = [_in_one(self.pixels.pixels(tile.read)) for tile in plan]
+        later = [one for one in (self.measured, self.refine) if one is not None]
+        refine = self.refine and self.refine[1]
         scene: Any = self.measured[1] if self.measured else f"{about}-scene"
         if not self.measured:
             layers[scene] = {scene: self.pixels.without_pixels()}
         layers[self.name] = {
-            (self.name, index): (_run_block, about, index, scene, _only_key(read))
+            (self.name, index): (_run_block, about, index, scene, _only_key(read), refine)
             for index, read in enumerate(reads)
         }
-        needs = {about, *(read.name for read in reads), *([scene] if not self.measured else [])}
-        below = [read.dask for read in reads] + ([self.measured[0]] if self.measured else [])
-        if self.measured:
-            needs.add(scene)
+        needs = {about, scene, *(read.name for read in reads), *(key for _, key in later)}
+        below = [read.dask for read in reads] + [graph for graph, _ in later]
         merged = HighLevelGraph.merge(*below)
         return HighLevelGraph(
             {**merged.layers, **layers},
@@ -290,6 +295,45 @@ def measured_later(scenes: Sequence[ArrayScene], token: str) -> tuple[HighLevelG
     return graph, name
 
 
+def refined_later(
+    scene: ArrayScene,
+    options: Options,
+    token: str,
+    limits: tuple[HighLevelGraph, str] | None,
+) -> tuple[HighLevelGraph, str]:
+    """Graph and key of `Options.refine` with what refiners need of a scene of dask's.
+
+    Parameters
+    ----------
+    scene
+        Whose pieces are read.
+    options
+        With the refiners.
+    token
+        What tells it from others.
+    limits
+        From `measured_later`, where the stretch has still to be measured.
+    """
+    places = places_to_measure(options, scene.shape)
+    parts = [scene.pixels(place) for place in places]
+    if scene.array.nbytes > _SHARED_BYTES:
+        from dask.graph_manipulation import clone
+
+        parts = list(clone(*parts, seed=token)) if len(parts) > 1 else [clone(parts[0], seed=token)]
+    parts = [_in_one(part) for part in parts]
+    name = f"geoseg-refine-{token[:32]}"
+    seen = limits[1] if limits else scene.without_pixels()
+    task = (_measure_refiners, options, seen, scene.shape, places, [_only_key(p) for p in parts])
+    own = HighLevelGraph.from_collections(name, {name: task}, dependencies=cast(Any, parts))
+    if limits is None:
+        return own, name
+    graph, key = limits
+    needs = {name: {*own.dependencies[name], key}}
+    return HighLevelGraph(
+        {**graph.layers, **own.layers}, {**graph.dependencies, **own.dependencies, **needs}
+    ), name
+
+
 def looked_at_later(scene: Scene, token: str) -> tuple[HighLevelGraph, str]:
     """Graph and key of the scene of a file once its pixels have been looked at."""
     name = f"geoseg-limits-{token[:32]}"
@@ -352,8 +396,27 @@ def _run_whole(job: TileJob, index: int, scene: Scene | None) -> TileResult:
     raise failed
 
 
-def _run_block(job: TileJob, index: int, scene: ArrayScene, pixels: npt.NDArray[Any]) -> TileResult:
+def _measure_refiners(
+    options: Options,
+    scene: ArrayScene,
+    shape: tuple[int, int],
+    places: Sequence[Window],
+    parts: Sequence[npt.NDArray[Any]],
+) -> tuple[str, ...]:
+    blocks = {p: scene.block(np.asarray(part)) for p, part in zip(places, parts, strict=True)}
+    return with_measures(options, Pieces(shape, blocks)).refine
+
+
+def _run_block(
+    job: TileJob,
+    index: int,
+    scene: ArrayScene,
+    pixels: npt.NDArray[Any],
+    refine: Sequence[str] | None = None,
+) -> TileResult:
     try:
+        if refine is not None:
+            job = job.refined_by(refine)
         data = np.asarray(pixels)
         scene.check_range(data)
         return job.run_block(index, scene.block(data))

@@ -67,12 +67,20 @@ class Method:
                 "upsampler_weights_sha256": segmenter.upsampler_sha256,
                 "templates_sha256": digest(list(load_templates(segmenter.options.templates))),
             }
-            | ({} if segmenter.source is None else {"store": segmenter.source}),
+            | ({} if segmenter.source is None else {"store": segmenter.source})
+            | ({} if segmenter.beside is None else {"beside": segmenter.beside}),
             model.fingerprint,
             str(segmenter.device),
             segmenter.batch_size,
             segmenter.precision,
         )
+
+    @property
+    def spec(self) -> str:
+        """What a person knows the model by, and what is asked beside it."""
+        beside = self.model.get("beside")
+        with_it = "" if beside is None else f" with {beside['scorer']} ({beside['weight']:g})"
+        return f"{self.model['spec']}{with_it}"
 
     @property
     def scored(self) -> bool:
@@ -86,6 +94,7 @@ class Method:
     def facts(self) -> dict[str, Any]:
         """Everything that labels depend on, by the name the user knows it by."""
         options, store = self.without_words(asdict(self.options)), self.model.get("store")
+        beside = self.model.get("beside")
         del options["sources"]
         if not self.scored:
             options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
@@ -94,6 +103,7 @@ class Method:
             "--classes": digest(asdict(self.vocabulary)),
             "--scorer" if self.scored else "--model": self.fingerprint,
             **{f"--{name.replace('_', '-')}": value for name, value in options.items()},
+            **({"--scorer": digest(beside)} if beside else {}),
             **({"the store": store["identity"], "--fast": store["tier"]} if store else {}),
             "the kind of device": self.device.partition(":")[0],
         }

@@ -95,6 +95,14 @@ class TileJob:
         made = self.segmenter
         return made.device.type if isinstance(made, Segmenter) else made.device
 
+    def refined_by(self, refine: Sequence[str]) -> TileJob:
+        """The same job with refiners that know their scene, see `Segmenter.refined_by`."""
+        made = self.segmenter
+        if isinstance(made, Segmenter):
+            return replace(self, segmenter=made.refined_by(refine))
+        options = replace(made.options, refine=tuple(refine))
+        return replace(self, segmenter=replace(made, options=options))
+
     def known_empty(self, index: int) -> bool:
         """Whether a tile has nothing to label, as far as that is known without reading it."""
         core = self.plan.core(index)

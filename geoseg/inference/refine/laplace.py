@@ -13,7 +13,7 @@ from torch import Tensor
 from geoseg.errors import OptionError
 from geoseg.inference.refine import Asked, SceneRefiner
 from geoseg.inference.refine.chebyshev import solved
-from geoseg.io.scene import SceneLike
+from geoseg.inference.refine.scene import Readable
 from geoseg.types import Window
 
 _GREY = (0.299 / 0.26862954, 0.587 / 0.26130258, 0.114 / 0.27577711)
@@ -53,8 +53,8 @@ class Laplace:
     words: Literal["full", "diag"] = "full"
     """Likeness of words: all of it, or its diagonal alone, as the released program has it."""
     gradient: tuple[float, ...] = ()
-    """Mean change of grey from cell to cell, across and down; measured over the scene of a file
-    where it is left out, and taken as 0.1 where pixels are an array."""
+    """Mean change of grey from cell to cell, across and down; measured over the scene where it is
+    left out, and taken as 0.1 for `Segmenter.predict`, which knows no scene."""
 
     def __post_init__(self) -> None:
         if self.cell < 1 or self.steps < 1:
@@ -77,13 +77,16 @@ class Laplace:
         """A cell a step, and those at the rim, which are cut or have a neighbour less."""
         return (self.steps + 3) * self.cell if self.strength else 0
 
-    def measured(self, scene: SceneLike) -> Laplace:
+    def places(self, shape: tuple[int, int]) -> list[Window]:
+        """Pieces of a scene that are measured."""
+        return [] if self.gradient else _places(*shape, self.cell)
+
+    def measured(self, scene: Readable) -> Laplace:
         """The same, with the gradient of a scene."""
         if self.gradient:
             return self
-        height, width = scene.shape
         total, count = np.zeros(2), np.zeros(2)
-        for place in _places(height, width, self.cell):
+        for place in self.places(scene.shape):
             block = scene.read(place)
             rgb, valid = torch.from_numpy(block.rgb), torch.from_numpy(block.valid)
             grey, known = cells_of(grey_of(rgb)[..., None], valid, self.cell)

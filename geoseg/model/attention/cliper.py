@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geoseg.errors import OptionError
 from geoseg.model.attention.middle import check_weight, scaled_blocks
-from geoseg.model.attention.trunk import Context, Grid, Trunk, Words, row_softmax
+from geoseg.model.attention.trunk import Context, Grid, Trunk, Words
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class Cliper:
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Tokens of the last block alone, gathered by the earlier blocks' attention."""
-        found = []
-        for layers in self._walk(trunk, x):
-            *_, (tokens, _) = layers
-            found.append(tokens)
+        found = [tokens[-1] for tokens, _ in self._walk(trunk, x, every=False)]
         return torch.cat(found), context.grid
 
     def score(
@@ -59,49 +56,56 @@ class Cliper:
         rejected = F.normalize(words.vectors[words.shown].mean(0, keepdim=True), dim=-1)
         text = torch.cat([words.vectors, rejected])
         found, scores = [], []
-        for layers in self._walk(trunk, x):
-            said = []
-            for tokens, spread in layers:  # noqa: B007 - the last one is used below
-                unit = F.normalize(trunk.embed(tokens)[:, 1:], dim=-1)
-                said.append((self.scale * (unit @ text.T)).softmax(-1)[..., :-1])
+        for tokens, spread in self._walk(trunk, x, every=True):
+            unit = F.normalize(trunk.embed(tokens)[:, :, 1:], dim=-1)
+            said = (self.scale * (unit @ text.T)).softmax(-1)[..., :-1]
             last = said[-1]
             last[last < self.cut * last.amax(1, keepdim=True)] = 0  # in the mean too
-            found.append(tokens)
-            scores.append(spread.mT @ last + sum(said) / len(said))
+            found.append(tokens[-1])
+            scores.append(spread.mT @ last + said.mean(0))
         return torch.cat(found), context.grid, torch.cat(scores)
 
-    def _walk(self, trunk: Trunk, x: Tensor) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-        """All blocks, and then of some windows at a time what `_layers` makes of them."""
+    def _walk(self, trunk: Trunk, x: Tensor, *, every: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """All blocks, and then of some windows at a time what `_gathered` makes of them."""
         scaled_blocks((1,), len(trunk.blocks))  # there must be earlier blocks
         inputs, maps = [], _zero_maps(trunk, x)
         for block in trunk.blocks[:-1]:
-            inputs.append(block.ln_1(x))
-            x, seen = trunk.watched(block, x)
-            for total, q, k in zip(maps, seen["q"], seen["k"], strict=True):
-                total += row_softmax(q, k, q.shape[-1] ** -0.5)
+            if every:
+                inputs.append(block.ln_1(x))
+            x, weights = trunk.mapped(block, x)
+            maps += weights
         inputs.append(x)
-        for first in range(0, len(x), _WINDOWS_AT_A_TIME):
-            some = slice(first, first + _WINDOWS_AT_A_TIME)
-            yield self._layers(trunk, [each[some] for each in inputs], maps[some])
+        step = _WINDOWS_AT_A_TIME[x.device.type]
+        for first in range(0, len(x), step):
+            some = slice(first, first + step)
+            yield self._gathered(trunk, torch.stack([each[some] for each in inputs]), maps[some])
 
     @staticmethod
-    def _layers(
-        trunk: Trunk, inputs: Sequence[Tensor], maps: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens ``(B, 1+N, Dv)`` of each block through the last one, gathered.
+    def _gathered(trunk: Trunk, inputs: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens ``(L, B, 1+N, Dv)`` of the last blocks' inputs through the last one, gathered.
 
-        With them the mean over heads of what they were gathered with, patches only ``(B, N, N)``.
+        With them the mean over heads of what the last were gathered with, patches only
+        ``(B, N, N)``.
         """
-        last = trunk.blocks[-1]
-        for each in inputs:
-            maps /= maps.sum(-2, keepdim=True)
+        last, rounds, count = trunk.blocks[-1], len(trunk.blocks), len(inputs)
+        # One product for all blocks.
+        values = trunk.heads(last, last.ln_1(inputs.flatten(0, 1)), "v")["v"]
+        values = torch.unflatten(values, 0, (count, -1))
+        gathered, tokens = torch.empty_like(values), maps.shape[-1]
+        columns = maps.sum(-2, keepdim=True)
+        for number in range(rounds):
+            maps /= columns
             maps /= maps.sum(-1, keepdim=True)  # again for every block, as released
-            weights = (maps + maps.mT).mul_(0.5)
-            weights.sub_(weights.mean(-2, keepdim=True)).clamp_min_(0)
-            weights /= weights.sum(-1, keepdim=True)
-            value = trunk.heads(last, last.ln_1(each), "v")["v"]
-            tokens = trunk.project(last, weights.to(value.dtype) @ value)
-            yield tokens, weights[:, :, 1:, 1:].mean(1)
+            columns = maps.sum(-2, keepdim=True)
+            place = number - rounds + count
+            if place >= 0:
+                # Rows sum to one, so that columns of the symmetric map sum to that and theirs.
+                weights = torch.add(maps, maps.mT)
+                weights.sub_((columns + 1) / tokens).clamp_min_(0)
+                weights /= weights.sum(-1, keepdim=True)
+                gathered[place] = weights.to(values.dtype) @ values[place]
+        projected = torch.unflatten(trunk.project(last, gathered.flatten(0, 1)), 0, (count, -1))
+        return projected, weights[:, :, 1:, 1:].mean(1)
 
 
 def _zero_maps(trunk: Trunk, x: Tensor) -> Tensor:
@@ -110,5 +114,5 @@ def _zero_maps(trunk: Trunk, x: Tensor) -> Tensor:
     return x.new_zeros(len(x), heads, x.shape[1], x.shape[1], dtype=torch.float32)
 
 
-_WINDOWS_AT_A_TIME = 4
+_WINDOWS_AT_A_TIME = {"cpu": 1, "cuda": 4}
 """Whose maps are worked on at once: they are several times the size of all else."""

@@ -119,15 +119,28 @@ class Trunk:
 
     def watched(self, block: Block, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One unmodified block, and the ``q``, ``k`` and ``v`` of its heads, see `heads`."""
+        q, k, v = self._qkv(block, x)
+        return self._joined(block, x, attend([(q, k)], v)), {"q": q, "k": k, "v": v}
+
+    def mapped(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One unmodified block, and its attention ``(B, heads, T, T)``."""
+        q, k, v = self._qkv(block, x)
+        weights = row_softmax(q, k, q.shape[-1] ** -0.5)
+        return self._joined(block, x, weights @ v), weights
+
+    def _qkv(self, block: Block, x: Tensor) -> tuple[Tensor, ...]:
         attn, y = block.attn, block.ln_1(x)
         batch, tokens, width = y.shape
         qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
         qkv = qkv.view(batch, tokens, 3, attn.num_heads, width // attn.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = self.ffn(block, x + block.ls_1(self.project(block, attend([(q, k)], v))))
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _joined(self, block: Block, x: Tensor, per_head: Tensor) -> Tensor:
+        """What a block makes of its heads."""
+        x = self.ffn(block, x + block.ls_1(self.project(block, per_head)))
         if block is self.blocks[max(len(self.blocks) - 2, 0)]:
             self.walked = x
-        return x, {"q": q, "k": k, "v": v}
+        return x
 
     def plain_cls(self, x: Tensor) -> Tensor:
         """CLS token ``(B, 1, Dv)`` of the unmodified last block, of what comes into it."""
