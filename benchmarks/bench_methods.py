@@ -4,24 +4,29 @@ In ViT-B/16's shape with random weights, one thread, CPU seconds of the process:
 some turns, in which the methods follow one another. Attentions: one window of 224 pixels at a time,
 encoder alone. Refiners: a whole image in memory, windows of 224 every 112 pixels, with the default
 upsampler, ten classes of one word. At the sides of a small image fewer windows lie over a pixel
-than in a scene, so that refiners' shares are rather too large here.
+than in a scene, so that refiners' shares are rather too large here. Backbones of attentions are
+ViT-B/8 with random weights: their 784 tokens a window are most of what such an attention costs.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import _common
 import numpy as np
+import timm
 import torch
 from bench_speed import WORDS, random_model, sample_image
 
 from geoseg import Options, Segmenter
 from geoseg.methods import ATTENTIONS, REFINERS
 from geoseg.model.loading import Model
+from geoseg.options import PROXIED
 from geoseg.types import PixelBlock
 
 EXTRA = ("resclip:feedback=no", "pearl:steps=5", "segearth:last=2")
@@ -50,12 +55,23 @@ def rows_of(kind: str, best: Mapping[str, float], base: str) -> list[dict[str, A
     ]
 
 
-def attentions(model: Model, turns: int) -> list[dict[str, Any]]:
+def backbone_file(folder: str) -> str:
+    """Random weights of the backbone that attentions name if nobody names another."""
+    torch.manual_seed(0)
+    file = str(Path(folder) / "backbone.pth")
+    torch.save(timm.create_model("vit_base_patch8_224.dino", num_classes=0).state_dict(), file)
+    return file
+
+
+def attentions(model: Model, turns: int, backbone: str) -> list[dict[str, Any]]:
     """One window through the encoder."""
     block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
     sides = {}
     for text in (*ATTENTIONS.entries, *EXTRA):
-        options = Options(attention=text, upsampler="none", templates="none")
+        weights = backbone if text in PROXIED else None
+        options = Options(
+            attention=text, upsampler="none", templates="none", backbone_weights=weights
+        )
         segmenter = Segmenter(model, WORDS, options)
         pixels = segmenter.encoder.normalise(block)[None]
         sides[text] = lambda made=segmenter, pixels=pixels: made.encode(pixels)
@@ -83,7 +99,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     model, rows = random_model(), []
     if given.only != "runs":
-        rows += attentions(model, 1 if given.quick else 5)
+        with tempfile.TemporaryDirectory() as folder:
+            rows += attentions(model, 1 if given.quick else 5, backbone_file(folder))
     if given.only != "attentions":
         rows += runs(model, 224 if given.quick else 448, 1 if given.quick else 2)
     _common.table(rows)

@@ -19,6 +19,7 @@ RUN = "Run"
 METHOD_FOR_LABELS = (
     "preset",
     "attention",
+    "backbone_weights",
     "upsampler",
     "upsampler_weights",
     "cls_bias",

@@ -23,7 +23,7 @@ from geoseg.errors import (
 )
 from geoseg.model import loading
 from geoseg.model.attention.last_block import LastBlock, SegEarth, Vanilla
-from geoseg.model.attention.trunk import Context, Trunk
+from geoseg.model.attention.trunk import Context, Proxied, Trunk
 from geoseg.model.catalogue import known_models
 from geoseg.model.checkpoint import read_state_dict
 from geoseg.model.loading import Model, load_model, resolve_device
@@ -519,6 +519,8 @@ def test_vanilla_with_residual_is_open_clips_image_embedding(tmp_path: Path, pat
 def test_every_variant_runs_on_any_window(model: Model, name: str, residual: bool) -> None:
     kept = {"residual": residual, "ffn": residual, "feedback": False}
     attention = methods.resolve(methods.ATTENTIONS, name, **kept)
+    if isinstance(attention, Proxied):
+        pytest.skip("it needs a backbone; tests/test_proxies.py")
     encoder = DenseEncoder(model.clip.visual, attention)
     features = encoder(torch.randn(2, 3, 48, 112))
     assert features.grid == (3, 7)

@@ -31,6 +31,8 @@ class Recipe:
     """Of the model's weights."""
     upsampler_sha256: str | None
     """Of a learned upsampler's weights."""
+    backbone_sha256: str | None
+    """Of the weights of the model that the attention names."""
     kind: type[Segmenter] = Segmenter
 
     @classmethod
@@ -52,6 +54,7 @@ class Recipe:
             options,
             model.fingerprint,
             segmenter.upsampler_sha256,
+            segmenter.backbone_sha256,
             type(segmenter),
         )
 
@@ -89,6 +92,11 @@ def _built(recipe: Recipe) -> Segmenter:
     if made.upsampler_sha256 != recipe.upsampler_sha256:
         raise WeightsError(
             f"a worker has other upsampler weights in {recipe.options.upsampler_weights} than the "
+            "process that started the run; give all machines the same file"
+        )
+    if made.backbone_sha256 != recipe.backbone_sha256:
+        raise WeightsError(
+            f"a worker has other weights for the backbone of {recipe.options.attention} than the "
             "process that started the run; give all machines the same file"
         )
     return made

@@ -5,6 +5,7 @@ What follows (averaging windows, refining, deciding) needs nothing else of a mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,7 +17,8 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.inference.decide import resize_logits
 from geoseg.inference.head import Head
 from geoseg.inference.views import View, mean_of_views
-from geoseg.model.attention.trunk import Attention, Scoring, Words
+from geoseg.model.attention.trunk import Attention, Proxied, Scoring, Words
+from geoseg.model.backbone import Backbone
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
 from geoseg.options import ClsSource, Precision
@@ -71,7 +73,10 @@ class PixelEncoder:
 
     def __init__(self, model: Model, precision: Precision) -> None:
         self.device = model.device
-        self.patch = model.patch_size
+        self.patch = model.multiple
+        """Windows are padded to whole multiples of it."""
+        self.step = model.step
+        """Pixels from one token to the next."""
         self.precision = precision
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
@@ -99,6 +104,8 @@ class Encoder(PixelEncoder):
         The queries, for attentions that read them.
     cls_source
         As for `geoseg.model.vision.DenseEncoder`.
+    backbone
+        The model that the attention names, if it names one.
 
     Raises
     ------
@@ -113,10 +120,14 @@ class Encoder(PixelEncoder):
         precision: Precision,
         words: Words | None = None,
         cls_source: ClsSource = "modified",
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__(model, resolve_precision(precision, model.device))
+        if backbone is not None and isinstance(attention, Proxied):
+            self.patch = math.lcm(self.patch, backbone.patch_size)
+            self.step = backbone.patch_size if attention.on_its_grid else self.step
         self._dtype = PRECISIONS[self.precision]
-        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source)
+        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source, backbone)
         self._words = words
         self.scores = isinstance(attention, Scoring)
 

@@ -27,7 +27,8 @@ from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, PixelEncoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
-from geoseg.model.attention.trunk import Scoring, Words
+from geoseg.model.attention.trunk import Proxied, Scoring, Words
+from geoseg.model.backbone import Backbone, load_backbone
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit, Upsampler
@@ -114,6 +115,7 @@ class Segmenter:
                 f"{model.patch_size} pixels; give at least {model.patch_size}"
             )
         self._upsampler, self.upsampler_sha256 = self._make_upsampler()
+        self._backbone, self.backbone_sha256 = self._make_backbone()
         self._views = chosen.method("views").views()
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
@@ -127,7 +129,7 @@ class Segmenter:
             self.device,
             chosen.batch_size,
             window_pixels=chosen.window**2,
-            patch_pixels=model.patch_size**2,
+            patch_pixels=encoder.step**2,
             queries=len(queries),
         )
 
@@ -150,7 +152,20 @@ class Segmenter:
 
     def _make_encoder(self, words: Words) -> PixelEncoder:
         chosen, attention = self.options, self.options.method("attention")
-        return Encoder(self.model, attention, chosen.precision, words, chosen.cls_source)
+        return Encoder(
+            self.model, attention, chosen.precision, words, chosen.cls_source, self._backbone
+        )
+
+    def _make_backbone(self) -> tuple[Backbone | None, str | None]:
+        """The model that the attention names, and the SHA-256 of its weights."""
+        attention, weights = self.options.method("attention"), self.options.backbone_weights
+        if not isinstance(attention, Proxied):
+            return None, None
+        model = self.model
+        made = load_backbone(
+            attention.backbone, weights, mean=model.mean, std=model.std, device=self.device
+        )
+        return made, made.sha256
 
     def _make_upsampler(self) -> tuple[Upsampler | None, str | None]:
         """The upsampler, and the SHA-256 of its checkpoint if it is a learned one."""
@@ -171,8 +186,7 @@ class Segmenter:
             assert made is not None
             return made.features(images, places)
 
-        whole = self.options.window == 0
-        return Scorer(encoder, head, self._views, whole=whole, encode=encode)
+        return Scorer(encoder, head, self._views, whole=self.whole, encode=encode)
 
     def __repr__(self) -> str:
         chosen = self.options
@@ -201,6 +215,13 @@ class Segmenter:
     def source(self) -> dict[str, Any] | None:
         """What features are read from, where that is not the encoder; plain JSON values."""
         return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether an image is one window that is not padded; patches of two models are."""
+        return self.options.window == 0 and not isinstance(
+            self.options.method("attention"), Proxied
+        )
 
     @property
     def reads_words(self) -> bool:

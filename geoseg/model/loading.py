@@ -108,6 +108,16 @@ class Model:
         return int(self.clip.visual.conv1.kernel_size[0])
 
     @property
+    def step(self) -> int:
+        """Pixels from one patch token to the next."""
+        return self.patch_size
+
+    @property
+    def multiple(self) -> int:
+        """Windows are padded to whole multiples of so many pixels."""
+        return self.patch_size
+
+    @property
     def embedding_size(self) -> int:
         """Length D of the joint embedding."""
         return int(self.clip.visual.proj.shape[1])
@@ -339,16 +349,18 @@ def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
         raise UnknownModelError(
             f"model {shown(spec.text)} names no repository of the hub; write hf-hub:ORG/NAME"
         ) from error
-    config_file = _cached(spec.source, CONFIG_FILE)
+    config_file = cached_file(spec.source, CONFIG_FILE)
     if config_file is None:
-        config_file = _fetch(spec, download, lambda: hf_hub_download(spec.source, CONFIG_FILE))
+        config_file = fetched(
+            spec.text, download, lambda: hf_hub_download(spec.source, CONFIG_FILE)
+        )
     config, preprocess = _read_config(config_file, spec.text)
     cfg = {"hf_hub": f"{spec.source}/"}
     weights = cached_tag(cfg)
     if weights is None:
         import open_clip
 
-        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
+        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
     return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
 
 
@@ -358,7 +370,7 @@ def _locate_tag(spec: ModelSpec, download: bool) -> _Located:
     cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
     weights = cached_tag(cfg)
     if weights is None:
-        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
+        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
     config = open_clip.get_model_config(spec.architecture)
     quick = bool(cfg.get("quick_gelu", False))
     if quick:
@@ -406,7 +418,7 @@ def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]
     return config, preprocess
 
 
-def _cached(repository: str, filename: str) -> Path | None:
+def cached_file(repository: str, filename: str) -> Path | None:
     """Path of a hub file that is already on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -427,7 +439,7 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     if hub := cfg.get("hf_hub"):
         repository, _, filename = hub.rpartition("/")
         for name in (filename,) if filename else _HUB_WEIGHTS:
-            if found := _cached(repository, name):
+            if found := cached_file(repository, name):
                 return found
     if url := cfg.get("url"):
         try:
@@ -439,17 +451,35 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     return None
 
 
-def _fetch(spec: ModelSpec, download: bool, fetch: Callable[[], Any]) -> Path:
-    """Download a file, if that is wanted and possible, and return where it lies."""
+def fetched(
+    what: str, download: bool, fetch: Callable[[], Any], choices: str = OFFLINE_CHOICES
+) -> Path:
+    """Download a file, if that is wanted and possible, and return where it lies.
+
+    Parameters
+    ----------
+    what
+        Whose weights they are, for messages.
+    download
+        False only says that they are missing.
+    fetch
+        Gets them and returns the path.
+    choices
+        What else can be done, for messages.
+
+    Raises
+    ------
+    WeightsError
+        If there is no way to them.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     if not download:
-        raise WeightsError(f"the weights of {spec.text} are not in the cache; {OFFLINE_CHOICES}")
+        raise WeightsError(f"the weights of {what} are not in the cache; {choices}")
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
-            f"the weights of {spec.text} are not in the cache and HF_HUB_OFFLINE is set; "
-            f"{OFFLINE_CHOICES}"
+            f"the weights of {what} are not in the cache and HF_HUB_OFFLINE is set; {choices}"
         )
     try:
         # One answer first, so that an unreachable hub fails in seconds, not minutes.
@@ -458,8 +488,8 @@ def _fetch(spec: ModelSpec, download: bool, fetch: Callable[[], Any]) -> Path:
     except Exception as error:  # hub, network and disk errors of four libraries
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the weights of {spec.text} are not in the cache ({constants.HF_HUB_CACHE}) and could "
-            f"not be downloaded ({cause}); {OFFLINE_CHOICES}"
+            f"the weights of {what} are not in the cache ({constants.HF_HUB_CACHE}) and could not "
+            f"be downloaded ({cause}); {choices}"
         ) from error
 
 
