@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import geoseg
 from geoseg import methods
-from geoseg.errors import OptionError, OutputError, WeightsError
+from geoseg.errors import ModelError, OptionError, OutputError, WeightsError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.attention.cass import Cass, clusters, eigen, mapped, matched
 from geoseg.model.attention.proxy import Proxy, resized
@@ -491,3 +491,91 @@ def test_stages_of_cass(model: Model, backbone: Backbone, case: str) -> None:
     assert match.tolist() == ARRAYS[f"{key}match"].tolist()
     mixed = attention.mixed(own[0], other[0])
     assert largest(mixed[:, ::28], ARRAYS[f"{key}mixed_rows"]) < MIXED
+
+
+# -- Talk2DINO -------------------------------------------------------------------------------------
+
+TALK = np.load(PROXY / "talk2dino_arrays.npz")
+
+
+@pytest.fixture(scope="module")
+def talk(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference data's, as a file that names its parts."""
+    folder = tmp_path_factory.mktemp("talk")
+    state = {k: torch.from_numpy(v) for k, v in np.load(PROXY / "talk2dino.npz").items()}
+    for part, file in (("dino.", "dino.pth"), ("projection.", "mlp.pth")):
+        torch.save(
+            {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}, folder / file
+        )
+    parts = {"image": "golden_registers", "image_weights": "dino.pth", "projection": "mlp.pth"}
+    file = folder / "talk.json"
+    file.write_text(json.dumps(parts | {"text": model.spec}))
+    return file
+
+
+def test_talk2dino_is_the_released_program(talk: Path) -> None:
+    model = load_model(f"talk2dino:{talk}", device="cpu")
+    assert (model.patch_size, model.embedding_size, model.context_length) == (14, 48, 77)
+    assert model.projection is not None
+    projected = model.projection(torch.from_numpy(TALK["text_in"]))
+    assert largest(projected, TALK["text_projected"]) < LOGITS
+    segmenter = Segmenter(model, WORDS, Options(templates="none", window=70))
+    found = segmenter.encode(normalised(TALK["pixels"], model))
+    assert found.grid == (5, 5)
+    assert largest(found.patches[0], TALK["patch_tokens"]) < TOKENS
+    cosines = F.normalize(projected, dim=-1) @ F.normalize(found.patches[0], dim=-1).T
+    assert largest(cosines.unflatten(1, (5, 5)), TALK["similarity"]) < LOGITS
+    assert not found.cls.any()
+
+
+def test_words_of_talk2dino_are_projected_as_a_mean(talk: Path, model: Model) -> None:
+    """Of raw embeddings, in all templates."""
+    made = load_model(f"talk2dino:{talk}", device="cpu")
+    segmenter = Segmenter(made, "road; water", Options(templates=("a {}.", "some {} here.")))
+    assert made.projection is not None
+    for word, found in zip(("road", "water"), segmenter.text_embeddings, strict=True):
+        raw = model.encode_text([f"a {word}.", f"some {word} here."])
+        expected = F.normalize(made.projection(raw.mean(0)), dim=-1)
+        assert largest(expected, found) < LOGITS
+
+
+def test_talk2dino_maps_scenes_and_stores(talk: Path, tmp_path: Path) -> None:
+    spec = f"talk2dino:{talk}"
+    scene, chosen = write_scene(tmp_path / "scene.tif", 100, 120), Options(window=70)
+    expected = geoseg.segment(scene, WORDS, model=spec, options=chosen, device="cpu").labels.values
+    assert len(np.unique(expected)) > 1
+    store = geoseg.encode(scene, tmp_path / "s.store", model=spec, options=chosen, device="cpu")
+    assert (store.ask(WORDS).labels.values != expected).mean() < 0.001
+    with pytest.raises(OptionError, match="leave --attention"):
+        geoseg.segment(scene, WORDS, model=spec, options=Options(attention="naclip"))
+    checked = CliRunner().invoke(app, ["models", "check", spec])
+    assert checked.exit_code == 0, checked.output
+    assert "48 numbers" in checked.output
+
+
+def test_talk2dino_of_other_parts_is_told(
+    talk: Path, files: dict[str, str], small: Model, tmp_path: Path
+) -> None:
+    parts = json.loads(talk.read_text()) | {
+        "image_weights": str(talk.parent / "dino.pth"), "projection": str(talk.parent / "mlp.pth"),
+    }  # fmt: skip
+    file = tmp_path / "wrong.json"
+    other = {"image": "tiny_dino", "image_weights": files["tiny_dino"]}
+    for change, message in (
+        ({"more": "x"}, "write .*projection"),
+        ({"text": None}, "write .*projection"),
+        ({"projection": files["tiny_dino"]}, "no projection of Talk2DINO"),
+        (other, "to 48, text has 64 and image 32"),
+    ):
+        file.write_text(json.dumps(parts | change))
+        with pytest.raises((ModelError, WeightsError), match=message):
+            load_model(f"talk2dino:{file}", device="cpu")
+    with pytest.raises(ModelError, match=r"nothing\.json"):
+        load_model(f"talk2dino:{tmp_path / 'nothing.json'}", device="cpu")
+    prints = {load_model(f"talk2dino:{talk}", device="cpu").fingerprint}
+    torch.save(
+        {k: v + 1 for k, v in torch.load(talk.parent / "mlp.pth").items()}, tmp_path / "mlp.pth"
+    )
+    file.write_text(json.dumps(parts | {"projection": "mlp.pth"}))
+    prints.add(load_model(f"talk2dino:{file}", device="cpu").fingerprint)
+    assert len(prints) == 2

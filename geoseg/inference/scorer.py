@@ -20,7 +20,7 @@ from geoseg.inference.views import View, mean_of_views
 from geoseg.model.attention.trunk import Attention, Proxied, Scoring, Words
 from geoseg.model.backbone import Backbone
 from geoseg.model.loading import Model
-from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
+from geoseg.model.vision import DenseFeatures, padding_to_patch, split_features
 from geoseg.options import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
@@ -127,7 +127,7 @@ class Encoder(PixelEncoder):
             self.patch = math.lcm(self.patch, backbone.patch_size)
             self.step = backbone.patch_size if attention.on_its_grid else self.step
         self._dtype = PRECISIONS[self.precision]
-        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source, backbone)
+        self._dense = model.dense(self._dtype, attention, cls_source, backbone)
         self._words = words
         self.scores = isinstance(attention, Scoring)
 

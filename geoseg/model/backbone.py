@@ -155,8 +155,8 @@ def load_backbone(
     name: str,
     weights: str | None,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     device: torch.device,
     download: bool = True,
 ) -> Backbone:
@@ -169,7 +169,7 @@ def load_backbone(
     weights
         A checkpoint file, timm's or the authors'; None takes those of the name from the hub.
     mean, std
-        Of the normalisation that windows come with.
+        Of the normalisation that windows come with; None is its own.
     device
         Where it runs.
     download
@@ -182,17 +182,15 @@ def load_backbone(
     WeightsError
         If the weights are missing, cannot be downloaded or do not fit.
     """
-    facts = _facts(name)
-    file = (
-        _of_hub(name, facts, download)
-        if weights is None
-        else named_file(weights, "weights file", WeightsError)
-    )
+    facts, file = backbone_facts(name), backbone_file(name, weights, download)
     checksum = file_digest(file)
     module = _loaded(name, file, checksum, device)
     own = torch.tensor(facts.std, device=device).view(3, 1, 1)
     middle = torch.tensor(facts.mean, device=device).view(3, 1, 1)
-    given, centre = (torch.tensor(tuple(v), device=device).view(3, 1, 1) for v in (std, mean))
+    given, centre = (
+        torch.tensor(tuple(v), device=device).view(3, 1, 1)
+        for v in (std or facts.std, mean or facts.mean)
+    )
     return Backbone(
         name=name,
         module=module,
@@ -205,7 +203,7 @@ def load_backbone(
     )
 
 
-def _facts(name: str) -> Any:
+def backbone_facts(name: str) -> Any:
     """timm's record of a name: mean, deviation, where its weights are.
 
     Raises
@@ -227,9 +225,19 @@ def _facts(name: str) -> Any:
     raise OptionError(f"backbone '{shown(name)}' is not known to timm; {hint}")
 
 
-def _of_hub(name: str, facts: Any, download: bool) -> Path:
+def backbone_file(name: str, weights: str | None, download: bool) -> Path:
+    """Where a backbone's weights lie, see `load_backbone`.
+
+    Raises
+    ------
+    WeightsError
+        If they are missing or cannot be downloaded.
+    """
     from huggingface_hub import hf_hub_download
 
+    if weights is not None:
+        return named_file(weights, "weights file", WeightsError)
+    facts = backbone_facts(name)
     repository = facts.hf_hub_id
     if not repository:
         raise WeightsError(

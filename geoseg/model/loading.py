@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from geoseg.errors import (
     WeightsError,
     not_found,
 )
+from geoseg.model.attention.trunk import Attention, Words
 from geoseg.model.checkpoint import (
     StateDict,
     file_digest,
@@ -34,7 +35,12 @@ from geoseg.model.checkpoint import (
 from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture, parts_of
+from geoseg.model.vision import DenseEncoder, DenseFeatures
+from geoseg.options import ClsSource
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """File names open_clip tries on a hub repository, in its order."""
@@ -44,6 +50,10 @@ _LONG_TEXT_KEY = "positional_embedding_res"
 _PROBE_SECONDS = 8.0
 _WEIGHTS_TO_SPARE = 2**28
 """1 GiB: below, what does not fit is told tensor by tensor."""
+
+
+Dense = Callable[[Tensor, Words | None], DenseFeatures]
+"""Windows and what is looked for to features."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,21 @@ class Model:
             self._rounded[dtype] = tower
         return self._rounded[dtype]
 
+    @property
+    def projection(self) -> Callable[[Tensor], Tensor] | None:
+        """From the mean raw text embedding of a word to the image's space, where they differ."""
+        return None
+
+    def dense(
+        self,
+        dtype: torch.dtype,
+        attention: Attention,
+        cls_source: ClsSource,
+        backbone: Backbone | None,
+    ) -> Dense:
+        """Windows to features, in a precision; see `geoseg.model.vision.DenseEncoder`."""
+        return DenseEncoder(self.visual(dtype), attention, cls_source, backbone)
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, context_length)`` int64; too long texts are cut, see `token_counts`."""
         return cast(Tensor, self.tokenizer(list(texts)))
@@ -212,6 +237,7 @@ def load_model(
         ``geoseg-tiny`` (bundled), ``ARCH/PRETRAINED`` as open_clip names them,
         ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``. Several files,
         ``ARCH:A.pt+B.pt`` or ``ARCH:0.7*A.pt+0.3*B.pt``, are one model: the mean of their weights.
+        ``talk2dino:FILE.json`` names the parts of a Talk2DINO.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     download
@@ -235,6 +261,10 @@ def load_model(
         architecture has plain GELU.
     """
     parsed = ModelSpec.parse(spec)
+    if parsed.kind == "talk2dino":
+        from geoseg.model.talk2dino import load_talk2dino
+
+        return load_talk2dino(parsed, device=device, download=download, words_only=words_only)
     target = resolve_device(device)
     located = _LOCATORS[parsed.kind](parsed, download)
     state = _read(located)

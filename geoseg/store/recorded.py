@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -115,6 +115,11 @@ class RecordedModel(Model):
     def context_length(self) -> int:
         """Tokens the text tower reads, start and end markers included."""
         return self._words().context_length
+
+    @property
+    def projection(self) -> Callable[[Tensor], Tensor] | None:
+        """From the mean raw text embedding of a word to the image's space, where they differ."""
+        return self._words().projection
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, context_length)`` int64."""
