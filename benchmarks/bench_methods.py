@@ -6,24 +6,32 @@ encoder alone. Refiners: a whole image in memory, windows of 224 every 112 pixel
 upsampler, ten classes of one word. At the sides of a small image fewer windows lie over a pixel
 than in a scene, so that refiners' shares are rather too large here. Backbones of attentions are
 ViT-B/8 with random weights: their 784 tokens a window are most of what such an attention costs.
+Regions: an image of 672 pixels as a GeoTIFF, mapped to all files; parcels are squares of 40 pixels.
+With ``--only`` the other rows of the file of figures stay.
 """
 
 from __future__ import annotations
 
-import tempfile
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import _common
+import geopandas as gpd
 import numpy as np
+import rasterio
+import shapely
 import timm
 import torch
 from bench_speed import WORDS, random_model, sample_image
+from rasterio.transform import from_origin
 
-from geoseg import Options, Segmenter
+from geoseg import Options, Segmenter, segment_to_files
 from geoseg.methods import ATTENTIONS, REFINERS
 from geoseg.model.loading import Model
 from geoseg.options import PROXIED
@@ -34,6 +42,8 @@ EXTRA = ("resclip:feedback=no", "pearl:steps=5", "segearth:last=2")
 
 _SLOW = ("lposs",)
 """Refiners that run once."""
+_PARCEL = 40
+"""Side in pixels."""
 
 
 def best_of(turns: int, sides: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
@@ -90,22 +100,61 @@ def runs(model: Model, side: int, turns: int) -> list[dict[str, Any]]:
     return rows_of("run with refiner", best_of(turns, sides) | best_of(1, slow), "none")
 
 
+def regions(model: Model, side: int, turns: int) -> list[dict[str, Any]]:
+    """A file to files, with each kind of regions."""
+    place = {"crs": "EPSG:32631", "transform": from_origin(500_000, 5_000_000, 1, 1)}
+    image = (sample_image(side) * 255).astype(np.uint8)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": side, "width": side}
+        with rasterio.open(folder / "scene.tif", "w", **profile, **place) as file:
+            file.write(image)
+        corners = [(x, y) for x in range(0, side, _PARCEL) for y in range(0, side, _PARCEL)]
+        boxes = [
+            shapely.box(500_000 + x, 5_000_000 - y - _PARCEL, 500_000 + x + _PARCEL, 5_000_000 - y)
+            for x, y in corners
+        ]
+        gpd.GeoDataFrame(geometry=boxes, crs=place["crs"]).to_file(folder / "parcels.gpkg")
+        sides = {
+            kind: partial(
+                segment_to_files, folder / "scene.tif", WORDS, folder / "map", model=model,
+                options=Options(templates="none", regions=given), overwrite=True,
+            )
+            for kind, given in {
+                "none": None,
+                "superpixels": "superpixels",
+                "parcels": folder / "parcels.gpkg",
+            }.items()
+        }  # fmt: skip
+        return rows_of("run with regions", best_of(turns, sides), "none")
+
+
+def others(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of other kinds in the file that is there."""
+    path = _common.RESULTS / "methods.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [row for row in known if row["kind"] not in {row["kind"] for row in rows}]
+
+
 def main() -> None:
     """Measure and print."""
     parser = _common.parser(__doc__)
-    parser.add_argument("--only", choices=("attentions", "runs"))
+    parser.add_argument("--only", choices=("attentions", "runs", "regions"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model, rows = random_model(), []
-    if given.only != "runs":
-        with tempfile.TemporaryDirectory() as folder:
+    side = 224 if given.quick else 448
+    if given.only in (None, "attentions"):
+        with TemporaryDirectory() as folder:
             rows += attentions(model, 1 if given.quick else 5, backbone_file(folder))
-    if given.only != "attentions":
-        rows += runs(model, 224 if given.quick else 448, 1 if given.quick else 2)
+    if given.only in (None, "runs"):
+        rows += runs(model, side, 1 if given.quick else 2)
+    if given.only in (None, "regions"):
+        rows += regions(model, 224 if given.quick else 672, 1 if given.quick else 2)
     _common.table(rows)
     if not given.no_save:
-        print(_common.save("methods", rows))
+        print(_common.save("methods", [*others(rows), *rows]))
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ def _parameter(
         *filter(None, [choice.flag]),
         envvar=_variable(choice.flag or name),
         help=_help(choice),
-        metavar="METHOD" if choice.table is not None else choice.metavar,
+        metavar=choice.metavar or (None if choice.table is None else "METHOD"),
         rich_help_panel=panel or choice.panel,
     )
     return inspect.Parameter(

@@ -31,7 +31,7 @@ from geoseg.lazy import mapped
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading, StoreOptions
-from geoseg.pipeline import run_scene
+from geoseg.pipeline import regions_on_disk, run_scene
 from geoseg.run.result import Progress, ProgressCallback, Run
 from geoseg.run.scenes import SceneSource, open_area, open_input, passing_mosaic
 from geoseg.run.tiles import PixelSource, TileJob, run_tiles
@@ -284,11 +284,14 @@ class Store:
 
         def make(source: Scene) -> tuple[RecordedSegmenter, PixelSource]:
             self._check_scene(source, reading)
-            chosen = with_measures(as_made(Options, options), source)
+            chosen = with_measures(given, source)
             segmenter = self._segmenter(vocabulary, fast, chosen, model, device)
             return segmenter, self._pixels(segmenter, source, reading)
 
-        with progress_shown(progress, "segment") as say:
+        with (
+            progress_shown(progress, "segment") as say,
+            regions_on_disk(as_made(Options, options)) as given,
+        ):
             return run_scene(
                 path,
                 out,
@@ -440,7 +443,8 @@ class Store:
 
     def _pixels(self, segmenter: RecordedSegmenter, source: Scene, reading: Reading) -> PixelSource:
         """What is read beside the store: the scene, unless nothing looks at its colours."""
-        if segmenter.tier == "full" or segmenter.options.refine:
+        chosen = segmenter.options
+        if segmenter.tier == "full" or chosen.refine or chosen.regions_of_scene:
             return source
         area = open_area(replace(reading, aoi=self.facts["area"]), source.grid)
         whole = Window(0, 0, *source.shape)

@@ -129,6 +129,11 @@ def mapped(
     stack: Any = None,
 ) -> xr.Dataset:
     """Lay the lazy map of opened scenes out, whatever makes labels of their pixels."""
+    if segmenter.options.regions_given:
+        raise OptionError(
+            "regions of a file are decided over a whole map, and a lazy one has no whole; map to "
+            "files (geoseg.segment_to_files, Store.to_files), or take superpixels"
+        )
     source = sources[0]
     area = open_area(reading, source.grid)
     region = area.window if area is not None else None

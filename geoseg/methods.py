@@ -149,7 +149,15 @@ REFINERS = Table(
         ),
     },
 )
-REGIONS = Table("regions", {})
+REGIONS = Table(
+    "regions",
+    {
+        "superpixels": Entry(
+            "geoseg.inference.regions:Superpixels", "made of like pixels that lie together (size)"
+        ),
+    },
+)
+"""Regions that a scene itself gives; those of a file have no line here."""
 VOCABULARY_STEPS = Table(
     "vocabulary step",
     {

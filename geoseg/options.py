@@ -26,6 +26,7 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.methods import (
     ATTENTIONS,
     REFINERS,
+    REGIONS,
     UPSAMPLERS,
     VIEWS,
     VOCABULARY_STEPS,
@@ -47,6 +48,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tier = Literal["full", "fast"]
 Tiers = Literal["full", "fast", "both"]
 PolygonFormat = Literal["gpkg", "parquet", "fgb", "geojson", "none"]
+RegionRule = Literal["mean", "majority"]
+RegionOverlap = Literal["smallest", "largest"]
 ClsSource = Literal["modified", "vanilla"]
 """``modified`` as the paper's; ``vanilla`` is the usual embedding of the window."""
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -73,6 +76,8 @@ OPTIONAL_RASTERS = ("confidence", "probabilities", "margin", "runner_up")
 CLASS_RASTERS = ("labels", "runner_up")
 """Rasters that hold classes; the others hold per cents."""
 ITEM = "item.json"
+REGION_TABLE = "regions.csv"
+"""Of regions that are numbers of a raster."""
 ATTRIBUTES = ("scene", "date")
 """Of polygons, on request."""
 POLYGON_FORMATS: tuple[str, ...] = get_args(PolygonFormat)
@@ -155,6 +160,51 @@ class Options:
         METHOD,
         table=REFINERS,
     )
+    regions: Any = option(
+        None,
+        "One class for a region: FILE of polygons (parcels, footprints) in any CRS, or a raster of "
+        "region numbers; or those of the scene itself.",
+        METHOD,
+        table=REGIONS,
+        metavar="FILE|METHOD",
+    )
+    regions_layer: str | None = option(
+        None,
+        "Layer of a vector file of --regions, or band of a raster. [default: the one with "
+        "polygons]",
+        METHOD,
+        metavar="NAME|BAND",
+    )
+    region_rule: RegionRule = option(
+        "mean",
+        "Class of a region: the one with the best mean score, or the one that most of its pixels "
+        "have.",
+        METHOD,
+    )
+    region_agreement: float = option(
+        0.5,
+        "Share of a region's pixels that must have its class already; below it they keep their "
+        "own.",
+        METHOD,
+        metavar="SHARE",
+        holds=lambda value: 0 <= value <= 1,
+        wanted="a share from 0 to 1",
+    )
+    region_min_area_m2: float = option(
+        0.0,
+        "Regions of which the map has less than this keep their pixels' own classes.",
+        METHOD,
+        metavar="M2",
+        flag="--region-min-area",
+        holds=not_negative,
+        wanted="zero or a positive number",
+    )
+    region_overlap: RegionOverlap = option(
+        "smallest",
+        "Which polygon of --regions a pixel belongs to that lies in several; of equal ones the "
+        "later.",
+        METHOD,
+    )
     vocabulary_steps: tuple[str, ...] = option(
         (),
         "Step on the queries of the classes; may be repeated, in order.",
@@ -226,7 +276,11 @@ class Options:
     )
 
     def __post_init__(self) -> None:
+        for name in ("regions", "regions_layer"):
+            if isinstance(given := getattr(self, name), int | Path):
+                object.__setattr__(self, name, str(given))
         settle(self)
+        _refuse_regions(self)
         refuse_gaps(self.window, self.stride)
         upsampler = None if self.upsampler is None else self.upsampler.partition(":")[0]
         if self.upsampler_weights is not None and upsampler not in (None, *_WEIGHTED):
@@ -247,12 +301,25 @@ class Options:
         if isinstance(templates, str) and Path(templates).suffix:
             templates = absolute(templates)  # a name like "imagenet" stays one
         weights, beside = self.upsampler_weights, self.backbone_weights
+        here = self.regions_given and isinstance(self.regions, str)
         return replace(
             self,
+            regions=absolute(self.regions) if here else self.regions,
             upsampler_weights=None if weights is None else absolute(weights),
             backbone_weights=None if beside is None else absolute(beside),
             templates=templates,
         )
+
+    @property
+    def regions_given(self) -> bool:
+        """Whether regions are those of a file, or objects that stand for one."""
+        return self.regions is not None and not self.regions_of_scene
+
+    @property
+    def regions_of_scene(self) -> bool:
+        """Whether regions are a method's."""
+        given = self.regions
+        return isinstance(given, str) and given.strip().partition(":")[0] in REGIONS.entries
 
     def resolve(self, model: Mapping[str, Any]) -> Resolved:
         """Fill in what was not given.
@@ -295,7 +362,7 @@ class Options:
         if values["last_blocks"] != 1:
             values["attention"] = _in_last_blocks(values["attention"], values["last_blocks"])
         for name, chosen in choices(Options).items():
-            if chosen.table is not None:
+            if chosen.table is not None and (name != "regions" or self.regions_of_scene):
                 values[name] = _canonical(chosen.table, values[name])
         if sources["upsampler"] != "given" and upsampler not in _WEIGHTED:
             values["upsampler_weights"] = None
@@ -316,7 +383,9 @@ class Resolved(Options):
             raise OptionError("a background class needs a threshold; give both or neither")
 
     def method(self, name: str) -> Any:
-        """Make the method, or the tuple of methods, that a field names."""
+        """Make the method, or the tuple of methods, that a field names; None for no regions."""
+        if name == "regions" and not self.regions_of_scene:
+            return None
         table, text = choices(Options)[name].table, getattr(self, name)
         assert table is not None
         if isinstance(text, tuple):
@@ -329,7 +398,8 @@ class Resolved(Options):
         for name, chosen in choices(Options).items():
             if (table := chosen.table) is None:
                 continue
-            made = self.method(name)
+            if (made := self.method(name)) is None:
+                continue
             found[name] = (
                 [describe(table, one) for one in made]
                 if isinstance(made, tuple)
@@ -353,6 +423,42 @@ def _in_last_blocks(attention: str, count: int) -> str:
             "take segearth, sclip, clearclip, naclip, maskclip, pearl, cliptrase or vanilla"
         )
     return canonical(ATTENTIONS, made)
+
+
+_OF_FILES = ("regions_layer", "region_min_area_m2", "region_overlap")
+_OF_REGIONS = ("region_rule", "region_agreement", *_OF_FILES)
+
+
+def _refuse_regions(given: Options) -> None:
+    """Refuse options of regions where there are none of that kind.
+
+    Raises
+    ------
+    OptionError
+        That names them.
+    """
+    changed = [
+        f for f in fields(Options) if f.name in _OF_REGIONS and getattr(given, f.name) != f.default
+    ]
+    flags = [choices(Options)[f.name].flag or f"--{f.name.replace('_', '-')}" for f in changed]
+    if given.regions is None and flags:
+        raise OptionError(f"{flags[0]} says how regions are read or vote; give --regions too")
+    if given.regions_of_scene:
+        for f, flag in zip(changed, flags, strict=True):
+            if f.name in _OF_FILES:
+                raise OptionError(f"{flag} is for regions of a file; leave it out")
+    known = isinstance(given.regions, str) and given.regions.strip()
+    if not (given.regions is None or known or _stands_for_file(given.regions)):
+        what = "nothing" if given.regions == "" else f"a {type(given.regions).__name__}"
+        raise OptionError(
+            f"regions is {what}; give superpixels, the path of a vector file or raster, a "
+            "GeoDataFrame, or a DataArray of numbers"
+        )
+
+
+def _stands_for_file(given: Any) -> bool:
+    """Whether it is one of geopandas' or xarray's."""
+    return hasattr(given, "total_bounds") or (hasattr(given, "dims") and hasattr(given, "dtype"))
 
 
 @documented
@@ -800,12 +906,14 @@ class Products(VectorOptions):
 
 
 _ALL_RASTERS: dict[str, Any] = dict.fromkeys(OPTIONAL_RASTERS, True)
-ALL_PRODUCTS = tuple(
-    dict.fromkeys(
+ALL_PRODUCTS = (
+    *dict.fromkeys(
         name
         for polygons in get_args(PolygonFormat)
         for name in Products(polygons=polygons, stac=True, **_ALL_RASTERS).names
-    )
+    ),
+    REGION_TABLE,
+    *(f"regions.{kind}" for kind in POLYGON_FORMATS if kind != "none"),
 )
 """Every file that some run leaves; ``run.json`` is among them."""
 SIDE_FILES = (

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ from geoseg.inference.segmenter import Segmenter
 from geoseg.io.crs import crs_name, is_storable
 from geoseg.io.fingerprint import remember
 from geoseg.io.grid import Grid
-from geoseg.io.objects import is_array, scene_on_disk
+from geoseg.io.objects import is_array, on_disk, scene_on_disk
+from geoseg.io.regions import GivenRegions, PolygonRegions, open_regions
 from geoseg.io.scene import Scene
 from geoseg.io.scores import ScoredScene, with_scores
 from geoseg.io.times import source_date
@@ -47,7 +48,7 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import CLASS_RASTERS, ITEM, Options, Products, Reading
+from geoseg.options import CLASS_RASTERS, ITEM, REGION_TABLE, Options, Products, Reading
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
 from geoseg.run.folder import REPORT, OutputFolder
@@ -55,7 +56,8 @@ from geoseg.run.item import write_item
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.manifest import Manifest
 from geoseg.run.progress import TileBar
-from geoseg.run.rasters import WorkRasters, is_intact, write_tile
+from geoseg.run.rasters import WorkRasters, Writers, is_intact, write_tile
+from geoseg.run.regions import RegionTable, SumFiles, Sums
 from geoseg.run.report import (
     SCHEMA,
     Method,
@@ -87,8 +89,14 @@ from geoseg.runtime.gdal import bounded_cache
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import BoolArray, Window
 from geoseg.vector import style, vectorize
+from geoseg.vector.regions import write_polygons, write_table
 
 logger = logging.getLogger(__name__)
+
+_MANY = 0.5
+"""Share of the polygons on a scene that ought to have pixels."""
+_SUMS = "regions"
+"""Name of the sums of a tile among its checksums."""
 
 __all__ = [
     "Batch", "Job", "Outcome", "Progress", "Run",
@@ -200,30 +208,42 @@ def segment_to_files(
         unless it is complete.
     """
     vocabulary, how = Vocabulary.parse(classes), as_made(Reading, reading)
+    given = windows_of(options, window, stride)
 
     def make(source: Scene) -> tuple[Segmenter, Scene | ScoredScene]:
         pixels = with_scores(source, scores_of(scorer), how)
-        chosen = windows_of(options, window, stride)
+        chosen = given
         if not isinstance(pixels, ScoredScene):
             chosen = with_measures(chosen, source)
         made = segmenter_of(model, vocabulary, chosen, device, scorer)
         return _ready(made, pixels, client), pixels
 
-    return run_scene(
-        scene,
-        out,
-        make,
-        reading=how,
-        products=as_made(Products, products),
-        tile=tile,
-        overwrite=overwrite,
-        resume=resume,
-        update=update,
-        keep_going=keep_going,
-        client=client,
-        progress=progress if callable(progress) else None,
-        colours=scorer is None,
-    )
+    with regions_on_disk(given) as given:
+        return run_scene(
+            scene,
+            out,
+            make,
+            reading=how,
+            products=as_made(Products, products),
+            tile=tile,
+            overwrite=overwrite,
+            resume=resume,
+            update=update,
+            keep_going=keep_going,
+            client=client,
+            progress=progress if callable(progress) else None,
+            colours=scorer is None,
+        )
+
+
+@contextmanager
+def regions_on_disk(options: Options) -> Iterator[Options]:
+    """Options whose regions are a path, as long as this is open, where they are an object."""
+    if not options.regions_given or isinstance(options.regions, str):
+        yield options
+        return
+    with on_disk(options.regions) as (path,):
+        yield replace(options, regions=str(path))
 
 
 def run_scene(
@@ -487,9 +507,14 @@ class _SceneRun:
         cut = self.area is not None and region != grid.window
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
+        self.regions = self._open_regions()
         self.facts = run_facts(
             self.scene, reading, self.area, self.method, self.products, self.plan.tile
         )
+        if self.regions is not None:
+            self.facts |= {"--regions": self.regions.identity()}
+        self.sums = SumFiles(self.folder.work / "regions")
+        self.decision = self.segmenter.decision
         self.rasters = WorkRasters(
             self.folder.work,
             self.products.rasters,
@@ -506,8 +531,36 @@ class _SceneRun:
         self.seconds: dict[str, float] = {}
         self.holes: dict[int, str] = {}
 
+    def _open_regions(self) -> GivenRegions | None:
+        """Lay the regions of a file on the scene, and refuse those that can be no help."""
+        chosen, grid = self.method.options, self.scene.grid
+        if not chosen.regions_given:
+            return None
+        if chosen.region_min_area_m2 and grid.unmeasured is not None:
+            raise OptionError(
+                f"{self.scene.path}: --region-min-area needs metres, but {grid.unmeasured}; leave "
+                "it out"
+            )
+        found = open_regions(
+            chosen.regions, grid, layer=chosen.regions_layer, overlap=chosen.region_overlap
+        )
+        if not found.touches(self.plan.region):
+            raise OptionError(f"{found.path}: no polygon of the regions lies in --aoi")
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Final file names, in the order in which they appear."""
+        *names, report = self.products.names
+        kind = self.products.polygons
+        if isinstance(self.regions, PolygonRegions):
+            names += [] if kind == "none" else [f"regions.{kind}"]
+        elif self.regions is not None:
+            names.append(REGION_TABLE)
+        return (*names, report)
+
     def execute(self, *, resume: bool, update: bool) -> Run:
-        names, side_files = self.products.names, self.products.side_files
+        names, side_files = self.names, self.products.side_files
         if resume or update:
             done = self.folder.finished(digest(self.facts), names, side_files, update=update)
             if done is not None:
@@ -521,14 +574,21 @@ class _SceneRun:
         with kept_memory():
             self._segment(journal)
         self._let_go_of_model()
-        report = self._make_products(self._on_output_grid(), journal)
+        voted = self._vote(journal)
+        report = self._make_products(self._on_output_grid(), journal, voted)
         files = self.folder.publish(names, side_files, finished=not self.holes)
         return Run(self.folder.place, files, report, "resumed" if resumed else "done")
 
     def _segment(self, journal: Journal) -> None:
         assert self.segmenter is not None
         job = TileJob(
-            self.pixels or self.scene, self.segmenter, self.plan, self.area, self.products.rasters
+            self.pixels or self.scene,
+            self.segmenter,
+            self.plan,
+            self.area,
+            self.products.rasters,
+            self.regions,
+            scored=self.regions is not None and self._scored,
         )
         self._verify(journal)
         with ExitStack() as stack:
@@ -550,8 +610,20 @@ class _SceneRun:
                     journal.add(TileRecord(index, 0, {}))
                 else:
                     checksums = write_tile(writers, self._place(index), result)
+                    if self.regions is not None:
+                        sums = result.regions or self._no_sums()
+                        checksums[_SUMS] = self.sums.write(index, sums)
                     journal.add(TileRecord(index, result.windows, checksums, result.retried))
                 bar.tile(index, result.windows if isinstance(result, TileResult) else 0)
+
+    @property
+    def _scored(self) -> bool:
+        """Whether regions need the scores of their pixels."""
+        return self.method.options.region_rule == "mean"
+
+    def _no_sums(self) -> Sums:
+        classes = len(self.rasters.classes)
+        return Sums.none(classes, classes + 1 if self._scored else 0)
 
     def _nodata(self, index: int) -> TileResult:
         classes = len(self.rasters.classes)
@@ -565,14 +637,20 @@ class _SceneRun:
             damaged = [
                 record.tile
                 for record in journal.finished.values()
-                if record.tile >= len(self.plan)
-                or not is_intact(writers, self._place(record.tile), record.checksums)
+                if record.tile >= len(self.plan) or not self._is_intact(writers, record)
             ]
         if damaged:
             logger.warning("%s: %d tiles are run again", self.folder.work, len(damaged))
             journal.forget(damaged)
             written = [r.tile for r in journal.finished.values() if r.checksums]
             self.rasters.rebuild(map(self._place, written))
+
+    def _is_intact(self, writers: Writers, record: TileRecord) -> bool:
+        checksums = dict(record.checksums)
+        sums = checksums.pop(_SUMS, None)
+        return (sums is None or self.sums.checksum(record.tile) == sums) and is_intact(
+            writers, self._place(record.tile), checksums
+        )
 
     def _place(self, index: int) -> Window:
         """Pixels of a tile in the work files."""
@@ -587,6 +665,52 @@ class _SceneRun:
         self.method = Method.of(self.segmenter)  # how many windows fit is known only now
         self.segmenter = None
         give_back_memory()
+
+    def _vote(self, journal: Journal) -> RegionTable | None:
+        """Decide what regions are, and give it to the map; None without regions of a file."""
+        if self.regions is None:
+            return None
+        with self._stage("regions"):
+            tiles = [record.tile for record in journal.finished.values() if record.checksums]
+            table = RegionTable.of(
+                self.sums.total(sorted(tiles), self._no_sums()),
+                self.decision,
+                self.method.options,
+                self.scene.grid,
+                self.products.rasters,
+            )
+            self._warn_if_few(len(table.numbers))
+            self.rasters = self.rasters.in_regions(self.regions, table, self.plan.region)
+        return table
+
+    def _warn_if_few(self, found: int) -> None:
+        """Say so where most regions have no pixels, and the whole scene was mapped."""
+        regions = self.regions
+        assert regions is not None
+        if self.holes or self.area is not None:
+            return
+        given = len(regions.shapes) if isinstance(regions, PolygonRegions) else 1
+        if found < _MANY * given:
+            warn(
+                f"{regions.path}: {given - found} of {given} regions on the scene have no class, "
+                "because no pixel with data has its centre in them"
+            )
+
+    def _write_regions(self, table: RegionTable, ready: Path) -> None:
+        """Write what became of the regions of a file."""
+        assert self.regions is not None
+        classes = self.method.vocabulary.label_classes
+        columns = table.columns([item.name for item in classes])
+        if not isinstance(self.regions, PolygonRegions):
+            with self._stage(REGION_TABLE):
+                write_table(ready / REGION_TABLE, table.numbers, columns)
+        elif self.products.polygons != "none":
+            assert self.regions.table is not None
+            with self._stage(name := f"regions.{self.products.polygons}"):
+                write_polygons(
+                    ready / name, self.regions.table, table.numbers, columns, classes,
+                    self.rasters.tags,
+                )  # fmt: skip
 
     def _on_output_grid(self) -> WorkRasters:
         """Bring the work files to the grid of the outputs."""
@@ -605,7 +729,9 @@ class _SceneRun:
         with self._timed("regrid"):
             return self.rasters.on_grid(native.crop(region), left_out if mask else None)
 
-    def _make_products(self, rasters: WorkRasters, journal: Journal) -> dict[str, Any]:
+    def _make_products(
+        self, rasters: WorkRasters, journal: Journal, voted: RegionTable | None
+    ) -> dict[str, Any]:
         """Make every product, complete, in the work folder; return the report."""
         ready, products = self.folder.make_ready(), self.products
         labels, confidence = ready / "labels.tif", ready / "confidence.tif"
@@ -630,6 +756,8 @@ class _SceneRun:
                     options=products,
                 )
                 polygons = {"polygons": summary.count}
+        if voted is not None:
+            self._write_regions(voted, ready)
         if products.preview:
             with self._stage("preview.png"):
                 picture = self.scene.picture()
@@ -641,14 +769,17 @@ class _SceneRun:
                 )
         files = {
             name: {"bytes": (ready / name).stat().st_size, "sha256": file_digest(ready / name)}
-            for name in (*products.names, *products.side_files)
+            for name in (*self.names, *products.side_files)
             if name not in (REPORT, ITEM)
         }
         report = self._report(rasters.grid, tally, journal) | polygons | {"files": files}
+        if voted is not None:
+            assert self.regions is not None
+            report["regions"] = without_secrets(voted.report(self.regions, self.method.options))
         with writing_to(self.folder.path / REPORT):
             (ready / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
             if products.stac:
-                write_item(ready, products.names, report, rasters.grid)
+                write_item(ready, self.names, report, rasters.grid)
         return dict(json.loads((ready / REPORT).read_text(encoding="utf-8")))
 
     def _describe(self, ready: Path, rasters: WorkRasters, tally: Tally) -> None:

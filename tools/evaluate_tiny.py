@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,18 @@ def measure(
     pairs: Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
 ) -> Measured:
     """Compare predictions with labels over many pictures."""
-    names = segmenter.vocabulary.names
+    found = ((labels, segmenter.predict(picture).labels) for picture, labels in pairs)
+    return measured(segmenter.vocabulary.names, found)
+
+
+def measured(
+    names: Sequence[str], maps: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+) -> Measured:
+    """Compare maps, the truth before what was found, over many pictures."""
     confusion = np.zeros((len(names), len(names)), np.int64)
     outlines = BoundaryCounts(len(names))
-    for picture, labels in pairs:
-        truth = labels.astype(np.int32)
-        found = segmenter.predict(picture).labels.astype(np.int32)
+    for told, made in maps:
+        truth, found = told.astype(np.int32), made.astype(np.int32)
         confusion += confusion_matrix(truth, found, len(names))
         outlines.add(truth, found)
     scores = Scores.from_confusion(confusion, names)

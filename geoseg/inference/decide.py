@@ -149,6 +149,11 @@ class Decided:
         return self._labels[1].isfinite().all()
 
     @property
+    def all_scores(self) -> Tensor:
+        """``(..., K)`` in [0, 1]; a column more for a hidden background."""
+        return self._all_scores
+
+    @property
     def scores(self) -> Tensor:
         """``(..., K)`` in [0, 1]."""
         return self._all_scores[..., : self._decision.classes]

@@ -43,6 +43,10 @@ class TileResult:
     """``(K, H, W)`` per cent of every class, 255 for nodata."""
     runner_up: LabelArray | None = None
     """``(H, W)`` class that comes next to the label's."""
+    scores: npt.NDArray[np.int16] | None = None
+    """``(K + 1, H, W)`` per mille of every class, and of a hidden background; 0 for nodata."""
+    regions: Any = None
+    """What the tile says of the regions in it, see `geoseg.run.regions.Sums`."""
     windows: int = 0
     """How many windows were encoded."""
     retried: str = ""
@@ -60,10 +64,11 @@ class TileResult:
                 np.uint8,
             )
             for name in rasters
-            if name not in ("labels", "runner_up")
+            if name not in ("labels", "runner_up", "scores")
         }
         second = labels.copy() if "runner_up" in rasters else None
-        return cls(core, labels, **per_cents, runner_up=second)
+        scores = np.zeros((classes + 1, *core.shape), np.int16) if "scores" in rasters else None
+        return cls(core, labels, **per_cents, runner_up=second, scores=scores)
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,10 +244,11 @@ class NetworkSegmenter(Segmenter):
         self.device = resolve_device(device)
         self.upsampler_sha256 = self.backbone_sha256 = None
         chosen, classes = self.options, len(self.vocabulary.names)
-        if is_score_raster(self.scorer.call) and (chosen.refine or chosen.views != "none"):
+        looks = chosen.refine or chosen.views != "none" or chosen.regions_of_scene
+        if is_score_raster(self.scorer.call) and looks:
             raise OptionError(
-                "--refine and --views need the pixels of the scene, which a raster of scores "
-                "takes the place of; leave them out"
+                "--refine, --views and superpixels need the pixels of the scene, which a raster of "
+                "scores takes the place of; leave them out"
             )
         if any(view.colours != "own" for view in chosen.method("views").views()):
             raise OptionError(
@@ -274,6 +275,7 @@ class NetworkSegmenter(Segmenter):
         self._decision = replace(
             decision, activation=self.scorer.activation, by_logits=decision.thresholds is None
         )
+        self._voting = self._make_voting()
         self._batches = Batches(
             self.device,
             chosen.batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor
 
 from geoseg._fields import as_made
-from geoseg.errors import SceneError, TilingError, warn
-from geoseg.inference.decide import Decision, lead, resize_logits, runner_up
+from geoseg.errors import OptionError, SceneError, TilingError, warn
+from geoseg.inference.decide import Decided, Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
 from geoseg.inference.merge import blend_weight, cropped, merged
 from geoseg.inference.refine import Asked, prepared, refined
+from geoseg.inference.regions import DecidedRows, Voting, per_mille
 from geoseg.inference.rows import PixelRows
 from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
@@ -123,6 +125,7 @@ class Segmenter:
         shown = torch.from_numpy(queries.class_of < queries.classes).to(self.device)
         asked = Asked(self._text, chosen.logit_scale, chosen.cls_bias)
         self._refiners = prepared(chosen.method("refine"), asked)
+        self._voting = self._make_voting()
         encoder = self._make_encoder(Words(self._text, shown))
         self._scorer: WindowScorer = self._make_scorer(encoder, ClsBias(chosen.cls_bias))
         self._batches = Batches(
@@ -166,6 +169,14 @@ class Segmenter:
             attention.backbone, weights, mean=model.mean, std=model.std, device=self.device
         )
         return made, made.sha256
+
+    def _make_voting(self) -> Voting | None:
+        """Superpixels that vote, if that is wanted."""
+        chosen = self.options
+        made = chosen.method("regions")
+        if made is None:
+            return None
+        return Voting(made, self._decision, chosen.region_rule, chosen.region_agreement)
 
     def _make_upsampler(self) -> tuple[Upsampler | None, str | None]:
         """The upsampler, and the SHA-256 of its checkpoint if it is a learned one."""
@@ -224,6 +235,17 @@ class Segmenter:
         )
 
     @property
+    def decision(self) -> Decision:
+        """How averaged logits become classes."""
+        return self._decision
+
+    @property
+    def reach(self) -> int:
+        """Pixels on each side by which refiners and superpixels make a tile grow."""
+        voting = 0 if self._voting is None else self._voting.reach
+        return voting + sum(refiner.reach for refiner in self._refiners)
+
+    @property
     def reads_words(self) -> bool:
         """Whether features depend on the words, too."""
         attention = self.options.method("attention")
@@ -267,7 +289,7 @@ class Segmenter:
         region
             Pixels to map; all by default.
         """
-        margin = sum(refiner.reach for refiner in self._refiners)
+        margin = self.reach
         lattice = self.lattice(*shape)
         alone = not goes_on(self._scorer, lattice.window, lattice.stride)
         if tile is None and not alone:
@@ -278,8 +300,9 @@ class Segmenter:
         if not isinstance(tile, int | np.integer) or isinstance(tile, bool):
             raise TilingError(f"tile is {tile!r}; give its side in pixels, for example 2048")
         if margin > max(tile, *shape):
+            who = "the refiners" if self._voting is None else "refiners and superpixels"
             raise TilingError(
-                f"the refiners reach {margin} pixels, farther than a tile of {tile}; give a larger "
+                f"{who} reach {margin} pixels, farther than a tile of {tile}; give a larger "
                 "--tile, or fewer or shorter steps"
             )
         return TilePlan(lattice, tile, region, margin=margin, alone=alone)
@@ -390,13 +413,14 @@ class Segmenter:
         top, core = lane.grown.row, lane.grown
         unfinished = Unfinished(lane.core.row, len(self.vocabulary.names), rasters)
         pixels = PixelRows(core.height)
-        reach = sum(refiner.reach for refiner in self._refiners)
+        reach = self.reach
+        looks = self._refiners or self._voting is not None
 
         def noted() -> Iterator[tuple[TilePixels, list[Window]]]:
             for each in tiles:
                 here, windows = each.tile.read, with_data(each)
                 unfinished.expect(each, len(windows))
-                if self._refiners and (seen := core.intersection(here)) is not None:
+                if looks and (seen := core.intersection(here)) is not None:
                     pixels.add(seen.row - top, _cropped(each.block, seen.relative_to(here)))
                 yield each, windows
 
@@ -404,6 +428,9 @@ class Segmenter:
         with closing(self._steps(core, noted(), stop)) as run:
             origin = core.row, core.col
             strips = refined(merged(run, core), self._refiners, pixels, origin)
+            if (vote := self._voting) is not None:
+                scored = ((first, vote.scored(logits)) for first, logits in strips)
+                strips = refined(scored, (vote,), pixels, origin)
             decided = (
                 (first, self._decide(logits, rasters))
                 for first, logits in cropped(strips, core, lane.core)
@@ -433,6 +460,8 @@ class Segmenter:
     def _decide(self, logits: Tensor, rasters: Sequence[str]) -> Arriving:
         """Whether all is finite, and what is wanted of rows."""
         decided = self._decision(logits)
+        if self._voting is not None:
+            decided = DecidedRows(self._decision, logits)
         small = torch.uint8 if self._decision.classes <= 256 else torch.int32
         make: dict[str, Callable[[], Tensor]] = {
             "labels": lambda: decided.labels.to(small),
@@ -440,6 +469,7 @@ class Segmenter:
             "margin": lambda: _per_cent(lead(decided.scores)),
             "probabilities": lambda: _per_cent(decided.scores),
             "runner_up": lambda: runner_up(decided.scores, decided.labels).to(small),
+            "scores": lambda: _per_milles(decided),
         }
         return Arriving([decided.finite[None], *(make[name]() for name in rasters)])
 
@@ -496,20 +526,38 @@ class Segmenter:
         SceneError
             If the image has another shape or other values.
         """
-        return self.decide(self.logits(_as_block(np.asarray(rgb))), out_shape=out_shape)
+        if self.options.regions_given:
+            raise OptionError(
+                "regions of a file have their place in a scene; give the scene to "
+                "geoseg.segment_to_files, or take superpixels"
+            )
+        block = _as_block(np.asarray(rgb))
+        return self._predicted(self.logits(block), out_shape, block)
 
     def decide(self, logits: FloatArray, *, out_shape: tuple[int, int] | None = None) -> Prediction:
-        """Turn averaged logits ``(Q, H, W)`` into labels and class scores."""
+        """Turn averaged logits ``(Q, H, W)`` into labels and class scores, pixel by pixel."""
+        return self._predicted(logits, out_shape)
+
+    def _predicted(
+        self,
+        logits: FloatArray,
+        out_shape: tuple[int, int] | None,
+        block: PixelBlock | None = None,
+    ) -> Prediction:
         planes = torch.from_numpy(logits).to(self.device).permute(1, 2, 0)
         if out_shape is not None and out_shape != tuple(planes.shape[:2]):
             planes = resize_logits(planes, out_shape)
         height, width = planes.shape[:2]
         classes = len(self.vocabulary.names)
+        make: Callable[[Tensor], Decided] = self._decision
+        if self._voting is not None and block is not None:
+            planes = self._voting.of_image(planes, block.rgb, block.valid)
+            make = functools.partial(DecidedRows, self._decision)
         labels = np.empty((height, width), label_dtype(classes))
         scores = np.empty((classes, height, width), np.float32)
 
         def decide_rows(rows: slice) -> None:
-            decided = self._decision(planes[rows])
+            decided = make(planes[rows])
             labels[rows] = decided.labels.cpu().numpy()
             scores[:, rows] = decided.scores.permute(2, 0, 1).cpu().numpy()
 
@@ -531,6 +579,13 @@ def with_data(pixels: TilePixels) -> list[Window]:
 
 def _per_cent(share: Tensor) -> Tensor:
     return (100 * share).round().to(torch.uint8)
+
+
+def _per_milles(decided: Decided) -> Tensor:
+    """All scores in per mille, with a last one for the hidden background, 0 where there is none."""
+    scores = per_mille(decided.all_scores).to(torch.int16)
+    classes = decided.scores.shape[-1]
+    return scores if scores.shape[-1] > classes else torch.nn.functional.pad(scores, (0, 1))
 
 
 def _cropped(block: PixelBlock, window: Window) -> PixelBlock:

@@ -1,4 +1,7 @@
-"""What a person wants left out of a scene: a raster that says so, or polygons."""
+"""What a person wants left out of a scene: a raster that says so, or polygons.
+
+Rasters of other kinds that are laid on a scene (`geoseg.io.regions`) come the same way.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +42,8 @@ from geoseg.io.grid import FloatArray, Grid
 from geoseg.io.vectors import VECTOR_SUFFIXES, is_vector_file, read_polygons
 from geoseg.types import BoolArray, Window
 
+_NOUNS = {"mask": "mask", "regions": "raster of regions"}
+"""What a raster is called in messages, by its option."""
 _LATTICE = 129
 """Points to a side, by which a mask is laid on a scene to see what it covers."""
 _SAMPLE = 512
@@ -77,15 +82,17 @@ class Rule:
         return np.asarray(known & ~np.isin(values, others))
 
 
-@dataclass(frozen=True)
-class RasterMask:
-    """A raster that says which pixels of a scene are left out. Facts only, no open handle."""
+@dataclass(frozen=True, kw_only=True)
+class LaidRaster:
+    """A band of a raster on the pixels of a scene. Facts only, no open handle."""
+
+    what: ClassVar[str]
+    """What its option is called."""
 
     path: str = field(repr=False)
     grid: Grid
     """Pixels of the scene."""
     band: int
-    rule: Rule
     nodata: float | None
     pixelwise: bool
     """Its pixels are the scene's."""
@@ -93,23 +100,24 @@ class RasterMask:
     """CRS that its coordinates are in, where it does not say it."""
     files: tuple[tuple[str, int, int], ...]
 
-    def read(self, window: Window, shape: tuple[int, int]) -> BoolArray:
-        """Tell which pixels of a window of the scene, decimated to ``shape``, are left out.
+    def values(self, window: Window, shape: tuple[int, int]) -> FloatArray:
+        """Values on a window of the scene, decimated to ``shape``; NaN beyond the raster.
 
         Raises
         ------
         SceneError
-            If the mask is damaged there.
+            If it is damaged there.
         """
         try:
             with env_ctx_if_needed():
-                return self.rule.leaves_out(self._values(window, shape), self.nodata)
+                return self._values(window, shape)
         except RasterioError as error:
             self.close()
-            raise SceneError(f"{self.path}: the mask cannot be read, it is damaged") from error
+            raise SceneError(
+                f"{self.path}: the {_NOUNS[self.what]} cannot be read, it is damaged"
+            ) from error
 
     def _values(self, window: Window, shape: tuple[int, int]) -> FloatArray:
-        """Values on the pixels of the scene; NaN beyond the mask."""
         dataset = shared_handle(self._key, self._open)
         if self.pixelwise:
             return np.asarray(
@@ -130,7 +138,7 @@ class RasterMask:
         return out
 
     def _open(self) -> Any:
-        # An overview may hold means, which are no values of the mask.
+        # An overview may hold means, which are no values of the raster.
         dataset = open_readable(self.path, OVERVIEW_LEVEL="NONE")
         if self.crs is None:
             return dataset
@@ -144,8 +152,7 @@ class RasterMask:
         address = http_address(self.path)
         files = identities(file_records(self.files))
         server = server_mark(address) if address else None
-        rule = [self.rule.kind, self.rule.values]
-        return [lasting_address(self.path), files, server, self.band, *rule]
+        return [lasting_address(self.path), files, server, self.band]
 
     def close(self) -> None:
         """Close this thread's handle."""
@@ -153,7 +160,29 @@ class RasterMask:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        return ("mask", self.path, self.files, self.band)
+        return (self.what, self.path, self.files, self.band)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterMask(LaidRaster):
+    """A raster that says which pixels of a scene are left out."""
+
+    what: ClassVar[str] = "mask"
+    rule: Rule
+
+    def read(self, window: Window, shape: tuple[int, int]) -> BoolArray:
+        """Tell which pixels of a window of the scene, decimated to ``shape``, are left out.
+
+        Raises
+        ------
+        SceneError
+            If the mask is damaged there.
+        """
+        return self.rule.leaves_out(self.values(window, shape), self.nodata)
+
+    def identity(self) -> Any:
+        """What a resumed run compares; plain JSON values."""
+        return [*super().identity(), self.rule.kind, self.rule.values]
 
 
 @dataclass(frozen=True)
@@ -222,36 +251,76 @@ def open_mask(
     """
     rule = Rule.parse(values)
     text = absolute(as_given(path))
-    if Path(text).suffix.lower() in VECTOR_SUFFIXES:
+    dataset = open_raster(text)
+    if dataset is None:
         return _open_vector(text, grid, values, layer)
+    with env_ctx_if_needed(), dataset:
+        laid = lay_raster(dataset, text, grid, layer, RasterMask.what)
+        if rule.kind == "bits" and np.dtype(dataset.dtypes[laid["band"] - 1]).kind == "f":
+            raise OptionError(f"{text}: holds fractions, which have no bits; name values")
+        if values is None:
+            _warn_if_unlikely(dataset, laid["band"], text)
+        return RasterMask(**laid, rule=rule)
+
+
+def open_raster(text: str) -> Any:
+    """Open a raster; None if the file is one of features.
+
+    Raises
+    ------
+    SceneError
+        If it is neither.
+    """
+    if Path(text).suffix.lower() in VECTOR_SUFFIXES:
+        return None
     try:
-        dataset = open_readable(text)
+        return open_readable(text)
     except SceneError:
         if not is_address(text) and is_there(text) and is_vector_file(Path(text)):
-            return _open_vector(text, grid, values, layer)
+            return None
         raise
-    with env_ctx_if_needed(), dataset:
-        band = _choose_band(dataset, text, layer)
-        dtype = np.dtype(dataset.dtypes[band - 1])
-        if dtype.kind == "c" or (rule.kind == "bits" and dtype.kind == "f"):
-            raise OptionError(
-                f"{text}: holds {dtype}, which has no bits and no classes; "
-                "a mask holds whole numbers"
-            )
-        pixelwise = _lies_on(dataset, grid, text)
-        if values is None:
-            _warn_if_unlikely(dataset, band, text)
-        nodata = dataset.nodatavals[band - 1]
-        return RasterMask(
-            path=text,
-            grid=grid,
-            band=band,
-            rule=rule,
-            nodata=None if nodata is None or math.isnan(nodata) else nodata,
-            pixelwise=pixelwise,
-            crs=grid.crs or _PLANE if dataset.crs is None and not pixelwise else None,
-            files=local_files(dataset),
-        )
+
+
+def lay_raster(
+    dataset: Any, path: str, grid: Grid, wanted: str | None, what: str
+) -> dict[str, Any]:
+    """Lay a band of whole numbers on a scene's pixels; gives the fields of a `LaidRaster`.
+
+    Parameters
+    ----------
+    dataset
+        The open raster.
+    path
+        Its path.
+    grid
+        The scene's pixels.
+    wanted
+        The band, by number or name, where one was named.
+    what
+        What it is called in messages and options.
+
+    Raises
+    ------
+    SceneError
+        If it cannot be laid on the scene, or does not touch it.
+    OptionError
+        If a band has to be chosen, or holds no numbers.
+    """
+    band = _choose_band(dataset, path, wanted, what)
+    dtype = np.dtype(dataset.dtypes[band - 1])
+    if dtype.kind == "c":
+        raise OptionError(f"{path}: holds {dtype}; a {_NOUNS[what]} holds whole numbers")
+    pixelwise = _lies_on(dataset, grid, path, what)
+    nodata = dataset.nodatavals[band - 1]
+    return {
+        "path": path,
+        "grid": grid,
+        "band": band,
+        "nodata": None if nodata is None or math.isnan(nodata) else nodata,
+        "pixelwise": pixelwise,
+        "crs": grid.crs or _PLANE if dataset.crs is None and not pixelwise else None,
+        "files": local_files(dataset),
+    }
 
 
 def _open_vector(text: str, grid: Grid, values: str | None, layer: str | None) -> VectorMask:
@@ -275,7 +344,7 @@ def _open_vector(text: str, grid: Grid, values: str | None, layer: str | None) -
     return VectorMask(text, tuple(shapes[inside]), files)
 
 
-def _choose_band(dataset: Any, path: str, wanted: str | None) -> int:
+def _choose_band(dataset: Any, path: str, wanted: str | None, what: str) -> int:
     kinds, names = dataset.colorinterp, dataset.descriptions
     bands = [i for i, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha] or [1]
     listed = ", ".join(f"{band} {names[band - 1] or ''}".strip() for band in bands)
@@ -283,8 +352,8 @@ def _choose_band(dataset: Any, path: str, wanted: str | None) -> int:
         if len(bands) == 1:
             return bands[0]
         raise OptionError(
-            f"{path}: has {len(bands)} bands ({shown(listed)}); choose the mask with --mask-layer, "
-            "by number or name"
+            f"{path}: has {len(bands)} bands ({shown(listed)}); choose the {_NOUNS[what]} with "
+            f"--{what}-layer, by number or name"
         )
     told = [i for i, name in enumerate(names, 1) if name and name.lower() == wanted.lower()]
     if len(told) == 1:
@@ -294,22 +363,26 @@ def _choose_band(dataset: Any, path: str, wanted: str | None) -> int:
     raise OptionError(f"{path}: has no band '{shown(wanted)}'; it has {shown(listed)}")
 
 
-def _lies_on(dataset: Any, grid: Grid, path: str) -> bool:
-    """Whether pixels of a mask are the scene's; refused if it cannot be laid on the scene."""
+def _lies_on(dataset: Any, grid: Grid, path: str, what: str) -> bool:
+    """Whether pixels of a raster are the scene's; refused if it cannot be laid on the scene."""
     placed = dataset.transform != Affine.identity()
     same_size = dataset.shape == grid.shape
     if not placed or not grid.with_transform:
         if same_size and (not placed or dataset.crs is None):
             return True
-        what = "the mask has no place on the ground" if not placed else "the scene has no place"
+        why = (
+            f"the {_NOUNS[what]} has no place on the ground"
+            if not placed
+            else "the scene has no place"
+        )
         raise SceneError(
-            f"{path}: cannot be laid on the scene, {what} and they differ in size "
+            f"{path}: cannot be laid on the scene, {why} and they differ in size "
             f"({dataset.width} x {dataset.height} and {grid.width} x {grid.height} pixels)"
         )
     if dataset.crs is not None and grid.crs is None:
         raise SceneError(f"{path}: cannot be laid on the scene, which has no CRS; give --crs")
     if dataset.crs is None and grid.crs is not None:
-        _warn(f"{path}: the mask has no CRS, taking the scene's, {crs_name(grid.crs)}")
+        _warn(f"{path}: the {_NOUNS[what]} has no CRS, taking the scene's, {crs_name(grid.crs)}")
     theirs = dataset.crs or grid.crs
     apart = np.abs(np.subtract(dataset.transform[:6], grid.transform[:6])).max()
     one_crs = dataset.crs is None or same_crs(theirs, grid.crs)
@@ -320,10 +393,13 @@ def _lies_on(dataset: Any, grid: Grid, path: str) -> bool:
     covered = _share_inside(grid, other)
     if covered == 0 and _share_inside(other, grid) == 0:
         raise SceneError(
-            f"{path}: the mask does not lie on the scene, they have no ground in common"
+            f"{path}: the {_NOUNS[what]} does not lie on the scene, they have no ground in common"
         )
     if covered < 1:
-        _warn(f"{path}: the mask covers {100 * covered:.0f} % of the scene; the rest is not masked")
+        rest = "is not masked" if what == RasterMask.what else "keeps its own labels"
+        _warn(
+            f"{path}: the {_NOUNS[what]} covers {100 * covered:.0f} % of the scene; the rest {rest}"
+        )
     return False
 
 

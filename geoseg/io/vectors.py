@@ -1,6 +1,6 @@
 """Polygons in: vector files of every format, laid on a raster.
 
-Areas of interest, zones and truth all come through :func:`read_polygons`.
+Areas of interest, zones, regions and truth all come through :func:`read_polygons`.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def read_polygons(
     grid
         Grid of the raster.
     what
-        What the file is for and what its option begins with: ``aoi``, ``mask``, ``zone`` or
-        ``truth``.
+        What the file is for and what its option begins with: ``aoi``, ``mask``, ``zone``,
+        ``regions`` or ``truth``.
     layer
         Layer to take; None for the one that has polygons.
     points
@@ -275,7 +275,7 @@ _WORDS = {
 }  # fmt: skip
 _USES = {
     "aoi": "an area of interest", "zone": "zones", "truth": "the truth", "mask": "a mask",
-    "examples": "examples",
+    "examples": "examples", "regions": "regions",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ WORK_FOLDER = ".geoseg-work"
 JOURNAL = "journal.jsonl"
 CLAIM = ".geoseg-claim"
 REPORT = "run.json"
-GEOPACKAGE = "polygons.gpkg"
+GEOPACKAGES = ("polygons.gpkg", "regions.gpkg")
 
 _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 """What geoseg's own files say of themselves near their beginning."""
@@ -131,7 +131,7 @@ class OutputFolder:
                 )
         interrupted = self.journal.exists()
         if overwrite or update or interrupted:
-            release_database(out / GEOPACKAGE)
+            self._release_databases()
         if overwrite or not (existing or interrupted):
             return
         if resume and (interrupted or self._holds(REPORT) or self._left_over(existing)):
@@ -153,6 +153,10 @@ class OutputFolder:
                 f"{place} already holds {existing[0]}; replace it with --overwrite, {way_out}"
                 "or give another --out"
             )
+
+    def _release_databases(self) -> None:
+        for name in GEOPACKAGES:
+            release_database(self.path / name)
 
     def _strange(self, existing: Sequence[str]) -> str | None:
         """Name a file that no run here has left; None if there is none."""
@@ -324,7 +328,7 @@ class OutputFolder:
         An earlier run's report goes first, with all that describes its rasters, and the new one
         comes last, so that a folder that has one holds the files of one run.
         """
-        release_database(self.path / GEOPACKAGE)
+        self._release_databases()
         others = (name for name in ALL_PRODUCTS if name not in names)
         for stale in (REPORT, *SIDE_FILES, *others):
             if stale == ITEM and not self._is_own(stale):

@@ -8,24 +8,33 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 
 from geoseg.errors import OutputError
 from geoseg.inference.lane import TileResult
-from geoseg.io.grid import Grid
+from geoseg.io._handles import open_dataset
+from geoseg.io.grid import Grid, pieces
+from geoseg.io.regions import GivenRegions
 from geoseg.io.regrid import LeftOut, regrid_nearest
+from geoseg.io.sparse import StoredBlocks
 from geoseg.io.write import (
+    BLOCK,
     RasterWriter,
     confidence_writer,
     label_writer,
     margin_writer,
     probability_writer,
 )
+from geoseg.run.regions import RegionTable
 from geoseg.types import LabelClass, Window
 
 Writers = Mapping[str, RasterWriter]
+_SIDE = 4 * BLOCK
+"""Pixels a side that regions are given at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,35 @@ class WorkRasters:
         """Make the finished file of one raster."""
         self._writer(name, resume=True).finish(target)
 
-    def on_grid(self, grid: Grid, left_out: LeftOut | None = None) -> WorkRasters:
-        """Bring all rasters to another grid, without the pixels of it that are left out."""
-        folder = self.folder / "native"
+    def in_regions(self, regions: GivenRegions, table: RegionTable, origin: Window) -> WorkRasters:
+        """Give pixels what became of their regions; ``origin`` is the rasters' place in the scene.
+
+        What tiles have left stays as it is, so that a run can be gone on with.
+        """
+        made = replace(self, folder=self._empty("voted"))
+        with open_dataset(str(self.folder / "labels.work.tif")) as labels:
+            stored = StoredBlocks.of(labels)
+        with self.writing(resume=True) as old, made.writing(resume=False) as new:
+            for window in pieces(self.grid.window, _SIDE, _SIDE):
+                if not stored.any_in(window):
+                    continue
+                blocks = {name: _block(writer, window) for name, writer in old.items()}
+                of_scene = replace(window, row=window.row + origin.row, col=window.col + origin.col)
+                inside, row = table.changed(regions.numbers_in(of_scene), blocks["labels"])
+                for name, block in blocks.items():
+                    block[..., inside] = table.rasters[name][row].T
+                    new[name].write(window, block)
+        return made
+
+    def _empty(self, name: str) -> Path:
+        folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        moved = replace(self, folder=folder, grid=grid)
+        return folder
+
+    def on_grid(self, grid: Grid, left_out: LeftOut | None = None) -> WorkRasters:
+        """Bring all rasters to another grid, without the pixels of it that are left out."""
+        moved = replace(self, folder=self._empty("native"), grid=grid)
         for name in self.names:
             with moved._writer(name, resume=False) as writer:
                 regrid_nearest(self.folder / f"{name}.work.tif", writer, left_out)
@@ -118,6 +150,13 @@ def write_tile(writers: Writers, window: Window, result: TileResult) -> dict[str
         if checksum(writer, window) != checksums[name]:
             raise OutputError(writer.complaint("what was written cannot be read back"))
     return checksums
+
+
+def _block(writer: RasterWriter, window: Window) -> npt.NDArray[Any]:
+    block = writer.read(window)
+    if block is None:
+        raise OutputError(writer.complaint("what was written cannot be read back"))
+    return block
 
 
 def checksum(writer: RasterWriter, window: Window) -> int | None:

@@ -26,6 +26,8 @@ from geoseg.inference.lane import USUAL, TilePixels, TileResult
 from geoseg.inference.recipe import Recipe
 from geoseg.inference.runners.area import Watch
 from geoseg.inference.segmenter import Segmenter
+from geoseg.io.regions import GivenRegions
+from geoseg.run.regions import Sums
 from geoseg.runtime.allocator import keep_freed_memory
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.tiling.tiles import Lane, Tile, TilePlan
@@ -76,6 +78,10 @@ class TileJob:
     area: Area | None = None
     rasters: Sequence[str] = USUAL
     """Names of what is wanted of each tile."""
+    regions: GivenRegions | None = None
+    """What tiles add up their labels by."""
+    scored: bool = False
+    """Whether they add up scores too."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -195,7 +201,8 @@ class TileJob:
                 kept.append(bool(each.keep.any()))
                 yield each
 
-        found = segmenter.segment_lane(lane, noted(), rasters=self.rasters, stop=stop)
+        wanted = (*self.rasters, *(["scores"] if self.scored else []))
+        found = segmenter.segment_lane(lane, noted(), rasters=wanted, stop=stop)
         with closing(found):
             while True:
                 with _device_locks[segmenter.device]:
@@ -204,10 +211,18 @@ class TileJob:
                     return
                 spare += result.windows
                 if kept.popleft():
-                    yield replace(result, windows=spare)
+                    yield replace(self._added_up(result), windows=spare)
                     spare = 0
                 else:
                     yield None
+
+    def _added_up(self, found: TileResult) -> TileResult:
+        """A tile with the sums of its regions in place of its scores, which are large."""
+        if self.regions is None:
+            return found
+        classes = len(self.segmenter.vocabulary.names)
+        sums = Sums.of(self.regions.numbers_in(found.core), found, classes)
+        return replace(found, scores=None, regions=sums)
 
     def _read(self, lane: Lane) -> Generator[TilePixels, None, None]:
         """Pixels of each tile, read once, and ahead of the tiles that are being labelled."""

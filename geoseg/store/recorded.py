@@ -196,10 +196,11 @@ class RecordedSegmenter(Segmenter):
             )
         self.store = store
         super().__init__(model, vocabulary, _settled(store, model, options, self.tier))
-        reach = sum(refiner.reach for refiner in self._refiners)
+        reach = self.reach
         if store.facts["area"] is not None and reach > MARGIN:
+            who = "the refiners" if self._voting is None else "refiners and superpixels"
             raise OptionError(
-                f"the refiners reach {reach} pixels, and {store.path} holds {MARGIN} around its "
+                f"{who} reach {reach} pixels, and {store.path} holds {MARGIN} around its "
                 "area; encode the whole scene, or give fewer or shorter steps"
             )
 

@@ -185,7 +185,11 @@ def _write_features(
         pyogrio.raw.write(
             plain,
             geometry=wkb,
-            field_data=list(columns.values()),
+            field_data=[np.ma.getdata(values) for values in columns.values()],
+            field_mask=[
+                values.mask if isinstance(values, np.ma.MaskedArray) else None
+                for values in columns.values()
+            ],
             fields=np.array(list(columns), object),
             layer=layer.name,
             driver="GPKG",
