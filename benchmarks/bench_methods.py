@@ -80,10 +80,14 @@ def attentions(model: Model, turns: int, backbone: str) -> list[dict[str, Any]]:
     for text in (*ATTENTIONS.entries, *EXTRA):
         weights = backbone if text in PROXIED else None
         options = Options(
-            attention=text, upsampler="none", templates="none", backbone_weights=weights
-        )
+            attention=text, upsampler="none", templates="none", backbone_weights=weights,
+            regions="squares" if text == "corrclip" else None,
+        )  # fmt: skip
         segmenter = Segmenter(model, WORDS, options)
         pixels = segmenter.encoder.normalise(block)[None]
+        if segmenter.reads_regions:
+            down, across = torch.meshgrid(*2 * [torch.arange(224) // 40], indexing="ij")
+            pixels = torch.cat([pixels, (1 + 6 * down + across)[None, None]], dim=1)
         sides[text] = lambda made=segmenter, pixels=pixels: made.encode(pixels)
     return rows_of("attention", best_of(turns, sides), "segearth")
 

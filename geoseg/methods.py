@@ -103,6 +103,10 @@ ATTENTIONS = Table(
             "geoseg.model.attention.cass:Cass",
             "graphs of another model's keys in CLIP's heads, words moved by the window (backbone)",
         ),
+        "corrclip": Entry(
+            "geoseg.model.attention.corrclip:CorrClip",
+            "within the regions of --regions, by another model's likeness (backbone)",
+        ),
         "reattn": Entry(
             "geoseg.model.attention.middle:ReAttn", "experimental: middle blocks, likeness of late"
         ),

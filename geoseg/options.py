@@ -39,7 +39,7 @@ from geoseg.methods import (
 
 _WEIGHTED = ("simfeatup", "featup")
 """Upsamplers that need a checkpoint."""
-PROXIED = ("proxy", "cass")
+PROXIED = ("proxy", "cass", "corrclip")
 """Attentions that look at windows with another model, too."""
 Source = Literal["given", "preset", "model", "default"]
 Preset = Literal["none", "paper"]
@@ -110,7 +110,7 @@ class Options:
     attention: str = by_model("segearth", "Attention of the last block.", METHOD, table=ATTENTIONS)
     backbone_weights: str | None = option(
         None,
-        "Checkpoint of the backbone that proxy and cass name; without it, the hub's.",
+        "Checkpoint of the backbone that proxy, cass and corrclip name; without it, the hub's.",
         METHOD,
         metavar="FILE",
     )

@@ -53,6 +53,7 @@ CHOSEN = [
     for field, choice in choices(Options).items()
     if choice.table is not None
     for name in choice.table.entries
+    if name != "corrclip"  # which needs the regions of a scene: tests/test_proxies.py
 ]
 every_method = pytest.mark.parametrize(("field", "method"), CHOSEN)
 

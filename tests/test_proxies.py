@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 import timm
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from geoseg import methods
 from geoseg.errors import ModelError, OptionError, OutputError, WeightsError
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.attention.cass import Cass, clusters, eigen, mapped, matched
+from geoseg.model.attention.corrclip import CorrClip, nearest
 from geoseg.model.attention.proxy import Proxy, resized
 from geoseg.model.attention.trunk import Trunk, Words
 from geoseg.model.backbone import Backbone, load_backbone
@@ -34,6 +36,7 @@ from geoseg.model.loading import Model, load_model
 from geoseg.model.vision import DenseEncoder, padding_to_patch
 from geoseg.options import Options
 from geoseg.testing import tiny_random_model, write_scene
+from geoseg.types import Window
 from geoseg_cli.main import app
 
 GOLDENS = Path(__file__).resolve().parent / "goldens"
@@ -163,8 +166,6 @@ def test_proxy_gives_the_released_programs_labels(spec: str, dino: str, tmp_path
 
 
 def mapped_by_command(folder: Path, spec: str, *more: str) -> Array:
-    import rasterio
-
     scene = folder / "scene.tif"
     profile = {"driver": "GTiff", "height": 224, "width": 224, "count": 3, "dtype": "uint8"}
     with rasterio.open(
@@ -579,3 +580,126 @@ def test_talk2dino_of_other_parts_is_told(
     file.write_text(json.dumps(parts | {"projection": "mlp.pth"}))
     prints.add(load_model(f"talk2dino:{file}", device="cpu").fingerprint)
     assert len(prints) == 2
+
+
+# -- CorrCLIP --------------------------------------------------------------------------------------
+
+NUMBERS = torch.from_numpy(ARRAYS["corrclip__label_map"].astype(np.int64))
+
+
+@pytest.mark.parametrize("box", ["main", "rect"])
+def test_tokens_of_corrclip(model: Model, backbone: Backbone, box: str) -> None:
+    attention, key = CorrClip(), f"corrclip__{box}__"
+    window = normalised(pixels(BOXES[box]), model)
+    row, col, height, width = BOXES[box]
+    given = NUMBERS[None, row : row + height, col : col + width]
+    encoder = DenseEncoder(model.clip.visual, attention, backbone=backbone)
+    found = encoder(window, None, given)
+    assert largest(found.patches[0, ::7], ARRAYS[f"{key}tokens_s7"]) < TOKENS
+    q, k, grid = backbone.queries_and_keys(window)
+    unit = F.normalize(q + k, dim=-1)[0]
+    coarse = nearest(given, grid).flatten()
+    merged = attention.merged(coarse, unit)
+    joined = [int(merged[coarse == number][0]) - 1 for number in torch.unique(coarse)[1:]]
+    assert joined == ARRAYS[f"{key}merge_cluster"].tolist()
+    rows = attention.weights(unit, merged)[::56]
+    assert largest(rows, ARRAYS[f"{key}attention_rows_s2"]) < WEIGHTS
+
+
+def test_corrclip_on_a_whole_image(model: Model, backbone: Backbone) -> None:
+    """In windows of 200 every 100 pixels; what is padded is a region of its own there."""
+    encoder = DenseEncoder(model.clip.visual, CorrClip(), backbone=backbone)
+    total, seen = torch.zeros(14, 300, 260), torch.zeros(300, 260)
+    pad = padding_to_patch(200, 200, 56)
+    left, right, top, _ = pad
+    for row in (0, 100):
+        for col in (0, 60):
+            image = F.pad(normalised(pixels((row, col, 200, 200)), model), pad)
+            given = F.pad(NUMBERS[None, row : row + 200, col : col + 200], pad, value=10000)
+            found = encoder(image, None, given)
+            cosines = (F.normalize(found.patches, dim=-1) @ TEXT.T).mT.unflatten(2, found.grid)
+            wide = F.interpolate(cosines, (224, 224), mode="bilinear")[0]
+            total[:, row : row + 200, col : col + 200] += wide[:, top : top + 200, left:-right]
+            seen[row : row + 200, col : col + 200] += 1
+    mean = total / seen
+    assert largest(mean[:, ::15, ::15], ARRAYS["corrclip__whole__logits_s15"]) < LOGITS
+    best = mean.argmax(0)
+    for number in torch.unique(NUMBERS)[1:]:
+        inside = number == NUMBERS
+        best[inside] = best[inside].bincount().argmax()
+    assert (best.numpy() != ARRAYS["corrclip__whole__labels"]).sum() <= PIXELS
+
+
+@pytest.fixture(scope="module")
+def parcels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A scene with a hole, and a raster of parcels, some pixels of which lie in none."""
+    folder = tmp_path_factory.mktemp("parcels")
+    scene = write_scene(folder / "scene.tif", 150, 170, holes=[Window(20, 30, 30, 20)])
+    rows, cols = np.indices((150, 170)) // 37
+    numbers = ((1 + rows * 10 + cols) * 90_000_001 % (2**31 - 1)).astype(np.int32)
+    numbers[40:70, 60:110] = 0
+    with rasterio.open(scene) as like:
+        profile = like.profile | {"count": 1, "dtype": "int32", "nodata": 0, "photometric": None}
+    file = folder / "parcels.tif"
+    with rasterio.open(file, "w", **{k: v for k, v in profile.items() if v is not None}) as out:
+        out.write(numbers, 1)
+    return scene, file
+
+
+def corrclip(files: dict[str, str], parcels: Path, **more: Any) -> Options:
+    return Options(
+        attention="corrclip:backbone=tiny_dino", backbone_weights=files["tiny_dino"],
+        templates="none", regions=str(parcels), region_agreement=1.0, **more,
+    )  # fmt: skip
+
+
+def test_corrclip_leaves_no_seam(
+    small: Model, files: dict[str, str], parcels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Tiles, batches, an area, an interruption and workers change no label; regions do."""
+    scene, file = parcels
+
+    def mapped(name: str, options: Options, **more: Any) -> Array:
+        run = geoseg.segment_to_files(
+            scene, WORDS, tmp_path / name, model=small, options=options,
+            products=geoseg.Products(polygons="none", preview=False), **more,
+        )  # fmt: skip
+        with rasterio.open(run.out / "labels.tif") as labels:
+            return np.asarray(labels.read(1))
+
+    def stop(state: Any) -> None:
+        if state.tiles_done == 2:
+            raise StopError
+
+    chosen = corrclip(files, file, views="hflip")
+    whole = mapped("whole", chosen, tile=1000)
+    assert len(np.unique(whole)) > 2
+    assert (whole[20:50, 30:50] == 255).all()
+    assert (mapped("tiles", chosen, tile=64) != whole).sum() <= 2
+    assert (mapped("one", replace(chosen, batch_size=1), tile=70) != whole).sum() <= 2
+    with pytest.raises(StopError):
+        mapped("stopped", chosen, tile=64, progress=stop)
+    assert (mapped("stopped", chosen, tile=64, resume=True) != whole).sum() <= 2
+    other = mapped("other", replace(chosen, attention="proxy:backbone=tiny_dino"), tile=1000)
+    assert (other != whole).mean() > 0.01
+
+
+def test_corrclip_needs_regions_of_a_file(
+    small: Model, files: dict[str, str], parcels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scene, file = parcels
+    chosen = corrclip(files, file)
+    bare = replace(chosen, regions=None, region_agreement=0.5)
+    for options in (bare, replace(bare, regions="superpixels")):
+        with pytest.raises(OptionError, match="give --regions FILE"):
+            Segmenter(small, WORDS, options)
+    with pytest.raises(OptionError, match="take hflip or d4"):
+        Segmenter(small, WORDS, replace(chosen, views="itaclip"))
+    with pytest.raises(OptionError, match=r"reads regions.*take another|give --regions FILE"):
+        geoseg.features(scene, model=small, options=chosen)
+    with pytest.raises(OptionError, match=r"regions"):
+        geoseg.encode(scene, tmp_path / "s.store", model=small, options=chosen)
+
+
+class StopError(Exception):
+    """Raised in the middle of a run."""

@@ -70,6 +70,8 @@ class PixelEncoder:
 
     scores: bool = False
     """Whether features come with scores in place of cosines."""
+    reads_regions: bool = False
+    """Whether windows have a fourth plane, with the regions of their pixels."""
 
     def __init__(self, model: Model, precision: Precision) -> None:
         self.device = model.device
@@ -130,11 +132,32 @@ class Encoder(PixelEncoder):
         self._dense = model.dense(self._dtype, attention, cls_source, backbone)
         self._words = words
         self.scores = isinstance(attention, Scoring)
+        self.reads_regions = getattr(attention, "reads_regions", False)
 
     def __call__(self, images: Tensor) -> DenseFeatures:
-        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
+        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches.
+
+        Raises
+        ------
+        OptionError
+            If the attention reads regions, and there is no fourth plane with them.
+        """
+        regions = None
+        if self.reads_regions:
+            if images.shape[1] < 4:
+                raise OptionError(
+                    "the attention reads regions, which only maps to files have: geoseg segment "
+                    "--regions FILE, or geoseg.segment_to_files; take another"
+                )
+            regions = images[:, 3].long()
+        seen = colours(images).to(self._dtype)
         with torch.autocast(self.device.type, enabled=False), ready_attention(self.device):
-            return self._dense(images.to(self._dtype), self._words)
+            return self._dense(seen, self._words, regions)
+
+
+def colours(windows: Tensor) -> Tensor:
+    """Red, green and blue of windows, without what else they bring."""
+    return windows if windows.shape[1] == 3 else windows[:, :3].contiguous()
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Precision:
@@ -215,7 +238,7 @@ class Scorer:
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.encoder.device.type == "cuda" else 1
         features = split_features(self.encode(images, places), step)
-        parts = zip(features, torch.split(images, step), strict=True)
+        parts = zip(features, torch.split(colours(images), step), strict=True)
         return torch.cat([self.head(*part) for part in parts])
 
 

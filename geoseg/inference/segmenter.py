@@ -118,6 +118,7 @@ class Segmenter:
             )
         self._upsampler, self.upsampler_sha256 = self._make_upsampler()
         self._backbone, self.backbone_sha256 = self._make_backbone()
+        self._refuse_without_regions()
         self._views = chosen.method("views").views()
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
@@ -169,6 +170,21 @@ class Segmenter:
             attention.backbone, weights, mean=model.mean, std=model.std, device=self.device
         )
         return made, made.sha256
+
+    def _refuse_without_regions(self) -> None:
+        chosen = self.options
+        if not self.reads_regions:
+            return
+        if not chosen.regions_given:
+            raise OptionError(
+                f"attention {chosen.attention} looks within regions of a file; give --regions FILE "
+                "too, or take another"
+            )
+        if any(view.colours != "own" for view in chosen.method("views").views()):
+            raise OptionError(
+                f"views {chosen.views} change colours, and attention {chosen.attention} takes "
+                "flips and turns alone; take hflip or d4"
+            )
 
     def _make_voting(self) -> Voting | None:
         """Superpixels that vote, if that is wanted."""
@@ -244,6 +260,11 @@ class Segmenter:
         """Pixels on each side by which refiners and superpixels make a tile grow."""
         voting = 0 if self._voting is None else self._voting.reach
         return voting + sum(refiner.reach for refiner in self._refiners)
+
+    @property
+    def reads_regions(self) -> bool:
+        """Whether features depend on the regions of a file, too."""
+        return getattr(self.options.method("attention"), "reads_regions", False)
 
     @property
     def reads_words(self) -> bool:

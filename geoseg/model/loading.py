@@ -52,8 +52,8 @@ _WEIGHTS_TO_SPARE = 2**28
 """1 GiB: below, what does not fit is told tensor by tensor."""
 
 
-Dense = Callable[[Tensor, Words | None], DenseFeatures]
-"""Windows and what is looked for to features."""
+Dense = Callable[[Tensor, Words | None, Tensor | None], DenseFeatures]
+"""Windows, what is looked for and the regions of pixels to features."""
 
 
 @dataclass(frozen=True)

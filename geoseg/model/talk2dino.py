@@ -138,7 +138,9 @@ class BackboneEncoder:
         self._backbone = backbone
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, words: Words | None = None) -> DenseFeatures:
+    def __call__(
+        self, images: Tensor, words: Words | None = None, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Encode windows ``(B, 3, H, W)``."""
         patches, _, grid = self._backbone.tokens(images)
         return DenseFeatures(patches.new_zeros(patches[:, 0].shape).float(), patches.float(), grid)

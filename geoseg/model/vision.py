@@ -157,7 +157,9 @@ class DenseEncoder:
 
     @full_width()
     @torch.no_grad()
-    def __call__(self, images: Tensor, words: Words | None = None) -> DenseFeatures:
+    def __call__(
+        self, images: Tensor, words: Words | None = None, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Encode a batch of windows.
 
         Parameters
@@ -167,16 +169,18 @@ class DenseEncoder:
             multiple of the patch size.
         words
             The queries, for attentions that read them.
+        regions
+            ``(B, H, W)`` numbers of the regions of pixels, for attentions that read them.
         """
         x, grid = self.stem(images)
-        context, scores = Context(grid, images, words, self.backbone), None
+        context, scores = Context(grid, images, words, self.backbone, regions), None
         attention = self.attention
         trunk, before = Trunk(self.visual), x
         if words is not None and isinstance(attention, Scoring):
             x, grid, scores = attention.score(trunk, x, context, words)
         else:
             x, grid = attention.run(trunk, x, context)
-        tokens = trunk.embed(x)
+        tokens = x if getattr(attention, "embeds", False) else trunk.embed(x)
         cls = tokens[:, 0]
         if self.cls_source == "vanilla":
             walked = before if trunk.walked is None else trunk.walked

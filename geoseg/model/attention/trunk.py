@@ -53,6 +53,8 @@ class Context:
     """What is looked for; None where features are made for no words in particular."""
     backbone: Backbone | None = None
     """The model beside CLIP that the attention has named."""
+    regions: Tensor | None = None
+    """``(B, H, W)``: number of each pixel's region, 0 for none, where somebody gives them."""
 
 
 class Attention(Protocol):

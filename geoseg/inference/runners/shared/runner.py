@@ -39,7 +39,7 @@ def can_share(scorer: Scorer, window: int, stride: int) -> bool:
     head, patch = scorer.head, scorer.encoder.patch
     if scorer.encoder.device.type != "cpu" or not isinstance(head.upsampler, LearnedJbu):
         return False
-    if scorer.encoder.scores:
+    if scorer.encoder.scores or scorer.encoder.reads_regions:
         return False
     if not window or window % patch or tuple(scorer.views) != (View(),) or _bias(head) is None:
         return False
