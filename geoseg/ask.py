@@ -296,6 +296,7 @@ class Store:
                 path,
                 out,
                 make,
+                options=given,
                 reading=reading,
                 products=as_made(Products, products),
                 tile=tile,

@@ -6,6 +6,7 @@ them, ``run.json`` lists them, and `Options.resolve` says which value holds.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from geoseg._fields import by_model, choices, documented, not_negative, option, positive, settle
 from geoseg._files import absolute
+from geoseg._inputs import is_there
 from geoseg._texts import (
     area_as_text,
     nodata_values,
@@ -447,7 +449,11 @@ def _refuse_regions(given: Options) -> None:
         for f, flag in zip(changed, flags, strict=True):
             if f.name in _OF_FILES:
                 raise OptionError(f"{flag} is for regions of a file; leave it out")
-    known = isinstance(given.regions, str) and given.regions.strip()
+    text = given.regions if isinstance(given.regions, str) else ""
+    name = text.strip().partition(":")[0]
+    if not is_there(text) and difflib.get_close_matches(name, REGIONS.entries, n=1, cutoff=0.8):
+        REGIONS.check(text)
+    known = text.strip()
     if not (given.regions is None or known or _stands_for_file(given.regions)):
         what = "nothing" if given.regions == "" else f"a {type(given.regions).__name__}"
         raise OptionError(

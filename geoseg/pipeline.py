@@ -223,6 +223,7 @@ def segment_to_files(
             scene,
             out,
             make,
+            options=given,
             reading=how,
             products=as_made(Products, products),
             tile=tile,
@@ -251,6 +252,7 @@ def run_scene(
     out: str | Path,
     make: Callable[[Scene], tuple[Segmenter, PixelSource]],
     *,
+    options: Options,
     reading: Reading,
     products: Products,
     tile: int | None = None,
@@ -270,6 +272,8 @@ def run_scene(
         As for `segment_to_files`.
     make
         Gives the segmenter of the opened scene, and what its windows see.
+    options
+        Those of the segmenter, for its regions.
     colours
         Whether pixels are to be red, green and blue.
     """
@@ -291,6 +295,7 @@ def run_scene(
             check(sources=sources)
             remember(folder.recorded().get("sources", ()))
             _check_products(source, products)
+            regions = _open_regions(source, options)
             loading = time.perf_counter()
             # The model has no name here, so that the run can let go of it when no tile needs it.
             segmenter, pixels = make(source)
@@ -305,6 +310,7 @@ def run_scene(
                 progress or (lambda state: None),
                 keep_going=keep_going,
                 pixels=pixels,
+                regions=regions,
                 started=started,
                 clock=clock,
                 heard=heard,
@@ -478,6 +484,20 @@ def _check_products(scene: Scene, products: Products) -> None:
         )
 
 
+def _open_regions(scene: Scene, options: Options) -> GivenRegions | None:
+    """Lay the regions of a file on a scene, before any work; None without."""
+    if not options.regions_given:
+        return None
+    grid = scene.grid
+    if options.region_min_area_m2 and grid.unmeasured is not None:
+        raise OptionError(
+            f"{scene.path}: --region-min-area needs metres, but {grid.unmeasured}; leave it out"
+        )
+    return open_regions(
+        options.regions, grid, layer=options.regions_layer, overlap=options.region_overlap
+    )
+
+
 @dataclass
 class _SceneRun:
     """One run over one scene; its methods are the stages, in order."""
@@ -494,6 +514,8 @@ class _SceneRun:
     keep_going: bool = False
     pixels: PixelSource | None = None
     """What the windows see, where that is not the scene."""
+    regions: GivenRegions | None = None
+    """Those of a file."""
     started: str = field(default_factory=now)
     clock: float = field(default_factory=time.perf_counter)
     heard: Iterable[str] = ()
@@ -507,7 +529,8 @@ class _SceneRun:
         cut = self.area is not None and region != grid.window
         self.plan = self.segmenter.plan(grid.shape, self.tile, region)
         self.method = Method.of(self.segmenter)
-        self.regions = self._open_regions()
+        if self.regions is not None and not self.regions.touches(self.plan.region):
+            raise OptionError(f"{self.regions.path}: no polygon of the regions lies in --aoi")
         self.facts = run_facts(
             self.scene, reading, self.area, self.method, self.products, self.plan.tile
         )
@@ -530,23 +553,6 @@ class _SceneRun:
         )
         self.seconds: dict[str, float] = {}
         self.holes: dict[int, str] = {}
-
-    def _open_regions(self) -> GivenRegions | None:
-        """Lay the regions of a file on the scene, and refuse those that can be no help."""
-        chosen, grid = self.method.options, self.scene.grid
-        if not chosen.regions_given:
-            return None
-        if chosen.region_min_area_m2 and grid.unmeasured is not None:
-            raise OptionError(
-                f"{self.scene.path}: --region-min-area needs metres, but {grid.unmeasured}; leave "
-                "it out"
-            )
-        found = open_regions(
-            chosen.regions, grid, layer=chosen.regions_layer, overlap=chosen.region_overlap
-        )
-        if not found.touches(self.plan.region):
-            raise OptionError(f"{found.path}: no polygon of the regions lies in --aoi")
-        return found
 
     @property
     def names(self) -> tuple[str, ...]:

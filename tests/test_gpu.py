@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from geoseg.errors import OptionError
 from geoseg.inference.recipe import Recipe
+from geoseg.inference.regions import Superpixels
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
 from geoseg.model.upsampling import fused
@@ -155,6 +156,16 @@ def test_tiled_labels_are_those_of_the_whole(device: torch.device, upsampler: st
         differ = labels_of(one, block, tile) != whole
         assert not (differ & ~unclear).any()
         assert differ.sum() <= max(differ.size / 50_000, 1)
+
+
+@pytest.mark.gpu
+def test_superpixels_are_those_of_a_cpu(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.rand(3, 60, 70, generator=generator).repeat_interleave(3, 1)
+    valid = torch.rand(180, 70, generator=generator) > 0.05
+    method = Superpixels()
+    here, there = (method.numbers(rgb.to(to), valid.to(to), (3, 5))[0] for to in ("cpu", device))
+    assert torch.equal(there.cpu()[valid], here[valid])
 
 
 @pytest.mark.gpu
