@@ -4,9 +4,10 @@ In ViT-B/16's shape with random weights, one thread, CPU seconds of the process:
 some turns, in which the methods follow one another. Attentions: one window of 224 pixels at a time,
 encoder alone. Refiners: a whole image in memory, windows of 224 every 112 pixels, with the default
 upsampler, ten classes of one word. At the sides of a small image fewer windows lie over a pixel
-than in a scene, so that refiners' shares are rather too large here. Regions: an image of
-672 pixels as a GeoTIFF, mapped to all files; parcels are squares of 40 pixels. With ``--only`` the
-other rows of the file of figures stay.
+than in a scene, so that refiners' shares are rather too large here. Backbones of attentions are
+ViT-B/8 with random weights: their 784 tokens a window are most of what such an attention costs.
+Regions: an image of 672 pixels as a GeoTIFF, mapped to all files; parcels are squares of 40 pixels.
+With ``--only`` the other rows of the file of figures stay.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
+import timm
 import torch
 from bench_speed import WORDS, random_model, sample_image
 from rasterio.transform import from_origin
@@ -32,6 +34,7 @@ from rasterio.transform import from_origin
 from geoseg import Options, Segmenter, segment_to_files
 from geoseg.methods import ATTENTIONS, REFINERS
 from geoseg.model.loading import Model
+from geoseg.options import PROXIED
 from geoseg.types import PixelBlock
 
 EXTRA = ("resclip:feedback=no", "pearl:steps=5", "segearth:last=2")
@@ -62,14 +65,29 @@ def rows_of(kind: str, best: Mapping[str, float], base: str) -> list[dict[str, A
     ]
 
 
-def attentions(model: Model, turns: int) -> list[dict[str, Any]]:
+def backbone_file(folder: str) -> str:
+    """Random weights of the backbone that attentions name if nobody names another."""
+    torch.manual_seed(0)
+    file = str(Path(folder) / "backbone.pth")
+    torch.save(timm.create_model("vit_base_patch8_224.dino", num_classes=0).state_dict(), file)
+    return file
+
+
+def attentions(model: Model, turns: int, backbone: str) -> list[dict[str, Any]]:
     """One window through the encoder."""
     block = PixelBlock(sample_image(224), np.ones((224, 224), dtype=bool))
     sides = {}
     for text in (*ATTENTIONS.entries, *EXTRA):
-        options = Options(attention=text, upsampler="none", templates="none")
+        weights = backbone if text in PROXIED else None
+        options = Options(
+            attention=text, upsampler="none", templates="none", backbone_weights=weights,
+            regions="squares" if text == "corrclip" else None,
+        )  # fmt: skip
         segmenter = Segmenter(model, WORDS, options)
         pixels = segmenter.encoder.normalise(block)[None]
+        if segmenter.reads_regions:
+            down, across = torch.meshgrid(*2 * [torch.arange(224) // 40], indexing="ij")
+            pixels = torch.cat([pixels, (1 + 6 * down + across)[None, None]], dim=1)
         sides[text] = lambda made=segmenter, pixels=pixels: made.encode(pixels)
     return rows_of("attention", best_of(turns, sides), "segearth")
 
@@ -132,7 +150,8 @@ def main() -> None:
     model, rows = random_model(), []
     side = 224 if given.quick else 448
     if given.only in (None, "attentions"):
-        rows += attentions(model, 1 if given.quick else 5)
+        with TemporaryDirectory() as folder:
+            rows += attentions(model, 1 if given.quick else 5, backbone_file(folder))
     if given.only in (None, "runs"):
         rows += runs(model, side, 1 if given.quick else 2)
     if given.only in (None, "regions"):

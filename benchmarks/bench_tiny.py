@@ -20,7 +20,7 @@ from benchmarks import _common
 from geoseg import methods
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
-from geoseg.options import Options
+from geoseg.options import PROXIED, Options
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs
 from tools.scenes import vocabulary_lines
 
@@ -38,7 +38,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load_model(given.model, device="cpu")
     bias = model.defaults.get("cls_bias") or 0.3
-    attentions = ["segearth", "vanilla"] if given.quick else list(methods.ATTENTIONS.entries)
+    attentions = [name for name in methods.ATTENTIONS.entries if name not in PROXIED]
+    attentions = ["segearth", "vanilla"] if given.quick else attentions
     drawn = list(held_out_scenes(2 if given.quick else given.count, SIDE))
     real = real_pairs(given.scenes) if given.scenes.is_dir() and not given.quick else {}
     real.pop("vegas, spelled out", None)

@@ -14,6 +14,7 @@ from geoseg_cli.options import takes
 
 ENCODER_OPTIONS = (
     "attention",
+    "backbone_weights",
     "residual",
     "upsampler",
     "upsampler_weights",

@@ -19,6 +19,7 @@ RUN = "Run"
 METHOD_FOR_LABELS = (
     "preset",
     "attention",
+    "backbone_weights",
     "upsampler",
     "upsampler_weights",
     "cls_bias",
@@ -39,7 +40,7 @@ ModelOption = Annotated[
         metavar="SPEC",
         rich_help_panel="Model",
         help="geoseg-tiny (bundled, offline), ARCH/PRETRAINED as open_clip names them, "
-        "ARCH:/path/to/checkpoint, hf-hub:ORG/NAME or local-dir:/path.",
+        "ARCH:/path/to/checkpoint, hf-hub:ORG/NAME, local-dir:/path or talk2dino:/path/to/json.",
     ),
 ]
 ClassesOption = Annotated[

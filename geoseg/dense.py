@@ -102,7 +102,8 @@ def features(
             f"attention {segmenter.options.attention} labels windows by the words of a map, and "
             "features have none; take another, or write resclip:feedback=no"
         )
-    step = 1 if upsample else loaded.patch_size
+    encoder: Any = segmenter.encoder
+    step = 1 if upsample else encoder.step
     height, width = (-(-side // step) for side in source.shape)
     size = 4 * height * width * loaded.embedding_size
     if size > _MOST_BYTES:

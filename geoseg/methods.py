@@ -95,6 +95,18 @@ ATTENTIONS = Table(
         "cliper": Entry(
             "geoseg.model.attention.cliper:Cliper", "all blocks' attention, every block classified"
         ),
+        "proxy": Entry(
+            "geoseg.model.attention.proxy:Proxy",
+            "by likeness of another model's patches (backbone, as timm names it)",
+        ),
+        "cass": Entry(
+            "geoseg.model.attention.cass:Cass",
+            "graphs of another model's keys in CLIP's heads, words moved by the window (backbone)",
+        ),
+        "corrclip": Entry(
+            "geoseg.model.attention.corrclip:CorrClip",
+            "within the regions of --regions, by another model's likeness (backbone)",
+        ),
         "reattn": Entry(
             "geoseg.model.attention.middle:ReAttn", "experimental: middle blocks, likeness of late"
         ),
@@ -162,7 +174,6 @@ VOCABULARY_STEPS = Table(
         ),
     },
 )
-BACKBONES = Table("backbone", {})
 
 TABLES = (
     ATTENTIONS,
@@ -172,7 +183,6 @@ TABLES = (
     REFINERS,
     REGIONS,
     VOCABULARY_STEPS,
-    BACKBONES,
 )
 
 

@@ -41,6 +41,8 @@ from geoseg.methods import (
 
 _WEIGHTED = ("simfeatup", "featup")
 """Upsamplers that need a checkpoint."""
+PROXIED = ("proxy", "cass", "corrclip")
+"""Attentions that look at windows with another model, too."""
 Source = Literal["given", "preset", "model", "default"]
 Preset = Literal["none", "paper"]
 Blend = Literal["uniform", "hann"]
@@ -108,6 +110,12 @@ class Options:
         METHOD,
     )
     attention: str = by_model("segearth", "Attention of the last block.", METHOD, table=ATTENTIONS)
+    backbone_weights: str | None = option(
+        None,
+        "Checkpoint of the backbone that proxy, cass and corrclip name; without it, the hub's.",
+        METHOD,
+        metavar="FILE",
+    )
     residual: bool = option(
         False, "Keep the last block's residual and FFN; attentions have both as keys too.", METHOD
     )
@@ -282,18 +290,25 @@ class Options:
                 f"upsampler {upsampler} takes no weights; give --upsampler "
                 f"{' or '.join(_WEIGHTED)}, or leave --upsampler-weights out"
             )
+        attention = None if self.attention is None else self.attention.partition(":")[0]
+        if self.backbone_weights is not None and attention not in (None, *PROXIED):
+            raise OptionError(
+                f"attention {attention} has no backbone; give --attention "
+                f"{' or '.join(PROXIED)}, or leave --backbone-weights out"
+            )
 
     def portable(self) -> Options:
         """Return the same options as a process in another folder understands them."""
         templates = self.templates
         if isinstance(templates, str) and Path(templates).suffix:
             templates = absolute(templates)  # a name like "imagenet" stays one
-        weights = self.upsampler_weights
+        weights, beside = self.upsampler_weights, self.backbone_weights
         here = self.regions_given and isinstance(self.regions, str)
         return replace(
             self,
             regions=absolute(self.regions) if here else self.regions,
             upsampler_weights=None if weights is None else absolute(weights),
+            backbone_weights=None if beside is None else absolute(beside),
             templates=templates,
         )
 
@@ -509,6 +524,7 @@ WORDS_ONLY = frozenset(
         "cls_source",
         "upsampler",
         "upsampler_weights",
+        "backbone_weights",
         "cls_bias",
         "window_steps",
         "vocabulary_steps",

@@ -190,7 +190,7 @@ def examples_on(
 
 def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[Example]:
     """Tokens of all examples that lie where there is data."""
-    patch = seen.model.patch_size
+    patch = seen.step
     made, spelt = [], dict[str, str]()
     for name, outline in found:
         tokens, shares = tokens_in(outline, seen)

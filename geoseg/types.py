@@ -108,6 +108,8 @@ class PixelBlock:
     """``(3, H, W)`` float32 in [0, 1], or bands for a `geoseg.Scorer`; 0 where not valid."""
     valid: BoolArray
     """``(H, W)``; True where the scene has data."""
+    regions: npt.NDArray[np.int64] | None = None
+    """``(H, W)``: number of each pixel's region, 0 for none, where an attention reads them."""
 
 
 def label_dtype(classes: int) -> np.dtype[np.uint8] | np.dtype[np.uint16]:

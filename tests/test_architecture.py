@@ -73,6 +73,7 @@ EXCEPTIONS: dict[str, set[str]] = {
 
 HEAVY = {
     "torch", "rasterio", "geopandas", "pandas", "shapely", "open_clip", "dask", "xarray", "scipy",
+    "timm",
 }  # fmt: skip
 
 

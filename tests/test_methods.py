@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from backbones import NAMES, random_backbone
 from torch import Tensor
 
 import geoseg
@@ -42,6 +43,8 @@ NEEDS = {
     "pamr": "pamr:iterations=3,dilations=1+2",
     "lposs": "lposs:steps=4,side=5,tau=0.1",
     "laplace": "laplace:steps=6,gradient=0.3+0.2",
+    "proxy": "proxy:backbone=tiny_dino",
+    "cass": "cass:backbone=tiny_dino",
 }
 """How a method is written whose defaults are not enough, or too slow for a small scene."""
 
@@ -50,6 +53,7 @@ CHOSEN = [
     for field, choice in choices(Options).items()
     if choice.table is not None
     for name in choice.table.entries
+    if name != "corrclip"  # which needs the regions of a scene: tests/test_proxies.py
 ]
 every_method = pytest.mark.parametrize(("field", "method"), CHOSEN)
 
@@ -66,7 +70,7 @@ def model(spec: str) -> Model:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Random weights of both learned upsamplers, in the published format."""
+    """Random weights of both learned upsamplers, in the published format, and of backbones."""
     folder, found = tmp_path_factory.mktemp("upsamplers"), {}
     for kind, names in {"simfeatup": ["up"], "featup": [f"up{i}" for i in range(1, 5)]}.items():
         generator = torch.Generator().manual_seed(0)
@@ -87,6 +91,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             state[f"{name}.sigma_spatial"] = torch.tensor(1.0)
         torch.save({"state_dict": {f"upsampler.{k}": v for k, v in state.items()}}, folder / kind)
         found[kind] = str(folder / kind)
+    for name in NAMES:
+        found[name] = random_backbone(folder, name)
     return found
 
 
@@ -97,6 +103,7 @@ def options_for(field: str, method: str, weights: dict[str, str]) -> Options:
         templates="none",
         blend="hann",
         upsampler_weights=weights.get(method),
+        backbone_weights=weights.get(method.partition("backbone=")[2]),
         **({"upsampler": "jbu"} | chosen),
     )
 

@@ -404,7 +404,7 @@ class NetworkSegmenter(Segmenter):
         _refuse_words(self.given)
         self.options = self.given.resolve({"logit_scale": 1.0})
         self.device = resolve_device(device)
-        self.upsampler_sha256 = None
+        self.upsampler_sha256 = self.backbone_sha256 = None
         chosen, classes = self.options, len(self.vocabulary.names)
         looks = chosen.refine or chosen.views != "none" or chosen.regions_of_scene
         if is_score_raster(self.scorer.call) and looks:

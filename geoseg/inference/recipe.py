@@ -32,6 +32,8 @@ class Recipe:
     """Of the model's weights."""
     upsampler_sha256: str | None
     """Of a learned upsampler's weights."""
+    backbone_sha256: str | None
+    """Of the weights of the model that the attention names."""
     kind: Callable[[Model, Vocabulary, Options | None], Segmenter] = Segmenter
 
     @classmethod
@@ -53,6 +55,7 @@ class Recipe:
             options,
             model.fingerprint,
             segmenter.upsampler_sha256,
+            segmenter.backbone_sha256,
             type(segmenter),
         )
 
@@ -90,6 +93,11 @@ def _built(recipe: Recipe) -> Segmenter:
     if made.upsampler_sha256 != recipe.upsampler_sha256:
         raise WeightsError(
             f"a worker has other upsampler weights in {recipe.options.upsampler_weights} than the "
+            "process that started the run; give all machines the same file"
+        )
+    if made.backbone_sha256 != recipe.backbone_sha256:
+        raise WeightsError(
+            f"a worker has other weights for the backbone of {recipe.options.attention} than the "
             "process that started the run; give all machines the same file"
         )
     return made

@@ -5,6 +5,7 @@ What follows (averaging windows, refining, deciding) needs nothing else of a mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,9 +17,10 @@ from geoseg.errors import OptionError, TilingError
 from geoseg.inference.decide import resize_logits
 from geoseg.inference.head import Head
 from geoseg.inference.views import View, mean_of_views
-from geoseg.model.attention.trunk import Attention, Scoring, Words
+from geoseg.model.attention.trunk import Attention, Proxied, Scoring, Words
+from geoseg.model.backbone import Backbone
 from geoseg.model.loading import Model
-from geoseg.model.vision import DenseEncoder, DenseFeatures, padding_to_patch, split_features
+from geoseg.model.vision import DenseFeatures, padding_to_patch, split_features
 from geoseg.options import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
@@ -68,10 +70,15 @@ class PixelEncoder:
 
     scores: bool = False
     """Whether features come with scores in place of cosines."""
+    reads_regions: bool = False
+    """Whether windows have a fourth plane, with the regions of their pixels."""
 
     def __init__(self, model: Model, precision: Precision) -> None:
         self.device = model.device
-        self.patch = model.patch_size
+        self.patch = model.multiple
+        """Windows are padded to whole multiples of it."""
+        self.step = model.step
+        """Pixels from one token to the next."""
         self.precision = precision
         self._mean = torch.tensor(model.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(model.std, device=self.device).view(3, 1, 1)
@@ -99,6 +106,8 @@ class Encoder(PixelEncoder):
         The queries, for attentions that read them.
     cls_source
         As for `geoseg.model.vision.DenseEncoder`.
+    backbone
+        The model that the attention names, if it names one.
 
     Raises
     ------
@@ -113,17 +122,42 @@ class Encoder(PixelEncoder):
         precision: Precision,
         words: Words | None = None,
         cls_source: ClsSource = "modified",
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__(model, resolve_precision(precision, model.device))
+        if backbone is not None and isinstance(attention, Proxied):
+            self.patch = math.lcm(self.patch, backbone.patch_size)
+            self.step = backbone.patch_size if attention.on_its_grid else self.step
         self._dtype = PRECISIONS[self.precision]
-        self._dense = DenseEncoder(model.visual(self._dtype), attention, cls_source)
+        self._dense = model.dense(self._dtype, attention, cls_source, backbone)
         self._words = words
         self.scores = isinstance(attention, Scoring)
+        self.reads_regions = getattr(attention, "reads_regions", False)
 
     def __call__(self, images: Tensor) -> DenseFeatures:
-        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches."""
+        """Projected tokens of windows ``(B, 3, H, W)`` from `normalise`, sides whole patches.
+
+        Raises
+        ------
+        OptionError
+            If the attention reads regions, and there is no fourth plane with them.
+        """
+        regions = None
+        if self.reads_regions:
+            if images.shape[1] < 4:
+                raise OptionError(
+                    "the attention reads regions, which only maps to files have: geoseg segment "
+                    "--regions FILE, or geoseg.segment_to_files; take another"
+                )
+            regions = images[:, 3].long()
+        seen = colours(images).to(self._dtype)
         with torch.autocast(self.device.type, enabled=False), ready_attention(self.device):
-            return self._dense(images.to(self._dtype), self._words)
+            return self._dense(seen, self._words, regions)
+
+
+def colours(windows: Tensor) -> Tensor:
+    """Red, green and blue of windows, without what else they bring."""
+    return windows if windows.shape[1] == 3 else windows[:, :3].contiguous()
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Precision:
@@ -204,7 +238,7 @@ class Scorer:
         # On a CPU one window's upsampling fits the cache and several would not.
         step = len(images) if self.encoder.device.type == "cuda" else 1
         features = split_features(self.encode(images, places), step)
-        parts = zip(features, torch.split(images, step), strict=True)
+        parts = zip(features, torch.split(colours(images), step), strict=True)
         return torch.cat([self.head(*part) for part in parts])
 
 

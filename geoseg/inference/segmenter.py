@@ -30,7 +30,8 @@ from geoseg.inference.runners import Steps, goes_on, run_windows
 from geoseg.inference.runners.area import Area, Batches
 from geoseg.inference.scorer import Encoder, PixelEncoder, PixelMaker, Scorer, WindowScorer
 from geoseg.inference.steps import AlsoCls, ClsBias, WindowStep
-from geoseg.model.attention.trunk import Scoring, Words
+from geoseg.model.attention.trunk import Proxied, Scoring, Words
+from geoseg.model.backbone import Backbone, load_backbone
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit, Upsampler
@@ -119,6 +120,8 @@ class Segmenter:
                 f"{model.patch_size} pixels; give at least {model.patch_size}"
             )
         self._upsampler, self.upsampler_sha256 = self._make_upsampler()
+        self._backbone, self.backbone_sha256 = self._make_backbone()
+        self._refuse_without_regions()
         self._views = chosen.method("views").views()
         queries = self._ask()
         self._decision = Decision.of(queries, self.vocabulary, chosen, self.device)
@@ -133,7 +136,7 @@ class Segmenter:
             self.device,
             chosen.batch_size,
             window_pixels=chosen.window**2,
-            patch_pixels=model.patch_size**2,
+            patch_pixels=encoder.step**2,
             queries=len(queries),
         )
 
@@ -156,7 +159,35 @@ class Segmenter:
 
     def _make_encoder(self, words: Words) -> PixelEncoder:
         chosen, attention = self.options, self.options.method("attention")
-        return Encoder(self.model, attention, chosen.precision, words, chosen.cls_source)
+        return Encoder(
+            self.model, attention, chosen.precision, words, chosen.cls_source, self._backbone
+        )
+
+    def _make_backbone(self) -> tuple[Backbone | None, str | None]:
+        """The model that the attention names, and the SHA-256 of its weights."""
+        attention, weights = self.options.method("attention"), self.options.backbone_weights
+        if not isinstance(attention, Proxied):
+            return None, None
+        model = self.model
+        made = load_backbone(
+            attention.backbone, weights, mean=model.mean, std=model.std, device=self.device
+        )
+        return made, made.sha256
+
+    def _refuse_without_regions(self) -> None:
+        chosen = self.options
+        if not self.reads_regions:
+            return
+        if not chosen.regions_given:
+            raise OptionError(
+                f"attention {chosen.attention} looks within regions of a file; give --regions FILE "
+                "too, or take another"
+            )
+        if any(view.colours != "own" for view in chosen.method("views").views()):
+            raise OptionError(
+                f"views {chosen.views} change colours, and attention {chosen.attention} takes "
+                "flips and turns alone; take hflip or d4"
+            )
 
     def _make_voting(self) -> Voting | None:
         """Superpixels that vote, if that is wanted."""
@@ -185,8 +216,7 @@ class Segmenter:
             assert made is not None
             return made.features(images, places)
 
-        whole = self.options.window == 0
-        return Scorer(encoder, head, self._views, whole=whole, encode=encode)
+        return Scorer(encoder, head, self._views, whole=self.whole, encode=encode)
 
     def _make_refiners(self) -> tuple[SceneRefiner, ...]:
         return prepared(self.options.method("refine"), self._asked)
@@ -232,6 +262,13 @@ class Segmenter:
         return None
 
     @property
+    def whole(self) -> bool:
+        """Whether an image is one window that is not padded; patches of two models are."""
+        return self.options.window == 0 and not isinstance(
+            self.options.method("attention"), Proxied
+        )
+
+    @property
     def decision(self) -> Decision:
         """How averaged logits become classes."""
         return self._decision
@@ -246,6 +283,11 @@ class Segmenter:
         """Pixels on each side by which refiners and superpixels make a tile grow."""
         voting = 0 if self._voting is None else self._voting.reach
         return voting + sum(refiner.reach for refiner in self._refiners)
+
+    @property
+    def reads_regions(self) -> bool:
+        """Whether features depend on the regions of a file, too."""
+        return getattr(self.options.method("attention"), "reads_regions", False)
 
     @property
     def reads_words(self) -> bool:

@@ -83,7 +83,11 @@ def check_model(text: str, upsampler_weights: str | None = None) -> Checked:
     except WeightsError as error:
         what = "activation" if "QuickGELU" in str(error) else "weights"
         return Checked(spec, (Finding(what, False, str(error)),))
-    findings = list(_of_model(model, parsed))
+    if parsed.kind == "talk2dino":
+        said = f"fit: patches of {model.patch_size} pixels, {model.embedding_size} numbers"
+        findings = [Finding("weights", True, said)]
+    else:
+        findings = list(_of_model(model, parsed))
     if upsampler_weights is not None:
         findings.append(_upsampler(model, upsampler_weights))
     return Checked(spec, tuple(findings))

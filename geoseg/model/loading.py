@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from geoseg.errors import (
     WeightsError,
     not_found,
 )
+from geoseg.model.attention.trunk import Attention, Words
 from geoseg.model.checkpoint import (
     StateDict,
     file_digest,
@@ -34,7 +35,12 @@ from geoseg.model.checkpoint import (
 from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture, parts_of
+from geoseg.model.vision import DenseEncoder, DenseFeatures
+from geoseg.options import ClsSource
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """File names open_clip tries on a hub repository, in its order."""
@@ -44,6 +50,10 @@ _LONG_TEXT_KEY = "positional_embedding_res"
 _PROBE_SECONDS = 8.0
 _WEIGHTS_TO_SPARE = 2**28
 """1 GiB: below, what does not fit is told tensor by tensor."""
+
+
+Dense = Callable[[Tensor, Words | None, Tensor | None], DenseFeatures]
+"""Windows, what is looked for and the regions of pixels to features."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,16 @@ class Model:
         return int(self.clip.visual.conv1.kernel_size[0])
 
     @property
+    def step(self) -> int:
+        """Pixels from one patch token to the next."""
+        return self.patch_size
+
+    @property
+    def multiple(self) -> int:
+        """Windows are padded to whole multiples of so many pixels."""
+        return self.patch_size
+
+    @property
     def embedding_size(self) -> int:
         """Length D of the joint embedding."""
         return int(self.clip.visual.proj.shape[1])
@@ -133,6 +153,21 @@ class Model:
             tower.ln_post, tower.proj = exact
             self._rounded[dtype] = tower
         return self._rounded[dtype]
+
+    @property
+    def projection(self) -> Callable[[Tensor], Tensor] | None:
+        """From the mean raw text embedding of a word to the image's space, where they differ."""
+        return None
+
+    def dense(
+        self,
+        dtype: torch.dtype,
+        attention: Attention,
+        cls_source: ClsSource,
+        backbone: Backbone | None,
+    ) -> Dense:
+        """Windows to features, in a precision; see `geoseg.model.vision.DenseEncoder`."""
+        return DenseEncoder(self.visual(dtype), attention, cls_source, backbone)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, context_length)`` int64; too long texts are cut, see `token_counts`."""
@@ -202,6 +237,7 @@ def load_model(
         ``geoseg-tiny`` (bundled), ``ARCH/PRETRAINED`` as open_clip names them,
         ``ARCH:/path/to/checkpoint``, ``hf-hub:ORG/NAME`` or ``local-dir:/path``. Several files,
         ``ARCH:A.pt+B.pt`` or ``ARCH:0.7*A.pt+0.3*B.pt``, are one model: the mean of their weights.
+        ``talk2dino:FILE.json`` names the parts of a Talk2DINO.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     download
@@ -225,6 +261,10 @@ def load_model(
         architecture has plain GELU.
     """
     parsed = ModelSpec.parse(spec)
+    if parsed.kind == "talk2dino":
+        from geoseg.model.talk2dino import load_talk2dino
+
+        return load_talk2dino(parsed, device=device, download=download, words_only=words_only)
     target = resolve_device(device)
     located = _LOCATORS[parsed.kind](parsed, download)
     state = _read(located)
@@ -339,16 +379,18 @@ def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
         raise UnknownModelError(
             f"model {shown(spec.text)} names no repository of the hub; write hf-hub:ORG/NAME"
         ) from error
-    config_file = _cached(spec.source, CONFIG_FILE)
+    config_file = cached_file(spec.source, CONFIG_FILE)
     if config_file is None:
-        config_file = _fetch(spec, download, lambda: hf_hub_download(spec.source, CONFIG_FILE))
+        config_file = fetched(
+            spec.text, download, lambda: hf_hub_download(spec.source, CONFIG_FILE)
+        )
     config, preprocess = _read_config(config_file, spec.text)
     cfg = {"hf_hub": f"{spec.source}/"}
     weights = cached_tag(cfg)
     if weights is None:
         import open_clip
 
-        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
+        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
     return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
 
 
@@ -358,7 +400,7 @@ def _locate_tag(spec: ModelSpec, download: bool) -> _Located:
     cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
     weights = cached_tag(cfg)
     if weights is None:
-        weights = _fetch(spec, download, lambda: open_clip.download_pretrained(cfg))
+        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
     config = open_clip.get_model_config(spec.architecture)
     quick = bool(cfg.get("quick_gelu", False))
     if quick:
@@ -406,7 +448,7 @@ def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]
     return config, preprocess
 
 
-def _cached(repository: str, filename: str) -> Path | None:
+def cached_file(repository: str, filename: str) -> Path | None:
     """Path of a hub file that is already on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -427,7 +469,7 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     if hub := cfg.get("hf_hub"):
         repository, _, filename = hub.rpartition("/")
         for name in (filename,) if filename else _HUB_WEIGHTS:
-            if found := _cached(repository, name):
+            if found := cached_file(repository, name):
                 return found
     if url := cfg.get("url"):
         try:
@@ -439,17 +481,35 @@ def cached_tag(cfg: dict[str, Any]) -> Path | None:
     return None
 
 
-def _fetch(spec: ModelSpec, download: bool, fetch: Callable[[], Any]) -> Path:
-    """Download a file, if that is wanted and possible, and return where it lies."""
+def fetched(
+    what: str, download: bool, fetch: Callable[[], Any], choices: str = OFFLINE_CHOICES
+) -> Path:
+    """Download a file, if that is wanted and possible, and return where it lies.
+
+    Parameters
+    ----------
+    what
+        Whose weights they are, for messages.
+    download
+        False only says that they are missing.
+    fetch
+        Gets them and returns the path.
+    choices
+        What else can be done, for messages.
+
+    Raises
+    ------
+    WeightsError
+        If there is no way to them.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     if not download:
-        raise WeightsError(f"the weights of {spec.text} are not in the cache; {OFFLINE_CHOICES}")
+        raise WeightsError(f"the weights of {what} are not in the cache; {choices}")
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
-            f"the weights of {spec.text} are not in the cache and HF_HUB_OFFLINE is set; "
-            f"{OFFLINE_CHOICES}"
+            f"the weights of {what} are not in the cache and HF_HUB_OFFLINE is set; {choices}"
         )
     try:
         # One answer first, so that an unreachable hub fails in seconds, not minutes.
@@ -458,8 +518,8 @@ def _fetch(spec: ModelSpec, download: bool, fetch: Callable[[], Any]) -> Path:
     except Exception as error:  # hub, network and disk errors of four libraries
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the weights of {spec.text} are not in the cache ({constants.HF_HUB_CACHE}) and could "
-            f"not be downloaded ({cause}); {OFFLINE_CHOICES}"
+            f"the weights of {what} are not in the cache ({constants.HF_HUB_CACHE}) and could not "
+            f"be downloaded ({cause}); {choices}"
         ) from error
 
 

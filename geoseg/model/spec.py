@@ -29,7 +29,7 @@ class ModelSpec:
 
     text: str
     """As the user wrote it."""
-    kind: Literal["folder", "hub", "tag", "file"]
+    kind: Literal["folder", "hub", "tag", "file", "talk2dino"]
     architecture: str = ""
     """open_clip's name; empty for ``folder`` and ``hub``, which bring their own config."""
     source: str = ""
@@ -40,7 +40,7 @@ class ModelSpec:
         """Understand a specification.
 
         ``geoseg-tiny`` · ``ARCH/PRETRAINED`` · ``ARCH:/path/to/checkpoint`` ·
-        ``hf-hub:ORG/NAME`` · ``local-dir:/path``.
+        ``hf-hub:ORG/NAME`` · ``local-dir:/path`` · ``talk2dino:/path/to/file.json``.
 
         Raises
         ------
@@ -65,6 +65,8 @@ class ModelSpec:
             return cls(text, "folder", source=rest)
         if colon and scheme == "hf-hub":
             return cls(text, "hub", source=rest)
+        if colon and scheme == "talk2dino":
+            return cls(text, "talk2dino", source=rest)
         if colon:
             return cls(text, "file", architecture=_known(scheme, text), source=rest)
         architecture, slash, tag = text.partition("/")
@@ -80,7 +82,7 @@ def portable(text: str) -> str:
     scheme, colon, rest = text.partition(":")
     if not colon or scheme == "hf-hub":
         return text
-    parts = [(1.0, rest)] if scheme == "local-dir" else parts_of(rest)
+    parts = [(1.0, rest)] if scheme in ("local-dir", "talk2dino") else parts_of(rest)
     if len(parts) == 1:
         return f"{scheme}:{absolute(rest)}"
     return f"{scheme}:{'+'.join(f'{share!r}*{absolute(file)}' for share, file in parts)}"

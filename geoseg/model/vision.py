@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from geoseg.errors import OptionError
 from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
 from geoseg.options import ClsSource
 from geoseg.runtime.matmul import full_width
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,24 @@ class DenseEncoder:
     cls_source
         Whether the CLS token is that of the ``modified`` attention, where it has one, or of the
         ``vanilla`` model: the usual image embedding.
+    backbone
+        The model that the attention names, if it names one.
 
     Raises
     ------
     OptionError
-        If the attention wants more blocks than there are.
+        If the attention wants more blocks than there are, or another backbone.
     """
 
     def __init__(
-        self, visual: Any, attention: Attention, cls_source: ClsSource = "modified"
+        self,
+        visual: Any,
+        attention: Attention,
+        cls_source: ClsSource = "modified",
+        backbone: Backbone | None = None,
     ) -> None:
         self.visual = visual
+        self.backbone = backbone
         self.attention = attention
         self.cls_source = cls_source
         blocks, wanted = len(visual.transformer.resblocks), getattr(attention, "last", 1)
@@ -111,6 +121,9 @@ class DenseEncoder:
                 f"the attention is asked for in the last {wanted} blocks, and the model has "
                 f"{blocks}; give fewer"
             )
+        check = getattr(attention, "check", None)
+        if check is not None and backbone is not None:
+            check(int(visual.transformer.resblocks[-1].attn.num_heads), backbone)
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
         self._known_positions: dict[tuple[int, int], Tensor] = {}
 
@@ -144,7 +157,9 @@ class DenseEncoder:
 
     @full_width()
     @torch.no_grad()
-    def __call__(self, images: Tensor, words: Words | None = None) -> DenseFeatures:
+    def __call__(
+        self, images: Tensor, words: Words | None = None, regions: Tensor | None = None
+    ) -> DenseFeatures:
         """Encode a batch of windows.
 
         Parameters
@@ -154,15 +169,18 @@ class DenseEncoder:
             multiple of the patch size.
         words
             The queries, for attentions that read them.
+        regions
+            ``(B, H, W)`` numbers of the regions of pixels, for attentions that read them.
         """
         x, grid = self.stem(images)
-        context, scores, attention = Context(grid, images, words), None, self.attention
+        context, scores = Context(grid, images, words, self.backbone, regions), None
+        attention = self.attention
         trunk, before = Trunk(self.visual), x
         if words is not None and isinstance(attention, Scoring):
             x, grid, scores = attention.score(trunk, x, context, words)
         else:
             x, grid = attention.run(trunk, x, context)
-        tokens = trunk.embed(x)
+        tokens = x if getattr(attention, "embeds", False) else trunk.embed(x)
         cls = tokens[:, 0]
         if self.cls_source == "vanilla":
             walked = before if trunk.walked is None else trunk.walked

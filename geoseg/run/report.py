@@ -65,6 +65,7 @@ class Method:
                 "weights": model.weights.name,
                 "weights_sha256": model.weights_sha256,
                 "upsampler_weights_sha256": segmenter.upsampler_sha256,
+                "backbone_weights_sha256": segmenter.backbone_sha256,
                 "templates_sha256": digest(list(load_templates(segmenter.options.templates))),
             }
             | ({} if segmenter.source is None else {"store": segmenter.source})
@@ -98,6 +99,7 @@ class Method:
         del options["sources"]
         if not self.scored:
             options["upsampler_weights"] = self.model["upsampler_weights_sha256"]
+            options["backbone_weights"] = self.model["backbone_weights_sha256"]
             options["templates"] = self.model["templates_sha256"]
         return {
             "--classes": digest(asdict(self.vocabulary)),

@@ -262,6 +262,8 @@ class TileJob:
             return None
         with bounded_cache():
             block = self.scene.read(rows)
+            if self.regions is not None and self._segmenter().reads_regions:
+                block = replace(block, regions=self.regions.numbers_in(rows))
         return _Rows(rows.row, block, self._segmenter().send(block))
 
     def _wanted(self, lane: Lane, tile: Tile, block: PixelBlock, sent: Tensor | None) -> TilePixels:
@@ -297,13 +299,16 @@ class _Rows:
         """These rows from ``first`` on, and those below them, if there are any."""
         kept = slice(first - self.first, None)
         rgb, valid = self.block.rgb[:, kept], self.block.valid[kept]
+        regions = None if self.block.regions is None else self.block.regions[kept]
         sent = None if self.sent is None else self.sent[:, kept]
         if below is not None:
             rgb = np.concatenate([rgb, below.block.rgb], axis=1)
             valid = np.concatenate([valid, below.block.valid])
+            if regions is not None and below.block.regions is not None:
+                regions = np.concatenate([regions, below.block.regions])
             if sent is not None and below.sent is not None:
                 sent = torch.cat([sent, below.sent], dim=1)
-        return _Rows(first, PixelBlock(rgb, valid), sent)
+        return _Rows(first, PixelBlock(rgb, valid, regions), sent)
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -379,7 +379,7 @@ class EncodeRun:
     def _record(self, tiers: Sequence[str]) -> dict[str, Any]:
         """The store's attributes."""
         model, options = self.segmenter.model, self.method.options
-        area = self.area
+        area, encoder = self.area, self.segmenter.pixels
         kept = {name: getattr(options, name) for name in _KEPT}
         kept["precision"] = self.segmenter.precision
         if kept["upsampler_weights"] is not None:
@@ -405,6 +405,7 @@ class EncodeRun:
                 "mean": list(model.mean),
                 "std": list(model.std),
                 "patch": model.patch_size,
+                "places": [encoder.step, encoder.patch],
                 "embedding": model.embedding_size,
                 "defaults": dict(model.defaults),
                 "device": self.segmenter.device.type,
@@ -485,6 +486,7 @@ def _facts(run: EncodeRun) -> dict[str, Any]:
         **reading_facts(run.scene, run.reading, run.area),
         **method,
         "--precision": run.segmenter.precision,
+        "--backbone-weights": run.segmenter.backbone_sha256,
         "--tier": run.wanted.tier,
         "--directions": run.layout.directions,
         "--cell": run.layout.cell,

@@ -17,6 +17,7 @@ from torch import Tensor
 from geoseg.errors import OptionError, TileError
 from geoseg.inference.lane import USUAL, TilePixels
 from geoseg.inference.merge import merged
+from geoseg.inference.scorer import PixelEncoder
 from geoseg.inference.segmenter import Segmenter, with_data
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseFeatures, padding_to_patch
@@ -65,12 +66,19 @@ class Encoding(Segmenter):
 
     def patches(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Patches of windows of a size, down and across."""
-        (left, right, top, bottom), patch = self._padding(shape), self.model.patch_size
-        return (shape[0] + top + bottom) // patch, (shape[1] + left + right) // patch
+        left, right, top, bottom = self._padding(shape)
+        step = self.pixels.step
+        return (shape[0] + top + bottom) // step, (shape[1] + left + right) // step
+
+    @property
+    def pixels(self) -> PixelEncoder:
+        """What makes its windows of pixels."""
+        assert isinstance(self.encoder, PixelEncoder)
+        return self.encoder
 
     def _padding(self, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-        patch = self.model.patch_size
-        if self.options.window == 0:  # one pass sees whole patches alone
+        patch = self.pixels.patch
+        if self.whole:  # one pass sees whole patches alone
             return 0, -(shape[1] % patch), 0, -(shape[0] % patch)
         least = 1 if self._upsampler is None else self._upsampler.min_grid
         return padding_to_patch(*shape, patch, least)

@@ -38,6 +38,8 @@ class Seen:
     grid: Grid
     lattice: Lattice
     model: Model
+    step: int
+    """Pixels from one token to the next."""
     tokens: Callable[[Sequence[Window]], DenseFeatures]
     holds: Callable[[Window], bool]
     """Whether a window has data."""
@@ -68,12 +70,9 @@ def seen_by_store(file: StoreFile, grid: Grid, device: str) -> Seen:
             f"{file.path} holds no full tier, whose tokens places are known by; encode the scene "
             "with --tier full, or give the scene"
         )
-    layout, patch = file.layout, file.facts["model"]["patch"]
+    layout, named = file.layout, RecordedModel.of(file, device)
     height, width = layout.lattice.window_shape
-    if layout.window:
-        down, across = layout.grid[0] * patch - height, layout.grid[1] * patch - width
-    else:
-        down, across = -(height % patch), -(width % patch)
+    down, across = layout.grid[0] * named.step - height, layout.grid[1] * named.step - width
     before = (max(across, 0) // 2, max(down, 0) // 2)
     padding = (before[0], across - before[0], before[1], down - before[1])
     cls, lattice = file.cls_tokens, layout.lattice
@@ -82,10 +81,9 @@ def seen_by_store(file: StoreFile, grid: Grid, device: str) -> Seen:
         row = int(lattice.row_starts.searchsorted(window.row))
         return bool(np.isfinite(cls[row, int(lattice.col_starts.searchsorted(window.col)), 0]))
 
-    named = RecordedModel.of(file, device)
     return Seen(
-        grid, lattice, named, file.tokens, holds, padding, file.facts["options"]["blend"],
-        _SURVEYED["store"],
+        grid, lattice, named, named.step, file.tokens, holds, padding,
+        file.facts["options"]["blend"], _SURVEYED["store"],
     )  # fmt: skip
 
 
@@ -100,8 +98,9 @@ def seen_by_encoder(source: Scene, model: Model, options: Options) -> Seen:
         return encoding.encode(F.pad(images, padding))
 
     return Seen(
-        source.grid, lattice, model, tokens, lambda window: not source.is_empty(window), padding,
-        encoding.options.blend, _SURVEYED["scene"],
+        source.grid, lattice, model, encoding.pixels.step, tokens,
+        lambda window: not source.is_empty(window), padding, encoding.options.blend,
+        _SURVEYED["scene"],
     )  # fmt: skip
 
 
@@ -149,7 +148,5 @@ def _shares(outline: BaseGeometry, window: Window, seen: Seen) -> npt.NDArray[np
         seen.blend, window.shape, torch.device("cpu")
     )
     padded = F.pad(weighted, seen.padding)[None].double()
-    patches: npt.NDArray[np.float64] = (
-        F.avg_pool2d(padded, seen.model.patch_size)[0].flatten().numpy()
-    )
+    patches: npt.NDArray[np.float64] = F.avg_pool2d(padded, seen.step)[0].flatten().numpy()
     return patches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from geoseg._fields import choices
-from geoseg._inputs import shown
+from geoseg._inputs import named_file, shown
 from geoseg.errors import OptionError, SceneError, TilingError, WeightsError
 from geoseg.inference.lane import USUAL, TilePixels, TileResult
 from geoseg.inference.merge import merged
@@ -25,6 +25,7 @@ from geoseg.inference.scorer import PixelEncoder, WindowScorer
 from geoseg.inference.segmenter import Segmenter, with_data
 from geoseg.inference.steps import WindowStep
 from geoseg.model.attention.trunk import Words
+from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.upsampling.base import Upsampler
 from geoseg.model.vision import DenseFeatures
@@ -53,6 +54,8 @@ class RecordedModel(Model):
     """
 
     patch: int = 0
+    places: tuple[int, int] = (0, 0)
+    """What `step` and `multiple` are."""
     embedding: int = 0
     _towers: list[Model] | None = None
 
@@ -83,6 +86,7 @@ class RecordedModel(Model):
             defaults=facts["defaults"] | store.facts["options"],
             device=resolve_device(device),
             patch=facts["patch"],
+            places=tuple(facts.get("places", (facts["patch"], facts["patch"]))),
             embedding=facts["embedding"],
             _towers=towers,
         )
@@ -93,6 +97,16 @@ class RecordedModel(Model):
         return self.patch
 
     @property
+    def step(self) -> int:
+        """Pixels from one patch token to the next."""
+        return self.places[0]
+
+    @property
+    def multiple(self) -> int:
+        """Windows are padded to whole multiples of so many pixels."""
+        return self.places[1]
+
+    @property
     def embedding_size(self) -> int:
         """Length D of the joint embedding."""
         return self.embedding
@@ -101,6 +115,11 @@ class RecordedModel(Model):
     def context_length(self) -> int:
         """Tokens the text tower reads, start and end markers included."""
         return self._words().context_length
+
+    @property
+    def projection(self) -> Callable[[Tensor], Tensor] | None:
+        """From the mean raw text embedding of a word to the image's space, where they differ."""
+        return self._words().projection
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, context_length)`` int64."""
@@ -188,10 +207,13 @@ class RecordedSegmenter(Segmenter):
     def _make_encoder(self, words: Words) -> PixelEncoder:
         return PixelEncoder(self.model, self.options.precision)
 
+    def _make_backbone(self) -> tuple[None, str | None]:
+        return None, self.store.facts["model"].get("backbone_weights_sha256")
+
     def features(self, images: Tensor, places: Sequence[Window]) -> DenseFeatures:
         """Features of windows, read from the store."""
         found = self.store.tokens(places)
-        patch = self.model.patch_size
+        patch = self.model.step
         grid = images.shape[2] // patch, images.shape[3] // patch
         if grid != found.grid:
             raise TilingError(
@@ -356,6 +378,12 @@ def _settled(store: StoreFile, model: Model, options: Options, tier: Tier) -> Op
     if learned is not None and own:
         wanted = replace(wanted, upsampler=known["upsampler"], upsampler_weights=learned)
     found: Resolved = wanted.resolve(model.defaults)
+    beside, used = wanted.backbone_weights, store.facts["model"].get("backbone_weights_sha256")
+    if beside is not None and file_digest(named_file(beside, "weights file", WeightsError)) != used:
+        raise OptionError(
+            f"--backbone-weights {shown(beside)}: {store.path} was encoded with others; leave "
+            "--backbone-weights out, or encode the scene anew"
+        )
     for name in SETTLED[tier]:
         asked, settled = getattr(found, name), known[name]
         settled = tuple(settled) if isinstance(settled, list) else settled

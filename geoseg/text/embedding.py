@@ -58,7 +58,8 @@ def embed_queries(
     """Return one unit vector a query: the mean direction of its filled templates.
 
     Every filled template's embedding is scaled to unit length, they are averaged, and the mean
-    is scaled to unit length (Radford et al., 2021; SegEarth-OV, Li et al., 2025). A query is
+    is scaled to unit length (Radford et al., 2021; SegEarth-OV, Li et al., 2025). An encoder with a
+    ``projection`` into another space projects the mean of the embeddings as they are. A query is
     encoded by itself, so its vector depends neither on the other queries nor on what is cached.
 
     Parameters
@@ -120,7 +121,11 @@ def _embed(
             encoder.encode_text(encoder.tokenize(texts[start : start + batch_size]))
             for start in range(0, len(texts), batch_size)
         ]
-        units = torch.nn.functional.normalize(torch.cat(parts).float().cpu(), dim=-1)
+        found = torch.cat(parts).float().cpu()
+        project = getattr(encoder, "projection", None)
+        if project is not None:  # of the mean as it is, not of unit vectors
+            found = project(found.mean(dim=0, keepdim=True))
+        units = torch.nn.functional.normalize(found, dim=-1)
         mean = torch.nn.functional.normalize(units.mean(dim=0), dim=-1)
     if not (units.isfinite().all() and mean.norm() > 0):
         raise WeightsError(

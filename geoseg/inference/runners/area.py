@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,12 +62,19 @@ class Area:
     """Row and column of the block in the scene."""
 
     def pixels(self, window: Window) -> Tensor:
-        """Normalised pixels of a window."""
+        """Normalised pixels of a window, and which region each is in, if somebody reads that."""
         here = window.slices()
         if self.sent is not None:
-            return self.sent[(slice(None), *here)]
-        rgb, valid = self.block.rgb[(slice(None), *here)], self.block.valid[here]
-        return self.encoder.normalise(PixelBlock(rgb, valid))
+            pixels = self.sent[(slice(None), *here)]
+        else:
+            rgb, valid = self.block.rgb[(slice(None), *here)], self.block.valid[here]
+            pixels = self.encoder.normalise(PixelBlock(rgb, valid))
+        if self.block.regions is None:
+            return pixels
+        # Few enough for a float; 0 stays.
+        numbers = np.append(self.block.regions[here].ravel(), 0)
+        counted = np.unique(numbers, return_inverse=True)[1].ravel()[:-1].reshape(window.shape)
+        return torch.cat([pixels, torch.from_numpy(counted).to(pixels)[None]])
 
     def weighted(self, logits: Tensor) -> Tensor:
         """Logits ``(B, H, W, Q)`` times the weight of their pixels, where it is not 1 for all."""
@@ -77,7 +85,7 @@ class Area:
         return bool((self.weight == 1).all())
 
     def batch(self, windows: Sequence[Window]) -> Tensor:
-        """Normalised pixels of some windows, ``(B, 3, H, W)``."""
+        """Normalised pixels of some windows, ``(B, 3, H, W)``; see `pixels`."""
         return torch.stack([self.pixels(window) for window in windows])
 
     def places(self, windows: Sequence[Window]) -> list[Window]:

@@ -14,13 +14,16 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.runtime.matmul import has_full_width
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 Block = Any
 """A residual attention block of open_clip: ln_1, attn, ls_1, ln_2, mlp, ls_2."""
@@ -48,6 +51,10 @@ class Context:
     """``(B, 3, H, W)`` normalised windows that the tokens are of."""
     words: Words | None = None
     """What is looked for; None where features are made for no words in particular."""
+    backbone: Backbone | None = None
+    """The model beside CLIP that the attention has named."""
+    regions: Tensor | None = None
+    """``(B, H, W)``: number of each pixel's region, 0 for none, where somebody gives them."""
 
 
 class Attention(Protocol):
@@ -75,6 +82,16 @@ class Scoring(Attention, Protocol):
         self, trunk: Trunk, x: Tensor, context: Context, words: Words
     ) -> tuple[Tensor, Grid, Tensor]:
         """As `run`, and scores ``(B, N', Q)`` float32 of the patches."""
+
+
+@runtime_checkable
+class Proxied(Attention, Protocol):
+    """An attention that looks at the windows with another model, too."""
+
+    backbone: str
+    """timm's name of it, as `geoseg.model.backbone.load_backbone` takes it."""
+    on_its_grid: ClassVar[bool]
+    """Whether tokens come out on the grid of that model's patches, not on CLIP's."""
 
 
 class Trunk:

@@ -39,11 +39,11 @@ def can_share(scorer: Scorer, window: int, stride: int) -> bool:
     head, patch = scorer.head, scorer.encoder.patch
     if scorer.encoder.device.type != "cpu" or not isinstance(head.upsampler, LearnedJbu):
         return False
-    if scorer.encoder.scores:
+    if scorer.encoder.scores or scorer.encoder.reads_regions:
         return False
     if not window or window % patch or tuple(scorer.views) != (View(),) or _bias(head) is None:
         return False
-    return SharedKernels.worthwhile(head.upsampler, window, stride, window // patch)
+    return SharedKernels.worthwhile(head.upsampler, window, stride, window // scorer.encoder.step)
 
 
 def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
@@ -70,7 +70,7 @@ def shared_lattices(scorer: Scorer, area: Area) -> Lattices:
             origin=origin,
             window=window,
             stride=area.stride,
-            grid=window // scorer.encoder.patch,
+            grid=window // scorer.encoder.step,
         )
         lattice = CellByCell(shared, own, area.core, scorer.head.text, area.weight)
         found.update(dict.fromkeys(own, lattice))
