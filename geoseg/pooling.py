@@ -152,9 +152,16 @@ def _told(where: Any) -> str:
 
 
 def examples_on(
-    where: str | Path | gpd.GeoDataFrame, grid: Grid, column: str | None
+    where: str | Path | gpd.GeoDataFrame,
+    grid: Grid,
+    column: str | None,
+    *,
+    may_be_empty: bool = False,
 ) -> list[tuple[str, BaseGeometry]]:
-    """Class and outline in pixels of every example that lies on the scene."""
+    """Class and outline in pixels of every example that lies on the scene.
+
+    Those without a class are refused, or left out if some ``may_be_empty``.
+    """
     if isinstance(where, str | Path):
         laid = read_polygons(where, grid, what="examples", layer=None, points=True)
     else:
@@ -171,9 +178,15 @@ def examples_on(
         )
     scene = shapely.box(0, 0, grid.width, grid.height)
     found, beside = [], 0
+    empty = table[chosen].isna() | (table[chosen].astype(str).str.strip() == "")
+    if empty.all() or (empty.any() and not may_be_empty):
+        none = "none of the places has a class" if empty.all() else "an example has no class"
+        raise OptionError(f"{_told(where)}: {none} in the column {chosen}")
+    if empty.any():
+        told = f"{empty.sum()} of {len(table)} places have no class in the column {chosen}"
+        warn(f"{_told(where)}: {told} and are left out")
+        table = table[~empty]
     for name, outline in zip(table[chosen], table.geometry, strict=True):
-        if name is None or name != name or not str(name).strip():
-            raise OptionError(f"{_told(where)}: an example has no class in the column {chosen}")
         pixels = shapely.transform(
             outline, lambda points: np.column_stack(grid.drawn.to_pixels(*points.T))
         ).intersection(scene)
