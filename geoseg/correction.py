@@ -233,6 +233,7 @@ class _Fit:
     """``(n, Q)`` of the map's own queries there."""
     query_classes: npt.NDArray[np.int64]
     scale: float
+    hidden: tuple[VocabularyClass, ...]
     mixing: Mixing | None
     """None without tokens, or if there are examples in the classes already."""
 
@@ -270,6 +271,7 @@ class _Fit:
             np.stack([one for _, one in kept]),
             np.asarray(segmenter._decision.query_classes.cpu().numpy()),
             segmenter.options.logit_scale,
+            vocabulary.hidden,
             mixing,
         )
 
@@ -299,7 +301,7 @@ class _Fit:
 
     def vocabulary(self, some: Sequence[int], share: float, prior: float) -> Vocabulary:
         """Classes as some places make them."""
-        return Vocabulary(tuple(self._classes(some, share, prior)))
+        return Vocabulary(tuple(self._classes(some, share, prior)), self.hidden)
 
     def _classes(
         self, some: Sequence[int], share: float, prior: float
