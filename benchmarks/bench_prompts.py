@@ -7,6 +7,8 @@ of others count nowhere. Figures are of counts over all scenes of a set.
 - *examples*: three polygons a class, each the class's own ground in a square of 48 pixels about a
   random place, first without words, then beside them.
 - *correct*: 20 random points with their true class, on the map of the words.
+- *fast as full*: cells of the fast tier that have the class of the full tier's mean logits, on the
+  scene where that is least.
 - *suggest*: how many of 20 suggested places are wrong in that map, and how many of random ones.
 """
 
@@ -30,14 +32,17 @@ import shapely
 
 import geoseg
 from geoseg.evaluation.metrics import IGNORE, Scores, confusion_matrix
+from geoseg.inference.lane import TilePixels
 from geoseg.io.labels import LabelRaster
-from tools.evaluate_tiny import held_out_scenes
+from geoseg.tiling.tiles import TilePlan
+from tools.evaluate_tiny import REAL_SCENES, held_out_scenes
 from tools.scenes import class_names, vocabulary_lines
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_tiles"
 NAMES, WORDS = class_names(), vocabulary_lines()
 BARE = geoseg.Products(polygons="none", preview=False)
 LEAST_SHARE = 0.01
+REAL_SIDE = 1024
 SIDE, EXAMPLES, POINTS = 48, 3, 20
 """Of a square that an example lies in, in pixels; examples a class; corrected places."""
 PLACE = rasterio.transform.from_origin(500000, 5000000, 1, 1)
@@ -93,6 +98,7 @@ def main() -> None:
     parser = _common.parser(__doc__)
     parser.add_argument("--drawn", type=int, help="drawn scenes of 512 x 512 pixels [12]")
     parser.add_argument("--folder", type=Path, help="keeps scenes and stores for the next time")
+    parser.add_argument("--scenes", type=Path, default=REAL_SCENES, help="folder with real scenes")
     given = parser.parse_args()
     count = given.drawn or (1 if given.quick else 12)
     warnings.simplefilter("ignore", geoseg.errors.GeosegWarning)
@@ -100,12 +106,12 @@ def main() -> None:
         folder = given.folder or Path(name)
         folder.mkdir(exist_ok=True)
         model = geoseg.load_model("geoseg-tiny", device="cpu")
-        rows = []
-        for kind, cases in (
-            ("samples", samples(folder, model)),
-            ("drawn", drawn(folder, model, count)),
-        ):
-            rows += measure(kind, cases, Path(name))
+        rows = measure("samples", samples(folder, model), Path(name))
+        rows += measure("drawn", drawn(folder, model, count), Path(name))
+        if not given.quick:
+            rows += aerial(given.scenes, folder, model)
+    names = dict.fromkeys(name for row in rows for name in row)
+    rows = [{name: row.get(name) for name in names} for row in rows]
     _common.table(rows)
     if not given.no_save:
         _common.save("prompts", rows, drawn=count)
@@ -156,6 +162,7 @@ def measure(kind: str, cases: Iterator[Case], folder: Path) -> list[dict[str, An
     total = {name: np.zeros((len(NAMES), len(NAMES)), np.int64) for name in maps}
     change: list[float] = []
     wrong: dict[str, list[float]] = {"suggested": [], "random": []}
+    equal: list[float] = []
     for each in cases:
         words = "; ".join(WORDS[k] for k in each.present)
         made = each.store.to_files(words, folder / "map", products=BARE, overwrite=True)
@@ -179,15 +186,58 @@ def measure(kind: str, cases: Iterator[Case], folder: Path) -> list[dict[str, An
         wrong["random"].append(float(np.mean(told["words"][known] != each.truth[known])))
         hits = wrong_at(geoseg.suggest(each.store, made.out, POINTS), each)
         wrong["suggested"].append(hits)
-        print(
-            each.store.path.stem,
-            {k: round(v, 3) for k, v in scores.items()},
-            new.share,
-            new.prior,
-            [round(w[-1], 2) for w in wrong.values()],
-            flush=True,
-        )
-    return rows_of(kind, total, change, wrong)
+        equal.append(fast_as_full(each.store, words))
+    return rows_of(kind, total, change, wrong, equal)
+
+
+def fast_as_full(store: geoseg.Store, words: str) -> float:
+    """Share of the fast tier's cells that have the class of the full tier's mean logits there."""
+    plain = geoseg.Options()
+    full, fast = (store._segmenter(words, tier, plain, None, "cpu") for tier in (False, True))
+    source, _ = store._open(None, None)
+    scorer: Any = fast._scorer
+    side, cell = store._file.layout.block, store._file.layout.cell
+    down, across = (length // cell for length in source.shape)
+    means = np.zeros((down, across, len(full.vocabulary.queries)), np.float32)
+    known = np.zeros((down, across), bool)
+    for tile in TilePlan(full.lattice(*source.shape), side, alone=True):
+        assert tile.core.row % cell == tile.core.col % cell == 0
+        block = source.read(tile.read)
+        keep = block.valid[tile.core.relative_to(tile.read).slices()]
+        shape = keep.shape[0] // cell, cell, keep.shape[1] // cell, cell
+        part = slice(shape[0] * cell), slice(shape[2] * cell)
+        first = tile.core.row // cell, tile.core.col // cell
+        cells = tuple(slice(k, k + n) for k, n in zip(first, shape[::2], strict=True))
+        logits = full.core_logits(TilePixels(tile, block, keep))[part]
+        means[cells] = logits.reshape(*shape, -1).mean((1, 3))
+        known[cells] = keep[part].reshape(shape).all((1, 3))
+    rows = []
+    for row in range(-(-source.shape[0] // side)):
+        found = [scorer.field.at_cells(row, col) for col in range(-(-source.shape[1] // side))]
+        empty = next(one for one in found if one is not None) * 0
+        rows.append(np.concatenate([(empty if f is None else f)[:, 1:-1, 1:-1] for f in found], 2))
+    near = np.concatenate(rows, 1)[:, :down, :across]
+    classes = full.vocabulary.query_classes
+    return float((classes[near.argmax(0)] == classes[means.argmax(-1)])[known].mean())
+
+
+def aerial(scenes: Path, folder: Path, model: geoseg.Model) -> list[dict[str, Any]]:
+    """The fast tier against the full one on middles of real scenes, where these are there."""
+    rows = []
+    for path in sorted(scenes.glob("naip/*.tif")):
+        crop = folder / path.name
+        with rasterio.open(path) as scene:
+            top, left = (max(length - REAL_SIDE, 0) // 2 for length in scene.shape)
+            here = rasterio.windows.Window(left, top, REAL_SIDE, REAL_SIDE)
+            pixels, form = scene.read(window=here), scene.profile
+            form |= {"height": pixels.shape[1], "width": pixels.shape[2]}
+            form |= {"transform": scene.window_transform(here)}
+        if not crop.exists():
+            with rasterio.open(crop, "w", **form) as raster:
+                raster.write(pixels)
+        store = geoseg.encode(crop, folder / f"{path.stem}.store", model=model, resume=True)
+        rows.append({"scenes": path.stem, "fast as full": fast_as_full(store, "; ".join(WORDS))})
+    return rows
 
 
 def wrong_at(points: gpd.GeoDataFrame, each: Case) -> float:
@@ -209,7 +259,11 @@ def labels_of(folder: Path, each: Case) -> npt.NDArray[np.int32]:
 
 
 def rows_of(
-    kind: str, total: dict[str, Any], change: Sequence[float], wrong: dict[str, list[float]]
+    kind: str,
+    total: dict[str, Any],
+    change: Sequence[float],
+    wrong: dict[str, list[float]],
+    equal: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Figures of a set of scenes."""
     scores = {name: Scores.from_confusion(found, NAMES) for name, found in total.items()}
@@ -228,11 +282,11 @@ def rows_of(
                 "best class": max(moved),
             }
         )
+    rows[0] |= {"fast as full": min(equal)}
     rows[0] |= {f"{name}, wrong": float(np.mean(some)) for name, some in wrong.items()}
     lower = int(np.sum(np.array(change) < -1e-4))
     rows[-1] |= {"mean change": float(np.mean(change)), "scenes lower": lower}
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]
+    return rows
 
 
 if __name__ == "__main__":
