@@ -21,6 +21,7 @@ from geoseg_cli import (
     segment,
     similar,
     stats,
+    suggest,
     tune,
     vectorize,
 )
@@ -39,6 +40,7 @@ for command in (
     encode.encode,
     ask.ask,
     similar.similar,
+    suggest.suggest,
     correct.correct,
     info.info,
     models.models,

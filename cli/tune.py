@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
 from geoseg_cli import _run, options
 from geoseg_cli.options import METHOD_FOR_LABELS, takes
@@ -25,7 +24,8 @@ def tune(
     scenes: Annotated[
         list[str],
         typer.Argument(
-            metavar="SCENE…", help="Labelled chips or scenes; folders and patterns too."
+            metavar="SCENE|STORE…",
+            help="Labelled chips or scenes; folders and patterns too. Or stores of them.",
         ),
     ],
     truth: Annotated[
@@ -86,7 +86,7 @@ def tune(
     ] = 1000,
     reading: Reading,
     chosen: Options,
-    model: options.ModelOption = DEFAULT_MODEL,
+    model: Annotated[str | None, *options.ModelOption.__metadata__] = None,
     device: options.DeviceOption = "auto",
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,

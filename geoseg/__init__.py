@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from geoseg.options import Options, Products, Reading, Scorer, StoreOptions
     from geoseg.pipeline import segment_to_files
     from geoseg.pooling import examples
+    from geoseg.suggestion import suggest
     from geoseg.text.vocabulary import Vocabulary
     from geoseg.vector import vectorize
     from geoseg.vector.stats import zone_stats as stats
@@ -60,6 +61,7 @@ __all__ = [
     "segment_to_files",
     "similarity",
     "stats",
+    "suggest",
     "tune",
     "vectorize",
 ]
@@ -90,6 +92,7 @@ _HOMES = {
     "segment_to_files": "geoseg.pipeline",
     "similarity": "geoseg.dense",
     "stats": "geoseg.vector.stats:zone_stats",
+    "suggest": "geoseg.suggestion",
     "tune": "geoseg.evaluation.tune_samples:tune_on_scenes",
     "vectorize": "geoseg.vector",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ import xarray as xr
 from shapely.geometry.base import BaseGeometry
 
 from geoseg._address import as_given
-from geoseg._fields import as_made
+from geoseg._fields import as_made, choices
 from geoseg._html import table
 from geoseg._inputs import is_there, shown
 from geoseg._texts import area_as_text
@@ -24,6 +24,7 @@ from geoseg.bars import shown as progress_shown
 from geoseg.errors import OptionError, OutputError, SceneError, not_found
 from geoseg.inference.network import windows_of
 from geoseg.inference.refine.scene import with_measures
+from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
 from geoseg.io.scene import Scene, open_scene
 from geoseg.io.write import RasterWriter, provenance, similarity_writer
@@ -38,7 +39,7 @@ from geoseg.run.tiles import PixelSource, TileJob, run_tiles
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.store.encode import EncodeRun, StoreFolder
 from geoseg.store.encoding import WORDS, Encoding
-from geoseg.store.layout import StoreFile
+from geoseg.store.layout import GROUP, WORK_FOLDER, StoreFile
 from geoseg.store.likeness import NOTHING, Cosines, FastLikeness, Likeness
 from geoseg.store.pool import seen_by_store, tokens_in
 from geoseg.store.recorded import FastSegmenter, RecordedModel, RecordedSegmenter, StoredPixels
@@ -135,6 +136,14 @@ def open_store(path: str | Path) -> Store:
         If there is none, or only half of one, or one of another layout.
     """
     return Store(StoreFile.open(as_given(path)))
+
+
+def is_store(path: Any) -> bool:
+    """Whether a path is that of a store, perhaps of half a one."""
+    if not isinstance(path, str | Path) or "://" in str(path):
+        return False
+    folder = Path(path)
+    return (folder / GROUP).exists() or (folder / WORK_FOLDER / "store").exists()
 
 
 class Store:
@@ -426,6 +435,38 @@ class Store:
         mean = shares @ tokens
         unit: FloatArray = (mean / np.linalg.norm(mean)).astype(np.float32)
         return unit, shape.wkt if shape.geom_type == "Point" else "a polygon"
+
+    def opened(
+        self, words: VocabularySource, options: Options, *, model: str | Model | None, device: str
+    ) -> tuple[Segmenter, Scene, Aoi | None]:
+        """A segmenter over the full tier, the scene, and the area of which the store knows."""
+        if "full" not in self.tiers:
+            raise OptionError(
+                f"{self.path} holds no full tier, which this reads; encode the scene with --tier "
+                "full"
+            )
+        source, reading = self._open(None, None)
+        chosen = with_measures(options, source)
+        segmenter = self._segmenter(words, False, chosen, model, device)
+        return segmenter, source, open_area(reading, source.grid)
+
+    def refuse_reading(self, reading: Reading) -> None:
+        """Refuse to read the scene otherwise than it was encoded.
+
+        Raises
+        ------
+        OptionError
+            If something is given otherwise; the message names it.
+        """
+        usual, own = Reading(), self._reading(None)
+        for each in fields(Reading):
+            given, settled = getattr(reading, each.name), getattr(own, each.name)
+            if given not in (getattr(usual, each.name), settled):
+                flag = choices(Reading)[each.name].flag or f"--{each.name.replace('_', '-')}"
+                raise OptionError(
+                    f"{flag} {shown(given)}: {self.path} was encoded with {shown(settled)}; leave "
+                    f"{flag} out, or encode the scene anew"
+                )
 
     # -- what is asked with ------------------------------------------------------------------
 

@@ -115,41 +115,66 @@ def correct(
     GeosegError
         If the map is not one of the store's scene, or the points are of no class of it.
     """
-    report, target = _report(Path(map), store), local_target(out)
-    vocabulary = Vocabulary.parse(Path(map) / "run.json")
-    known = report["model"].get("store")
-    fast = "full" not in store.tiers if known is None else known["tier"] == "fast"
-    options = _options(report)
-    places = _places(store, points, column, vocabulary)
-    fit = _Fit.of(store, vocabulary, options, places, fast=fast)
+    made, target = mapped_by(store, Path(map)), local_target(out)
+    places = _places(store, points, column, made.vocabulary)
+    fit = _Fit.of(store, made.vocabulary, made.options, places, fast=made.fast)
     before, after, share, prior = fit.best()
     corrected = fit.vocabulary(range(len(places)), share, prior)
     run = store.to_files(
         corrected,
         target,
-        fast=fast,
-        options=options,
-        aoi=report["reading"]["aoi"],
+        fast=made.fast,
+        options=made.options,
+        aoi=made.aoi,
         products=products,
         overwrite=overwrite,
         progress=progress,
     )
-    moved = _moved(Path(map) / "labels.tif", target / "labels.tif", vocabulary.names)
+    moved = _moved(Path(map) / "labels.tif", target / "labels.tif", corrected.names)
     return Correction(run, corrected, before, after, share, prior, moved)
 
 
-def _report(folder: Path, store: Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Mapped:
+    """How a map of a store's scene was made."""
+
+    vocabulary: Vocabulary
+    options: Options
+    fast: bool
+    aoi: Any
+
+
+def mapped_by(store: Store, folder: Path) -> Mapped:
+    """What a store has to be asked to make a map once more.
+
+    Raises
+    ------
+    SceneError
+        If there is no map.
+    OptionError
+        If it is of another scene, or was made with other weights.
+    """
     try:
         report = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         same = report["model"]["weights_sha256"] == store.facts["model"]["weights_sha256"]
-        grid = report["size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        grid, aoi = report["size"], report["reading"]["aoi"]
+        sources = {one.get("sha256") for one in report["sources"]} - {None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SceneError(f"{shown(folder)} holds no map with its run.json") from error
     if not same or not grid:
         raise OptionError(
             f"{shown(folder)} was mapped with other weights than {store.path} was encoded with"
         )
-    return dict(report)
+    kept = store.facts["scene"]["fingerprint"]["files"]
+    files = {digest for *_, digest in kept if isinstance(digest, str)}
+    if files and sources and not files & sources:
+        raise OptionError(
+            f"{shown(folder)} is a map of {shown(report['scene'])}, and {store.path} was made of "
+            f"another scene, {shown(store.facts['scene']['path'])}"
+        )
+    known = report["model"].get("store")
+    fast = "full" not in store.tiers if known is None else known["tier"] == "fast"
+    return Mapped(Vocabulary.parse(folder / "run.json"), _options(report), fast, aoi)
 
 
 def _options(report: dict[str, Any]) -> Options:
@@ -180,7 +205,7 @@ def _places(
     if "full" in store.tiers:
         seen = seen_by_store(store._file, source.grid, "cpu")
     made = []
-    for name, outline in examples_on(points, source.grid, column):
+    for name, outline in examples_on(points, source.grid, column, may_be_empty=True):
         if name not in classes:
             raise VocabularyError(
                 f"'{shown(name)}' is not a class of the map: {shown(', '.join(classes.names))}"
@@ -208,6 +233,7 @@ class _Fit:
     """``(n, Q)`` of the map's own queries there."""
     query_classes: npt.NDArray[np.int64]
     scale: float
+    hidden: tuple[VocabularyClass, ...]
     mixing: Mixing | None
     """None without tokens, or if there are examples in the classes already."""
 
@@ -245,6 +271,7 @@ class _Fit:
             np.stack([one for _, one in kept]),
             np.asarray(segmenter._decision.query_classes.cpu().numpy()),
             segmenter.options.logit_scale,
+            vocabulary.hidden,
             mixing,
         )
 
@@ -274,7 +301,7 @@ class _Fit:
 
     def vocabulary(self, some: Sequence[int], share: float, prior: float) -> Vocabulary:
         """Classes as some places make them."""
-        return Vocabulary(tuple(self._classes(some, share, prior)))
+        return Vocabulary(tuple(self._classes(some, share, prior)), self.hidden)
 
     def _classes(
         self, some: Sequence[int], share: float, prior: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -64,7 +65,8 @@ def examples(
         Vector file or GeoDataFrame of polygons or points with a column of class names.
     classes
         As for `geoseg.segment`; None makes a class of every name in the file, in the order in
-        which they appear, known by its examples alone.
+        which they appear, known by its examples alone. Examples of a class that is not among them
+        say what is none of them: what looks like that becomes background.
     column
         The one with the class names; by default ``class``, or one that is called like that.
     share
@@ -87,7 +89,8 @@ def examples(
     Warns
     -----
     GeosegWarning
-        Where an example is smaller than a patch, or lies beside the scene.
+        Where an example is smaller than a patch, lies beside the scene, or is of none of the
+        classes.
     """
     if share is not None and not 0 < share <= 1:
         raise OptionError(f"share is {shown(share)}; give a number above 0, up to 1")
@@ -111,21 +114,31 @@ def examples(
             VocabularyClass(name, (), color, example=(1.0,))
             for name, color in zip(names, colors, strict=True)
         ]
+        Vocabulary(tuple(parts))  # which says what is wrong with a single one
     else:
         parts = list(Vocabulary.parse(classes).classes)
     listed = {entry.name.casefold() for entry in parts}
-    for name in names:
-        if name.casefold() not in listed:
-            raise VocabularyError(
-                f"{_told(where)}: '{shown(name)}' is not one of the classes: "
-                f"{shown(', '.join(entry.name for entry in parts))}; add it to --classes, or leave "
-                "its examples out"
-            )
+    others = [name for name in names if name.casefold() not in listed]
+    if len(others) == len(names):
+        raise VocabularyError(
+            f"{_told(where)}: '{shown(others[0])}' is not one of the classes: "
+            f"{shown(', '.join(entry.name for entry in parts))}; add it to --classes"
+        )
+    if others:
+        warn(
+            f"{_told(where)}: {shown(', '.join(others))}: not among the classes; what looks like "
+            "these examples becomes background (the first class, or --background with --threshold)"
+        )
+    color = parts[0].color  # which no map shows
+    kept = len(parts)
+    parts += [VocabularyClass(name, (), color, example=(1.0,)) for name in others]
     words = [word for entry in parts for word in entry.prompts]
     templates = load_templates(chosen.templates)
     vectors = embed_queries(seen.model, words, templates) if words else None
     mixing = Mixing(parts, vectors, *known)
-    return Vocabulary(mixing.classes(found, mixing.best_share(found) if share is None else share))
+    made = mixing.best(found) if share is None else mixing.classes(found, share)
+    before = () if classes is None else Vocabulary.parse(classes).hidden
+    return Vocabulary(made[:kept], (*made[kept:], *before))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +165,16 @@ def _told(where: Any) -> str:
 
 
 def examples_on(
-    where: str | Path | gpd.GeoDataFrame, grid: Grid, column: str | None
+    where: str | Path | gpd.GeoDataFrame,
+    grid: Grid,
+    column: str | None,
+    *,
+    may_be_empty: bool = False,
 ) -> list[tuple[str, BaseGeometry]]:
-    """Class and outline in pixels of every example that lies on the scene."""
+    """Class and outline in pixels of every example that lies on the scene.
+
+    Those without a class are refused, or left out if some ``may_be_empty``.
+    """
     if isinstance(where, str | Path):
         laid = read_polygons(where, grid, what="examples", layer=None, points=True)
     else:
@@ -171,9 +191,15 @@ def examples_on(
         )
     scene = shapely.box(0, 0, grid.width, grid.height)
     found, beside = [], 0
+    empty = table[chosen].isna() | (table[chosen].astype(str).str.strip() == "")
+    if empty.any() and (empty.all() or not may_be_empty):
+        none = "none of the places has a class" if may_be_empty else "an example has no class"
+        raise OptionError(f"{_told(where)}: {none} in the column {chosen}")
+    if empty.any():
+        told = f"{empty.sum()} of {len(table)} places have no class in the column {chosen}"
+        warn(f"{_told(where)}: {told} and are left out")
+        table = table[~empty]
     for name, outline in zip(table[chosen], table.geometry, strict=True):
-        if name is None or name != name or not str(name).strip():
-            raise OptionError(f"{_told(where)}: an example has no class in the column {chosen}")
         pixels = shapely.transform(
             outline, lambda points: np.column_stack(grid.drawn.to_pixels(*points.T))
         ).intersection(scene)
@@ -225,27 +251,40 @@ class Mixing:
     cls: npt.NDArray[np.float64]
     """Mean direction of its CLS tokens."""
 
-    def best_share(self, found: Sequence[Example]) -> float:
+    def best(self, found: Sequence[Example]) -> tuple[VocabularyClass, ...]:
+        """Classes by which left-out examples are told best.
+
+        Where the plain directions of the examples bring nothing to the words, those are tried in
+        which what varies within classes counts less, and no class may lose by them.
+        """
+        share = self._best_share(found, whiten=False, cost=1.0)
+        if share or self.vectors is None:
+            return self.classes(found, share)
+        return self.classes(found, self._best_share(found, whiten=True, cost=_COST), whiten=True)
+
+    def _best_share(self, found: Sequence[Example], *, whiten: bool, cost: float) -> float:
         """Share with which left-out examples are told best, token by token; the least of equals."""
         several = {one.name for one in found if sum(o.name == one.name for o in found) > 1}
         if self.vectors is None or not several:
             return _USUAL_SHARE
-        scores = []
-        for share in _TRIED_SHARES:
-            by_class: dict[str, list[float]] = {}
-            for one in found:
-                if one.name in several:
-                    rest = [other for other in found if other is not one]
-                    by_class.setdefault(one.name, []).append(self._right(one, rest, share))
-            scores.append(float(np.mean([np.mean(some) for some in by_class.values()])))
-        good = max(scores) - _WORTH
+        by_class: dict[str, list[list[float]]] = {}
+        for one in found:
+            if one.name in several:
+                learnt = self._learnt([other for other in found if other is not one], whiten=whiten)
+                right = [self._right(one, learnt, share) for share in _TRIED_SHARES]
+                by_class.setdefault(one.name, []).append(right)
+        scores = np.array([np.mean(some, axis=0) for some in by_class.values()])
+        means = scores.mean(axis=0)
+        means[(scores < scores[:, :1] - cost).any(axis=0)] = -np.inf
         return next(
-            share for share, score in zip(_TRIED_SHARES, scores, strict=True) if score >= good
+            share
+            for share, score in zip(_TRIED_SHARES, means, strict=True)
+            if score >= means.max() - _WORTH
         )
 
-    def _right(self, one: Example, rest: Sequence[Example], share: float) -> float:
+    def _right(self, one: Example, learnt: Learnt, share: float) -> float:
         """Part of an example's tokens that others tell right."""
-        vocabulary = Vocabulary(self.classes(rest, share))
+        vocabulary = Vocabulary(self._mixed(learnt, share))
         queries = Queries.of(vocabulary, lambda words: self._words())
         logits = one.tokens @ queries.vectors.T + queries.offset
         told = queries.class_of[logits.argmax(-1)]
@@ -256,24 +295,39 @@ class Mixing:
         assert self.vectors is not None
         return self.vectors
 
-    def classes(self, found: Sequence[Example], share: float) -> tuple[VocabularyClass, ...]:
+    def classes(
+        self, found: Sequence[Example], share: float, *, whiten: bool = False
+    ) -> tuple[VocabularyClass, ...]:
         """Classes with their examples; what they score halfway to the scene's mean stays."""
-        means: dict[str, list[npt.NDArray[np.float64]]] = {}
-        for one in found:
-            means.setdefault(one.name.casefold(), []).append(one.mean)
-        vectors = np.zeros((0, len(self.scene))) if self.vectors is None else self.vectors
-        usual = float((vectors @ self.scene).mean()) if len(vectors) else 0.0
+        if self.vectors is None:
+            return self._told_apart(found)
+        return self._mixed(self._learnt(found, whiten=whiten), share)
+
+    def _learnt(self, found: Sequence[Example], *, whiten: bool) -> Learnt:
+        """What some examples say of their classes: mean token, and direction from the scene's.
+
+        No direction has a part in that of the CLS tokens: the CLS bias is to take the same from
+        all.
+        """
+        means = _means(found)
+        along: Whitened = lambda away: away - (away @ self.cls) * self.cls  # noqa: E731
+        if whiten:
+            along = self._whitening(found, means)
+        return {name: (mean, along(mean - self.scene)) for name, mean in means.items()}
+
+    def _mixed(self, learnt: Learnt, share: float) -> tuple[VocabularyClass, ...]:
+        """Classes of words with a share of what was learnt."""
+        vectors = self._words()
+        usual = float((vectors @ self.scene).mean())
         made, first = [], 0
         for entry in self.parts:
             own = vectors[first : first + len(entry.prompts)]
             first += len(entry.prompts)
-            some = means.get(entry.name.casefold())
+            some = learnt.get(entry.name.casefold())
             if some is None or (len(own) and not share):
                 made.append(entry)
                 continue
-            mean = np.mean(some, axis=0)
-            away = mean - self.scene
-            away -= (away @ self.cls) * self.cls  # the CLS bias is to take the same from all
+            mean, away = some
             vector = away / max(float(np.linalg.norm(away)), 1e-12)
             middle = float(vector @ (mean + self.scene) / 2)
             shift = usual - middle
@@ -291,8 +345,60 @@ class Mixing:
             )
         return tuple(made)
 
+    def _told_apart(self, found: Sequence[Example]) -> tuple[VocabularyClass, ...]:
+        """Classes known by examples alone: the linear discriminant of their tokens."""
+        known = _means(found)
+        whitened = self._whitening(found, known)
+        means = np.array([known[entry.name.casefold()] for entry in self.parts])
+        centre = means.mean(axis=0)
+        weights = np.array([whitened(mean - centre) for mean in means])
+        offsets = -((means + centre) * weights).sum(axis=1) / 2
+        # What all have in common decides nothing: seen from where they are equally far, all are
+        # of one length, as queries have to be.
+        sides = weights[1:] - weights[0]
+        middle = np.linalg.lstsq(sides, (sides**2).sum(axis=1) / 2, rcond=None)[0]
+        length = max(float(np.linalg.norm(middle)), 1e-12)
+        vectors = (weights - weights[0] - middle) / length
+        return tuple(
+            replace(
+                entry,
+                example=tuple(round(float(value), _DIGITS) for value in vector),
+                offset=float(np.clip(round(float(offset), _DIGITS), -1, 1)),
+            )
+            for entry, vector, offset in zip(self.parts, vectors, offsets / length, strict=True)
+        )
 
+    def _whitening(self, found: Sequence[Example], means: Mapping[str, Vector]) -> Whitened:
+        """What divides by the covariance within classes, and leaves out the CLS tokens' part."""
+        size = len(self.scene)
+        spread = np.zeros((size, size))
+        for one in found:
+            away = one.tokens - means[one.name.casefold()]
+            spread += (away * (one.shares / one.shares.sum())[:, None]).T @ away / len(found)
+        along = np.eye(size) - np.outer(self.cls, self.cls)
+        ball = np.trace(spread) / size + _LEAST_SPREAD
+        kept = (1 - _DRAWN) * along @ spread @ along + _DRAWN * ball * np.eye(size)
+        factor = scipy.linalg.cho_factor(kept)
+        return lambda vector: np.asarray(scipy.linalg.cho_solve(factor, along @ vector))
+
+
+def _means(found: Sequence[Example]) -> dict[str, Vector]:
+    """Mean token of every class."""
+    own: dict[str, list[Vector]] = {}
+    for one in found:
+        own.setdefault(one.name.casefold(), []).append(one.mean)
+    return {name: np.asarray(np.mean(some, axis=0)) for name, some in own.items()}
+
+
+Vector = npt.NDArray[np.float64]
+Learnt = Mapping[str, tuple[Vector, Vector]]
+Whitened = Callable[[Vector], Vector]
+_DRAWN, _LEAST_SPREAD = 0.3, 1e-4
+"""How far the covariance of examples, which are few, is drawn towards a ball's, and the least
+variance of that."""
 _TRIED_SHARES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 _USUAL_SHARE = 0.2
 _WORTH = 0.01
 """Part of the tokens that a larger share has to tell right beyond a smaller one."""
+_COST = 0.02
+"""Part of a class's tokens that may be told wrong where the words alone tell them right."""

@@ -59,6 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
     "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask"},
     "correction": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "pooling"},
+    "suggestion": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "correction"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }
 
@@ -68,7 +69,7 @@ DELETABLE = {"geoseg.inference.runners.shared": {"geoseg.inference.runners"}}
 # Single modules that may see more than their room does.
 EXCEPTIONS: dict[str, set[str]] = {
     "geoseg.evaluation.benchmark": {"inference"},
-    "geoseg.evaluation.tune_samples": {"inference", "model", "tiling"},
+    "geoseg.evaluation.tune_samples": {"inference", "model", "tiling", "ask"},
 }
 
 HEAVY = {

@@ -12,7 +12,8 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
-from geoseg.errors import EvaluationError, OptionError
+from geoseg.ask import encode
+from geoseg.errors import EvaluationError, GeosegError, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner
 from geoseg.evaluation.tune_samples import LabelledScene, collect_pixels, tune_on_scenes
@@ -22,6 +23,7 @@ from geoseg.model.loading import load_model
 from geoseg.options import Options
 from geoseg.testing import tiny_random_model, write_scene
 from geoseg.text.vocabulary import Vocabulary
+from geoseg.types import Window
 from geoseg_cli.main import app
 
 VOCABULARY = Vocabulary.parse("other;building,roof;road,street;water")
@@ -316,3 +318,76 @@ def test_command_writes_a_class_file(model: str, chips: Path) -> None:
     shown = command(*arguments, "--overwrite")
     assert shown.exit_code == 0, shown.output
     assert "tuned, on labels left out" in shown.stdout
+
+
+# -- stores --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stores(model: str, chips: Path) -> Path:
+    loaded = load_model(model)
+    for name in ("a", "b", "c"):
+        scene = chips / "chips" / f"{name}.tif"
+        encode(scene, chips / "stores" / f"{name}.store", model=loaded, store={"tier": "full"})
+    return chips / "stores"
+
+
+def test_stores_tune_to_what_their_scenes_do(model: str, chips: Path, stores: Path) -> None:
+    options = Options(templates="none", threshold=0.26)
+    settings = {"options": options, "per_class": 200, "background": "other"}
+    truth = chips / "labels"
+    expected = tune_on_scenes(chips / "chips", truth, VOCABULARY, model=model, **settings)
+    found = tune_on_scenes(sorted(stores.iterdir()), truth, VOCABULARY, **settings)
+    assert (found.after, found.vocabulary) == (expected.after, expected.vocabulary)
+    assert [step.taken for step in found.steps] == [step.taken for step in expected.steps]
+    assert found.scores_after.miou == pytest.approx(expected.scores_after.miou, abs=2e-3)
+    assert (found.pixels, found.groups) == (expected.pixels, expected.groups)
+
+
+def test_a_store_gives_the_logits_of_its_scene(model: str, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", 500, 520, holes=[Window(0, 0, 300, 260)])
+    truth = write_truth(
+        tmp_path / "truth.tif", scene, np.kron(np.arange(20).reshape(4, 5) % 4, np.ones((125, 104)))
+    )
+    segmenter = Segmenter(load_model(model), VOCABULARY, Options(templates="none"))
+    expected = collect_pixels([LabelledScene(Scene.open(scene), truth)], segmenter)
+    with rasterio.open(scene) as raster:
+        left, _, right, top = raster.bounds
+    area = (left, top - 200, right - 30, top)
+    loaded = load_model(model)
+    for name, reading in (("whole", None), ("part", {"aoi": area})):
+        store = encode(scene, tmp_path / f"{name}.store", model=loaded, reading=reading)
+        again, source, known = store.opened(
+            VOCABULARY, Options(templates="none"), model=None, device="cpu"
+        )
+        found = collect_pixels([LabelledScene(source, truth, area=known)], again)
+        if name == "whole":
+            assert (found.truth == expected.truth).all()
+            assert found.patch == pytest.approx(expected.patch, abs=1e-3)
+            assert found.cls == pytest.approx(expected.cls, abs=1e-3)
+        else:
+            assert 0 < found.weight.sum() < expected.weight.sum()
+
+
+def test_what_a_store_has_settled_is_refused_by_name(
+    model: str, chips: Path, stores: Path, tmp_path: Path
+) -> None:
+    paths, truth = [*sorted(stores.iterdir())], chips / "labels"
+    for settings, words in (
+        ({"options": Options(attention="vanilla")}, "--attention vanilla: .*was encoded with"),
+        ({"reading": {"stretch": "none"}}, "--stretch none: .*was encoded with auto"),
+        ({"model": "geoseg-tiny"}, "has other weights"),
+    ):
+        with pytest.raises(GeosegError, match=words):
+            tune_on_scenes(paths, truth, VOCABULARY, **settings)
+    with pytest.raises(SceneError, match="stores and scenes cannot be tuned on together"):
+        tune_on_scenes([paths[0], chips / "chips" / "b.tif"], truth, VOCABULARY)
+    scene = chips / "chips" / "a.tif"
+    fast = encode(scene, tmp_path / "a.store", model=load_model(model), store={"tier": "fast"})
+    with pytest.raises(OptionError, match="holds no full tier"):
+        tune_on_scenes(fast, truth, VOCABULARY)
+    out = tmp_path / "tuned.toml"
+    done = command(*paths, "--truth", truth, "--classes", "other; roof; road; water", "--samples",
+                   50, "--templates", "none", "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert out.exists()

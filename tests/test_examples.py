@@ -288,3 +288,38 @@ def test_commands_take_examples(
     none = runner.invoke(app, ["segment", str(scene), "--out", str(tmp_path / "none")])
     assert none.exit_code == 2
     assert "nothing says what to look for" in none.stderr
+
+
+# -- what is none of the classes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [None, "brick; lawn"])
+def test_a_class_that_is_not_asked_for_takes_its_places_from_the_others(
+    store: Store, words: str | None, tmp_path: Path
+) -> None:
+    names = [name for name in COLOURS for _ in range(2)]
+    made = table(names, [box(k, top) for k in range(3) for top in (10, 120)])
+    asked = words or geoseg.examples(store, made[made["class"] != "lake"])
+    with pytest.warns(GeosegWarning, match=r"lake: not among the classes; .* becomes background"):
+        found = geoseg.examples(store, made, asked, share=0.5)
+    assert found.names == ("brick", "lawn")
+    assert [entry.name for entry in found.hidden] == ["lake"]
+    options = Options(templates="none", cls_bias=0.0, background="lawn", threshold=0.0)
+    labels = store.ask(found, options=options).labels.values
+    assert (labels[:, 2 * WIDTH :] == 1).mean() > 0.85
+    # They go where the classes go: into class files, records of runs, other vocabularies.
+    assert Vocabulary.parse(found.save(tmp_path / "classes.toml")) == found
+    run = store.to_files(
+        found, tmp_path / "map", options=options,
+        products=geoseg.Products(polygons="none", preview=False),
+    )  # fmt: skip
+    assert Vocabulary.parse(run.out / "run.json") == found
+    assert run.report["hidden"][0]["name"] == "lake"
+    assert found.with_class("path").hidden == found.hidden
+    with rasterio.open(run.out / "labels.tif") as raster:
+        assert (raster.read(1) == labels).all()
+
+
+def test_what_is_hidden_needs_an_example() -> None:
+    with pytest.raises(VocabularyError, match="'b' is known by an example, and by no words"):
+        Vocabulary.parse([{"name": "a"}, {"name": "c"}, {"name": "b", "hidden": True}])

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg._fields import as_made
+from geoseg.ask import Store, is_store, open_store
 from geoseg.bars import shown
 from geoseg.errors import EvaluationError, OptionError, SceneError
 from geoseg.evaluation.metrics import IGNORE, CountArray
@@ -19,6 +20,7 @@ from geoseg.evaluation.truth import Truth, open_truth
 from geoseg.evaluation.tune import LabelledPixels, Settings, Tuner, Tuning
 from geoseg.evaluation.values import ClassNumbers, ValueMap, ValueMapSource
 from geoseg.inference.segmenter import Segmenter
+from geoseg.io.aoi import Aoi
 from geoseg.io.array import ArrayScene, taken_by_arrays
 from geoseg.io.objects import is_array, on_disk
 from geoseg.io.scene import SceneLike, expand_scenes, open_scene
@@ -38,6 +40,10 @@ class LabelledScene:
 
     scene: SceneLike
     truth: Path
+    segmenter: Segmenter | None = None
+    """What gives its logits, where that is its own."""
+    area: Aoi | None = None
+    """Outside of which nothing is known of it."""
 
 
 def tune_on_scenes(
@@ -45,7 +51,7 @@ def tune_on_scenes(
     truth: str | Path | Any,
     classes: VocabularySource,
     *,
-    model: str | Model = DEFAULT_MODEL,
+    model: str | Model | None = None,
     device: str = "auto",
     options: Options | Mapping[str, Any] | None = None,
     reading: Reading | Mapping[str, Any] | None = None,
@@ -62,7 +68,8 @@ def tune_on_scenes(
     Parameters
     ----------
     scenes
-        Labelled chips or scenes: files, folders or patterns, one or several; or one array.
+        Labelled chips or scenes: files, folders or patterns, one or several; or one array. Or
+        stores, of which `geoseg.encode` has kept the full tier: nothing is encoded again.
     truth
         Labels as :func:`geoseg.evaluation.evaluate` takes them, on the scenes' grids; points work
         too. One file, a folder with one of the same name for each scene, an array or a
@@ -70,9 +77,10 @@ def tune_on_scenes(
     classes
         Vocabulary to start from.
     model, device
-        Specification or loaded model, see `geoseg.load_model`.
+        Specification or loaded model, see `geoseg.load_model`; a store has its own.
     options
-        How to infer; its CLS bias and threshold are what the suggestion is compared with.
+        How to infer; what is settled with a store cannot be changed. Its CLS bias and threshold
+        are what the suggestion is compared with.
     reading
         Bands, stretch and working GSD.
     background
@@ -100,9 +108,9 @@ def tune_on_scenes(
     read = as_made(Reading, reading)
     with on_disk(truth) as (known,), shown(progress, "tune", "tile") as said:
         return _tune(
-            _labelled(scenes, Path(known), read),
+            _labelled(scenes, Path(known), read, classes, model, device, given),
             classes,
-            model,
+            DEFAULT_MODEL if model is None else model,
             device,
             given,
             background,
@@ -115,11 +123,24 @@ def tune_on_scenes(
         )
 
 
-def _labelled(scenes: Any, truth: Path, reading: Reading) -> list[LabelledScene]:
+def _labelled(
+    scenes: Any,
+    truth: Path,
+    reading: Reading,
+    classes: VocabularySource,
+    model: str | Model | None,
+    device: str,
+    options: Options,
+) -> list[LabelledScene]:
     if is_array(scenes):
         array = ArrayScene.open(scenes, **taken_by_arrays(reading))
         return [LabelledScene(array, truth)]
-    given = [scenes] if isinstance(scenes, str | Path) else scenes
+    given = [scenes] if isinstance(scenes, str | Path | Store) else scenes
+    stores = [one for one in given if isinstance(one, Store) or is_store(one)]
+    if stores:
+        if len(stores) < len(given):
+            raise SceneError("stores and scenes cannot be tuned on together; give one kind")
+        return _stored(stores, truth, reading, classes, model, device, options)
     if not all(isinstance(scene, str | Path) for scene in given):
         raise SceneError("scenes to tune on are paths, or one xarray.DataArray or Dataset")
     paths = [Path(path) for path in expand_scenes([str(scene) for scene in given])]
@@ -127,6 +148,31 @@ def _labelled(scenes: Any, truth: Path, reading: Reading) -> list[LabelledScene]
         LabelledScene(open_scene(path, reading), truth_path)
         for path, truth_path in truths_of(paths, truth)
     ]
+
+
+def _stored(
+    given: Sequence[Any],
+    truth: Path,
+    reading: Reading,
+    classes: VocabularySource,
+    model: str | Model | None,
+    device: str,
+    options: Options,
+) -> list[LabelledScene]:
+    """Stores, each with what gives its logits."""
+    stores = [one if isinstance(one, Store) else open_store(one) for one in given]
+    for store in stores:
+        store.refuse_reading(reading)
+        for name, mine in stores[0].facts["options"].items():
+            if store.facts["options"][name] != mine:
+                flag = f"--{name.replace('_', '-')}"
+                raise OptionError(f"{stores[0].path} and {store.path} differ in {flag}")
+    vocabulary = Vocabulary.parse(classes)
+    made = []
+    for store, (_, path) in zip(stores, truths_of([s.path for s in stores], truth), strict=True):
+        segmenter, source, area = store.opened(vocabulary, options, model=model, device=device)
+        made.append(LabelledScene(source, path, segmenter, area))
+    return made
 
 
 def _tune(
@@ -146,8 +192,12 @@ def _tune(
     if given.vocabulary_steps:
         raise OptionError("tuning works on the words of the class file; leave vocabulary steps out")
     vocabulary = Vocabulary.parse(classes)
-    loaded = load_model(model, device=device) if isinstance(model, str) else model
-    segmenter = Segmenter(loaded, vocabulary, given)
+    if vocabulary.hidden:
+        raise OptionError("tuning works on the words of classes; leave hidden classes out")
+    segmenter = labelled[0].segmenter if labelled else None
+    if segmenter is None:
+        loaded = load_model(model, device=device) if isinstance(model, str) else model
+        segmenter = Segmenter(loaded, vocabulary, given)
     resolved = segmenter.options
     tuner = Tuner(vocabulary, logit_scale=resolved.logit_scale, background=background)
     pixels = collect_pixels(
@@ -209,7 +259,8 @@ def collect_pixels(
             place,
             entry.scene,
             open_truth(entry.truth, entry.scene.grid, numbers, values, column, outside, layer),
-            segmenter,
+            entry.segmenter or segmenter,
+            entry.area,
         )
         for place, entry in enumerate(scenes)
     ]
@@ -242,9 +293,17 @@ def collect_pixels(
 class _Labels:
     """Labelled pixels of one scene, tile by tile."""
 
-    def __init__(self, place: int, scene: SceneLike, truth: Truth, segmenter: Segmenter) -> None:
+    def __init__(
+        self,
+        place: int,
+        scene: SceneLike,
+        truth: Truth,
+        segmenter: Segmenter,
+        area: Aoi | None = None,
+    ) -> None:
         self._place = place
         self._scene = scene
+        self._area = area
         self._truth = truth
         self._segmenter = segmenter
         height, width = scene.shape
@@ -285,7 +344,9 @@ class _Labels:
         inside = tile.core.relative_to(tile.read)
         patch, cls = (
             logits[:, rows + inside.row, cols + inside.col].T
-            for logits in self._segmenter.patch_and_cls_logits(block)
+            for logits in self._segmenter.patch_and_cls_logits(
+                block, (tile.read.row, tile.read.col)
+            )
         )
         group = np.full(len(rows), self._place, np.int64)
         if alone:
@@ -295,7 +356,8 @@ class _Labels:
         return LabelledPixels(patch, cls, truth[drawn], np.ones(len(rows)), group.astype(np.int64))
 
     def _valid(self, tile: Tile) -> BoolArray:
-        return self._scene.read(tile.core).valid
+        valid = self._scene.read(tile.core).valid
+        return valid if self._area is None else valid & self._area.mask(tile.core)
 
     def close(self) -> None:
         self._truth.close()

@@ -521,21 +521,30 @@ class Segmenter:
         """Averaged logits ``(Q, H, W)`` float32 of an image in memory, before scale and softmax."""
         return self._image_logits(self._scorer, block)
 
-    def patch_and_cls_logits(self, block: PixelBlock) -> tuple[FloatArray, FloatArray]:
+    def patch_and_cls_logits(
+        self, block: PixelBlock, corner: tuple[int, int] = (0, 0)
+    ) -> tuple[FloatArray, FloatArray]:
         """Averaged logits without CLS bias, and what one unit of it would subtract.
 
         Both ``(Q, H, W)`` float32, from one encoding: ``patch - λ · cls`` are the logits for λ.
+        The block's first row and column in its scene are the ``corner``.
         """
         assert isinstance(self.encoder, PixelEncoder)
-        both = self._image_logits(self._make_scorer(self.encoder, AlsoCls()), block)
+        both = self._image_logits(self._make_scorer(self.encoder, AlsoCls()), block, corner)
         patch, cls = np.split(both, 2)
         return patch, cls
 
-    def _image_logits(self, scorer: WindowScorer, block: PixelBlock) -> FloatArray:
+    def known(self, windows: Sequence[Window], corner: tuple[int, int]) -> Sequence[Window]:
+        """Those of some windows, counted from a corner of the scene, whose features can be had."""
+        return windows
+
+    def _image_logits(
+        self, scorer: WindowScorer, block: PixelBlock, corner: tuple[int, int] = (0, 0)
+    ) -> FloatArray:
         height, width = block.valid.shape
         whole = Window(0, 0, height, width)
-        windows = self.lattice(height, width).touching(whole)
-        area = self._area(block, windows, whole, self.send(block))
+        windows = self.known(self.lattice(height, width).touching(whole), corner)
+        area = replace(self._area(block, windows, whole, self.send(block)), corner=corner)
         pixels = PixelRows(height)
         pixels.add(0, block)
         with closing(run_windows(scorer, area, self._batches, share_threads=True)) as run:

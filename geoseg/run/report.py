@@ -212,7 +212,12 @@ def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, 
         )
     ]
     nodata = int(grid.height * grid.width - tally.counts.sum())
-    return {"classes": classes, "nodata_pixels": nodata}
+    hidden = [
+        {name: getattr(entry, name) for name in ("name", "color", "offset", "share")}
+        | {"example": list(entry.example)}
+        for entry in vocabulary.hidden
+    ]
+    return {"classes": classes, **({"hidden": hidden} if hidden else {}), "nodata_pixels": nodata}
 
 
 def method_report(method: Method) -> dict[str, Any]:

@@ -195,18 +195,13 @@ class FieldSegmenter(RecordedSegmenter):
         area, cell = each.tile.grown, self.store.layout.cell
         there = area.relative_to(each.tile.read)
         valid = each.block.valid[there.slices()]
-        windows = [w for w in with_data(each) if self._holds(w, each.tile.read)]
+        here = each.tile.read
+        windows = self.known(with_data(each), (here.row, here.col))
         sums = Cells(area, cell, len(self._text))
         with closing(self._steps(area, [(each, windows)], stop)) as run:
             for first, rows in merged(run, area):
                 sums.add(first, rows, valid[first : first + len(rows)])
         return *sums.means(), len(windows)
-
-    def _holds(self, window: Window, corner: Window) -> bool:
-        lattice, tokens = self.store.layout.lattice, self.store.cls_tokens
-        row = int(lattice.row_starts.searchsorted(window.row + corner.row))
-        col = int(lattice.col_starts.searchsorted(window.col + corner.col))
-        return bool(np.isfinite(tokens[row, col, 0]))
 
     def segment_lane(  # type: ignore[override]
         self,

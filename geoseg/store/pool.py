@@ -138,6 +138,28 @@ def tokens_in(
     return np.concatenate(tokens), np.concatenate(shares)
 
 
+def directions_at(
+    file: StoreFile, pixels: npt.NDArray[np.int64], grid: Grid
+) -> npt.NDArray[np.float64]:
+    """What some pixels, rows and columns, look like: ``(n, r)`` numbers of the fast tier's field.
+
+    Without a fast tier it is the mean unit token there, ``(n, D)``.
+    """
+    if "fast" not in file.layout.tiers:
+        seen = seen_by_store(file, grid, "cpu")
+        found = (tokens_in(shapely.Point(col + 0.5, row + 0.5), seen) for row, col in pixels)
+        return np.stack([shares @ tokens / max(shares.sum(), 1e-12) for tokens, shares in found])
+    side, cell = file.layout.block, file.layout.cell
+    blocks, here = np.divmod(pixels, side)
+    vectors = np.zeros((len(pixels), file.layout.directions))
+    for block in np.unique(blocks, axis=0).tolist():
+        own = (blocks == block).all(1)
+        rows, cols = here[own].T // cell + 1
+        levels = file.read("fast/field", *block)[:, rows, cols].T
+        vectors[own] = levels * file.read("fast/scale", *block) + file.read("fast/offset", *block)
+    return vectors
+
+
 def _shares(outline: BaseGeometry, window: Window, seen: Seen) -> npt.NDArray[np.float64]:
     """How much of an outline lies in every patch of a window, times the window's weight there."""
     here = shapely.transform(outline, lambda points: points - (window.col, window.row))

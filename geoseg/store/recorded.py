@@ -222,6 +222,14 @@ class RecordedSegmenter(Segmenter):
             )
         return replace(found, cls=found.cls.to(self.device), patches=found.patches.to(self.device))
 
+    def known(self, windows: Sequence[Window], corner: tuple[int, int]) -> Sequence[Window]:
+        """Those of some windows, counted from a corner of the scene, that the store holds."""
+        lattice, tokens = self.store.layout.lattice, self.store.cls_tokens
+        rows = lattice.row_starts.searchsorted([window.row + corner[0] for window in windows])
+        cols = lattice.col_starts.searchsorted([window.col + corner[1] for window in windows])
+        held = np.isfinite(tokens[rows, cols, 0])
+        return [window for window, there in zip(windows, held, strict=True) if there]
+
     def segment_lane(
         self,
         lane: Lane,

@@ -30,16 +30,21 @@ _COLUMNS = {
     **dict.fromkeys(("descriptions", "description", "definition"), "descriptions"),
     "example": "example",
     "share": "share",
+    "hidden": "hidden",
 }
 """Heads of columns, and keys of JSON objects, and what they mean."""
 _RUNS = "geoseg/run/"
 """How a ``run.json`` says what it is."""
 _OF_RUN = ("name", "queries", "color", "threshold", "offset", "descriptions", "example", "share")
+_HIDDEN = ("name", "color", "offset", "example", "share")
 _NUMBERS = ("value", "class_id", "code", "index", "id")
 """Heads of columns that may hold pixel values, the likeliest first."""
 _LEVELS = ("red", "green", "blue")
 _HEX = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})")
-_TOML_KEYS = ("name", "prompts", "color", "threshold", "offset", "descriptions", "example", "share")
+_TOML_KEYS = (
+    *("name", "prompts", "color", "threshold", "offset", "descriptions", "example", "share"),
+    "hidden",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class RawClass:
     descriptions: tuple[str, ...] = ()
     example: tuple[float, ...] = ()
     share: float = 0.5
+    hidden: bool = False
+    """Whether it only takes what is none of the others."""
     number: str | None = None
     """As it stands in a table: the pixel value in a legend, no matter elsewhere."""
 
@@ -243,8 +250,12 @@ def _from_json(path: str) -> tuple[RawClass, ...]:
         raise VocabularyError(f"{origin} is not valid JSON: {shown(error)}") from None
     if isinstance(found, Mapping) and str(found.get("schema", "")).startswith(_RUNS):
         found = [
-            {key: value for key, value in one.items() if key in _OF_RUN}
-            for one in found.get("classes", ())
+            {key: value for key, value in one.items() if key in kept} | more
+            for name, kept, more in (
+                ("classes", _OF_RUN, {}),
+                ("hidden", _HIDDEN, {"hidden": True, "prompts": []}),
+            )
+            for one in found.get(name, ())
             if isinstance(one, Mapping)
         ]
     if isinstance(found, Mapping) and set(found) == {"classes"}:
@@ -525,6 +536,9 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f"{origin}, {where}: example must be a list of numbers")
     if not _is_number(share):
         raise VocabularyError(f"{origin}, {where}: share must be a number from 0 to 1")
+    hidden = table.get("hidden", False)
+    if not isinstance(hidden, bool):
+        raise VocabularyError(f"{origin}, {where}: hidden must be true or false")
     given = table.get("prompts", [name])
     prompts, own = _without_color(_strings(given, origin, where), origin, where)
     color = color or own
@@ -532,7 +546,7 @@ def _from_table(table: dict[str, Any], origin: str, where: str) -> RawClass:
         raise VocabularyError(f"{origin}, {where}: prompts is empty; leave it out or fill it")
     described = _strings(table.get("descriptions", ()), origin, where, "descriptions")
     return RawClass(
-        where, name, prompts, color, threshold, offset, described, tuple(example), share
+        where, name, prompts, color, threshold, offset, described, tuple(example), share, hidden
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import VocabularyError
-from geoseg.text.vocabulary import Vocabulary
+from geoseg.text.vocabulary import Vocabulary, VocabularyClass
 from geoseg.types import FloatArray
 
 Embed = Callable[[Sequence[str]], FloatArray]
@@ -53,13 +53,22 @@ class Queries:
         if any(entry.example for entry in vocabulary.classes):
             vectors, class_of = _with_examples(vocabulary, vectors)
         assert vectors is not None
-        return cls(
+        made = cls(
             vectors,
             class_of,
             offsets[class_of],
             len(vocabulary.classes),
             descriptions=tuple(c.descriptions for c in vocabulary.classes),
         )
+        if not vocabulary.hidden:
+            return made
+        size = vectors.shape[1]
+        for entry in vocabulary.hidden:
+            _refuse_other_size(entry, size)
+        examples = _unit(np.array([entry.example for entry in vocabulary.hidden]))
+        found = made.with_hidden(examples.astype(np.float32))
+        hidden = np.array([entry.offset for entry in vocabulary.hidden], np.float32)
+        return replace(found, offset=np.concatenate([made.offset, hidden]))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -93,11 +102,7 @@ def _with_examples(
         first += len(own)
         if entry.example:
             example = _unit(np.array(entry.example))
-            if size not in (None, len(example)):
-                raise VocabularyError(
-                    f"class '{entry.name}': its example has {len(example)} numbers and the model's "
-                    f"directions have {size}; make examples with the same model"
-                )
+            _refuse_other_size(entry, size)
             size = len(example)
             found = (
                 _unit((1 - entry.share) * found + entry.share * example) if own else example[None]
@@ -105,6 +110,14 @@ def _with_examples(
         rows.append(found.astype(np.float32))
         class_of += [index] * len(found)
     return np.concatenate(rows), np.array(class_of, np.int32)
+
+
+def _refuse_other_size(entry: VocabularyClass, size: int | None) -> None:
+    if size not in (None, len(entry.example)):
+        raise VocabularyError(
+            f"class '{entry.name}': its example has {len(entry.example)} numbers and the model's "
+            f"directions have {size}; make examples with the same model"
+        )
 
 
 def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:

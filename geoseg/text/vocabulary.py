@@ -101,6 +101,9 @@ class Vocabulary:
     ----------
     classes
         Names, prompts and colours (``#rrggbb``) of the classes.
+    hidden
+        What a map does not show, known by examples: where one of them is best, a pixel is
+        background.
 
     Raises
     ------
@@ -110,9 +113,16 @@ class Vocabulary:
     """
 
     classes: tuple[VocabularyClass, ...]
+    hidden: tuple[VocabularyClass, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for entry in self.hidden:
+            if not entry.example or entry.prompts:
+                raise VocabularyError(
+                    f"hidden class '{entry.name}' is known by an example, and by no words"
+                )
         places = [f"class {number}" for number in range(1, len(self.classes) + 1)]
         _refuse_clashes(self.classes, places, "vocabulary")
 
@@ -154,9 +164,11 @@ class Vocabulary:
         if isinstance(source, Vocabulary):
             return source
         raw = read_source(source)
-        classes = _build(raw)
-        _refuse_clashes(classes, [entry.where for entry in raw.classes], raw.origin)
-        return cls(classes)
+        shown_ones = tuple(entry for entry in raw.classes if not entry.hidden)
+        hidden = _build(RawVocabulary(raw.origin, tuple(e for e in raw.classes if e.hidden)))
+        classes = _build(RawVocabulary(raw.origin, shown_ones))
+        _refuse_clashes(classes, [entry.where for entry in shown_ones], raw.origin)
+        return cls(classes, hidden)
 
     def __repr__(self) -> str:
         names = shown(", ".join(self.names))
@@ -196,7 +208,7 @@ class Vocabulary:
         """Return the vocabulary with one class more, which has the next label value."""
         given = {"name": name, "prompts": list(prompts) or [name]}
         added = given if color is None else given | {"color": color}
-        return Vocabulary.parse([*self.classes, added])
+        return replace(Vocabulary.parse([*self.classes, added]), hidden=self.hidden)
 
     def with_prompts(self, name: str, *prompts: str) -> Vocabulary:
         """Return the vocabulary with other words for a class."""
@@ -209,7 +221,7 @@ class Vocabulary:
     def without(self, *names: str) -> Vocabulary:
         """Return the vocabulary without some classes; those that are left are counted anew."""
         gone = {self._place(name) for name in names}
-        return Vocabulary(tuple(c for i, c in enumerate(self.classes) if i not in gone))
+        return replace(self, classes=tuple(c for i, c in enumerate(self.classes) if i not in gone))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a class file, ``.toml``, that `parse` reads back to the same value."""
@@ -225,7 +237,7 @@ class Vocabulary:
     def _changed(self, name: str, **values: Any) -> Vocabulary:
         place = self._place(name)
         changed = replace(self.classes[place], **values)
-        return Vocabulary((*self.classes[:place], changed, *self.classes[place + 1 :]))
+        return replace(self, classes=(*self.classes[:place], changed, *self.classes[place + 1 :]))
 
     def _place(self, name: str | int) -> int:
         if isinstance(name, int):
@@ -262,7 +274,8 @@ class Vocabulary:
 
     def to_toml(self) -> str:
         """Write the vocabulary as a TOML class file; `parse` reads it back to the same value."""
-        return "\n".join(_toml_table(entry) for entry in self.classes)
+        hidden = (f"{_toml_table(entry)}hidden = true\n" for entry in self.hidden)
+        return "\n".join([*map(_toml_table, self.classes), *hidden])
 
 
 VocabularySource: TypeAlias = Vocabulary | str | Path | Sequence[Any] | Mapping[str, Any] | Any
