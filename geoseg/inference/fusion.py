@@ -169,6 +169,11 @@ class FusedSegmenter(Segmenter):
         assert scorer.weight is not None
         self.scorer = scorer
         super().__init__(model, vocabulary, options)
+        if self.reads_regions:
+            raise OptionError(
+                f"attention {self.options.attention} reads the regions of pixels, which has no "
+                "place beside a scorer; take another, or leave --scorer-weight out"
+            )
         self._encode = super().encoder
         chosen, names = self.options, self.vocabulary.names
         views = chosen.method("views").views()
