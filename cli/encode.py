@@ -15,6 +15,8 @@ from geoseg_cli.options import takes
 ENCODER_OPTIONS = (
     "attention",
     "residual",
+    "last_blocks",
+    "cls_source",
     "upsampler",
     "upsampler_weights",
     "precision",

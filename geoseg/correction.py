@@ -17,7 +17,7 @@ import scipy.special
 from geoseg._files import local_target
 from geoseg._inputs import shown
 from geoseg.ask import Store
-from geoseg.errors import OptionError, SceneError, VocabularyError
+from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError
 from geoseg.inference.lane import TilePixels
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
@@ -123,6 +123,8 @@ def correct(
     places = _places(store, points, column, vocabulary)
     fit = _Fit.of(store, vocabulary, options, places, fast=fast)
     before, after, share, prior = fit.best()
+    if target.exists() and target.samefile(map):
+        raise OutputError(f"{shown(target)} is the map that is corrected; give another --out")
     corrected = fit.vocabulary(range(len(places)), share, prior)
     run = store.to_files(
         corrected,

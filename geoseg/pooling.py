@@ -95,6 +95,7 @@ def examples(
     with bounded_cache():
         if isinstance(scene, Store):
             seen = seen_by_store(scene._file, scene._open(None, None)[0].grid, device)
+            seen = replace(seen, model=scene._named(device))
         else:
             loaded = model if isinstance(model, Model) else load_model(model, device=device)
             if not isinstance(scene, str | Path | Scene):
