@@ -17,7 +17,7 @@ import scipy.special
 from geoseg._files import local_target
 from geoseg._inputs import shown
 from geoseg.ask import Store
-from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError
+from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError, warn
 from geoseg.inference.lane import TilePixels
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
@@ -195,6 +195,11 @@ def _places(
             tokens, shares = tokens_in(outline, seen)
             example = Example(name, tokens, shares) if len(shares) else None
         made.append(_Place(classes[name].name, (row, col), example))
+    if len({place.name for place in made}) == 1 and len(classes) > 1:
+        warn(
+            f"all corrected places are '{shown(made[0].name)}', which nothing holds back then; "
+            "give some of other classes too, also where the map is right"
+        )
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class Example:
     shares: npt.NDArray[np.float64]
     """``(n,)`` how much of each counts."""
 
-    @property
+    @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
         """Of the tokens."""
         return np.asarray(self.shares @ self.tokens / self.shares.sum())

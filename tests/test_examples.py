@@ -301,6 +301,9 @@ def test_a_map_is_not_replaced_by_its_correction(both: Store, tmp_path: Path) ->
     both.to_files("brick; lawn; lake", tmp_path / "map", options=QUICK, products=bare)
     with pytest.raises(OutputError, match="is the map that is corrected; give another --out"):
         geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "map", overwrite=True)
+    alike = known_points(9)[lambda t: t["class"] == "lake"]
+    with pytest.warns(GeosegWarning, match="all corrected places are 'lake'"):
+        geoseg.correct(both, tmp_path / "map", alike, tmp_path / "new", products=bare)
 
 
 @pytest.mark.filterwarnings("ignore:.*smaller than a patch")
