@@ -65,9 +65,14 @@ def ask(
         connect(workers=workers, scheduler=scheduler, threads=threads) as client,
         _run.progress_bar(quiet=quiet) as progress,
     ):
-        opened = geoseg.open_store(store)
+        opened = geoseg.open_store(store, scene=scene, model=model)
         words, _ = options.vocabulary(
-            classes, examples, examples_from or opened, model=opened.model, options=chosen
+            classes,
+            examples,
+            examples_from or opened,
+            model=model or opened.model,
+            options=chosen,
+            device=device,
         )
         run = opened.to_files(
             words,
@@ -76,9 +81,7 @@ def ask(
             options=chosen,
             aoi=aoi,
             products=products,
-            model=model,
             device=device,
-            scene=scene,
             tile=tile,
             overwrite=overwrite,
             resume=resume,

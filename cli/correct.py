@@ -43,6 +43,8 @@ def correct(
         ),
     ],
     products: Products,
+    scene: options.SceneOfStoreOption = None,
+    model: options.ModelOfStoreOption = None,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -56,7 +58,7 @@ def correct(
 
     with _run.progress_bar(quiet=quiet) as progress:
         done = geoseg.correct(
-            geoseg.open_store(store),
+            geoseg.open_store(store, scene=scene, model=model),
             map_,
             points,
             out,

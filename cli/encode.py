@@ -16,6 +16,8 @@ ENCODER_OPTIONS = (
     "attention",
     "backbone_weights",
     "residual",
+    "last_blocks",
+    "cls_source",
     "upsampler",
     "upsampler_weights",
     "precision",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -66,21 +68,28 @@ def similar(
         typer.echo(_run.printable(out), err=True)
 
 
+_WKT = re.compile(
+    r"\s*(SRID=\d+;)?\s*((MULTI)?(POINT|LINESTRING|POLYGON)|GEOMETRYCOLLECTION)\s*Z?M?\s*"
+    r"(\(|EMPTY\b)",
+    re.IGNORECASE,
+)
+
+
 def _place(to: str) -> Any:
     """Words, or the place that they write down."""
-    parts = to.split(",")
-    if len(parts) == 2:
-        try:
-            return float(parts[0]), float(parts[1])
-        except ValueError:
-            return to
-    if to.lstrip().upper().startswith(("POLYGON", "MULTIPOLYGON", "POINT")) and "(" in to:
+    if _WKT.match(to):
         import shapely
 
         from geoseg.errors import OptionError
 
+        if "=" in to.partition("(")[0]:
+            raise OptionError("--to takes a geometry in the scene's CRS; leave SRID=… out")
         try:
             return shapely.from_wkt(to)
         except shapely.errors.ShapelyError as error:
             raise OptionError(f"--to is no geometry: {error}") from None
+    parts = to.split(",")
+    if len(parts) == 2:
+        with suppress(ValueError):
+            return float(parts[0]), float(parts[1])
     return to

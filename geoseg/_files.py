@@ -241,6 +241,21 @@ def local_target(path: str | Path) -> Path:
     return target
 
 
+def refuse_source(target: Path, sources: Iterable[str | Path]) -> None:
+    """Refuse to write over a file that is being read, under whatever name.
+
+    Raises
+    ------
+    OutputError
+        If one of the sources is the target.
+    """
+    for source in sources:
+        if target.exists() and is_there(source) and target.samefile(source):
+            raise OutputError(
+                f"{as_given(source)} is the scene itself and would be replaced; give another --out"
+            )
+
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _LITTLE_ROOM_BYTES = 2**20
 

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg._address import as_given
 from geoseg._fields import as_made, choices
+from geoseg._files import local_target, refuse_source
 from geoseg._html import table
 from geoseg._inputs import is_there, shown
 from geoseg._texts import area_as_text
@@ -34,7 +35,14 @@ from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading, StoreOptions
 from geoseg.pipeline import regions_on_disk, run_scene
 from geoseg.run.result import Progress, ProgressCallback, Run
-from geoseg.run.scenes import SceneSource, open_area, open_input, passing_mosaic
+from geoseg.run.scenes import (
+    MOSAIC,
+    STACK,
+    SceneSource,
+    open_area,
+    open_input,
+    passing_mosaic,
+)
 from geoseg.run.tiles import PixelSource, TileJob, run_tiles
 from geoseg.runtime.gdal import bounded_cache
 from geoseg.store.encode import EncodeRun, StoreFolder
@@ -117,13 +125,17 @@ def encode(
     return open_store(folder.path)
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(
+    path: str | Path, *, scene: str | Path | None = None, model: str | Model | None = None
+) -> Store:
     """Open a store that `encode` has made.
 
     Parameters
     ----------
     path
         Its folder.
+    scene, model
+        Where its scene and its model lie now, if that is another place.
 
     Returns
     -------
@@ -135,7 +147,7 @@ def open_store(path: str | Path) -> Store:
     SceneError
         If there is none, or only half of one, or one of another layout.
     """
-    return Store(StoreFile.open(as_given(path)))
+    return Store(StoreFile.open(as_given(path)), scene, model)
 
 
 def is_store(path: Any) -> bool:
@@ -153,6 +165,8 @@ class Store:
     ----------
     file
         The opened store.
+    scene, model
+        As for `open_store`.
 
     Examples
     --------
@@ -161,8 +175,13 @@ class Store:
     >>> store.to_files("building; road; water", "map")                # doctest: +SKIP
     """
 
-    def __init__(self, file: StoreFile) -> None:
-        self._file = file
+    def __init__(
+        self,
+        file: StoreFile,
+        scene: str | Path | None = None,
+        model: str | Model | None = None,
+    ) -> None:
+        self._file, self._moved_scene, self._moved_model = file, scene, model
 
     @property
     def path(self) -> Path:
@@ -288,6 +307,8 @@ class Store:
         GeosegError
             With one line that says what is wrong and what to do.
         """
+        if is_there(out) and is_there(self.path) and self.path.samefile(out):
+            raise OutputError(f"{out} is the store itself; give another --out for its map")
         vocabulary = Vocabulary.parse(words)
         path, reading = self._scene_path(scene), self._reading(aoi)
 
@@ -328,7 +349,7 @@ class Store:
         device: str = "auto",
         scene: str | Path | None = None,
         overwrite: bool = False,
-        progress: ProgressCallback | None = None,
+        progress: ProgressCallback | bool | None = None,
     ) -> xr.DataArray:
         """Find where the scene looks like some words, or like a place in it.
 
@@ -346,7 +367,7 @@ class Store:
         overwrite
             Replace ``out``.
         progress
-            Called after every tile.
+            Called after every tile; True shows a bar.
 
         Returns
         -------
@@ -359,11 +380,18 @@ class Store:
         OptionError
             If it is neither words nor a place, or the place lies where there is no data.
         """
-        if out is not None and Path(out).exists() and not overwrite:
-            raise OutputError(f"{out}: exists already; replace it with --overwrite")
+        target = None if out is None else local_target(out)
+        if target is not None and target.is_dir():
+            raise OutputError(f"{target} is a folder; give a file with --out")
+        if target is not None and target.exists() and not overwrite:
+            raise OutputError(f"{target}: exists already; replace it with --overwrite")
+        if target is not None and not target.absolute().parent.is_dir():
+            raise OutputError(f"{target}: there is no such folder; make it first")
         source, reading = self._open(scene, aoi)
+        if target is not None:
+            refuse_source(target, [source.path, *(file for file, *_ in source.source.all_files)])
         fast = "full" not in self.tiers if fast is None else fast
-        named = RecordedModel.of(self._file, "cpu" if fast else device, model)
+        named = self._named("cpu" if fast else device, model)
         vector, told = self._direction(what, named, as_made(Options, options), source)
         kind = FastLikeness if fast else Likeness
         asked = kind(self._file, named, vector)
@@ -371,21 +399,24 @@ class Store:
         plan = asked.cut(source.shape, None if area is None else area.window)
         job = TileJob(self._pixels(asked, source, reading), asked, plan, area)
         grid = source.grid.crop(plan.region)
-        with TemporaryDirectory(prefix="geoseg-") as folder, bounded_cache():
-            place = Path(folder) if out is None else Path(out).absolute().parent
-            work = place / f".{Path(out or 'similarity').stem}.work.tif"
+        with (
+            progress_shown(progress, "similar") as say,
+            TemporaryDirectory(prefix="geoseg-") as folder,
+            bounded_cache(),
+        ):
+            final = Path(folder) / "similarity.tif" if target is None else target
+            work = final.absolute().parent / f".{final.stem}.work.tif"
             tags = provenance(source.path, self.model, [[told]])
             with similarity_writer(work, grid, NOTHING, told, tags=tags) as writer:
                 try:
-                    self._write(job, writer, progress)
-                    final = Path(folder) / "similarity.tif" if out is None else Path(out)
+                    self._write(job, writer, say)
                     writer.finish(final, overwrite=overwrite)
                 finally:
                     writer.discard()
             opened: Any = rioxarray.open_rasterio(final, masked=True, chunks={})
             made: xr.DataArray = opened.squeeze("band", drop=True).rename("similarity")
             made.attrs = {"long_name": f"similarity to {told}", "units": "1"}
-            return made if out is not None else made.load()
+            return made if target is not None else made.load()
 
     def _write(self, job: TileJob, writer: RasterWriter, progress: ProgressCallback | None) -> None:
         plan = job.plan
@@ -470,6 +501,9 @@ class Store:
 
     # -- what is asked with ------------------------------------------------------------------
 
+    def _named(self, device: str, model: str | Model | None = None) -> RecordedModel:
+        return RecordedModel.of(self._file, device, self._moved_model if model is None else model)
+
     def _segmenter(
         self,
         words: VocabularySource,
@@ -480,7 +514,7 @@ class Store:
     ) -> RecordedSegmenter:
         fast = "full" not in self.tiers if fast is None else fast
         kind = FastSegmenter if fast else RecordedSegmenter
-        named = RecordedModel.of(self._file, "cpu" if fast else device, model)
+        named = self._named("cpu" if fast else device, model)
         return kind(self._file, named, Vocabulary.parse(words), options)
 
     def _pixels(self, segmenter: RecordedSegmenter, source: Scene, reading: Reading) -> PixelSource:
@@ -495,9 +529,13 @@ class Store:
     # -- the scene ---------------------------------------------------------------------------
 
     def _scene_path(self, given: str | Path | None) -> str:
+        given = self._moved_scene if given is None else given
         if given is not None:
             return as_given(given)
         path = str(self.facts["scene"]["path"])
+        kept = self.path / Path(path).name
+        if kept.name in (MOSAIC, STACK) and is_there(kept):  # it moves with the store
+            return str(kept)
         if "://" not in path and not path.startswith("/vsi") and not is_there(path):
             raise not_found(SceneError)(
                 f"{self.path}: its scene {shown(path)} is not there; say where it lies with --scene"

@@ -17,7 +17,7 @@ import scipy.special
 from geoseg._files import local_target
 from geoseg._inputs import shown
 from geoseg.ask import Store
-from geoseg.errors import OptionError, SceneError, VocabularyError
+from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError, warn
 from geoseg.inference.lane import TilePixels
 from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
@@ -119,6 +119,8 @@ def correct(
     places = _places(store, points, column, made.vocabulary)
     fit = _Fit.of(store, made.vocabulary, made.options, places, fast=made.fast)
     before, after, share, prior = fit.best()
+    if target.exists() and target.samefile(map):
+        raise OutputError(f"{shown(target)} is the map that is corrected; give another --out")
     corrected = fit.vocabulary(range(len(places)), share, prior)
     run = store.to_files(
         corrected,
@@ -218,6 +220,11 @@ def _places(
             tokens, shares = tokens_in(outline, seen)
             example = Example(name, tokens, shares) if len(shares) else None
         made.append(_Place(classes[name].name, (row, col), example))
+    if len({place.name for place in made}) == 1 and len(classes) > 1:
+        warn(
+            f"all corrected places are '{shown(made[0].name)}', which nothing holds back then; "
+            "give some of other classes too, also where the map is right"
+        )
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def examples(
     with bounded_cache():
         if isinstance(scene, Store):
             seen = seen_by_store(scene._file, scene._open(None, None)[0].grid, device)
+            seen = replace(seen, model=scene._named(device))
         else:
             loaded = model if isinstance(model, Model) else load_model(model, device=device)
             if not isinstance(scene, str | Path | Scene):
@@ -151,7 +153,7 @@ class Example:
     shares: npt.NDArray[np.float64]
     """``(n,)`` how much of each counts."""
 
-    @property
+    @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
         """Of the tokens."""
         return np.asarray(self.shares @ self.tokens / self.shares.sum())

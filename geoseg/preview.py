@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from geoseg._fields import as_made
-from geoseg._files import local_target, whole_file, writing_to
+from geoseg._files import local_target, refuse_source, whole_file, writing_to
 from geoseg._fonts import Font, font_for, warn_of_boxes
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.io.crs import same_crs
@@ -151,11 +151,12 @@ def preview_files(
     SceneError
         If a raster cannot be read, or the labels do not lie on the scene.
     OutputError
-        If the PNG exists or cannot be written.
+        If the PNG exists, is the scene, or cannot be written.
     """
     out = local_target(out)
     if out.suffix.lower() != ".png":
         raise OptionError(f"{out}: a preview is a PNG; give a name that ends in .png")
+    refuse_source(out, [scene.path if isinstance(scene, Scene) else scene])
     labels = open_labels(labels_path, classes)
     if not isinstance(scene, Scene):
         scene = Scene.open(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import geoseg
 from geoseg import Options, Store, Vocabulary
-from geoseg.errors import GeosegWarning, OptionError, SceneError, VocabularyError
+from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError, VocabularyError
 from geoseg.testing import tiny_random_model
 from geoseg.types import PixelBlock
 from geoseg_cli.main import app
@@ -205,6 +206,33 @@ def test_similarity_in_a_file(both: Store, runner: CliRunner, tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["lawn.tif"]
 
 
+def test_similarity_never_replaces_the_scene(both: Store, tmp_path: Path) -> None:
+    own = Path(shutil.copy(both.facts["scene"]["path"], tmp_path / "own.tif"))
+    (tmp_path / "same.tif").hardlink_to(own)
+    before = own.read_bytes()
+    for out in (own, tmp_path / "same.tif"):
+        with pytest.raises(OutputError, match="is the scene itself and would be replaced"):
+            both.similar("lake", out=out, scene=own, overwrite=True)
+    assert own.read_bytes() == before
+    for out, reason in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.tif", "no such folder")):
+        with pytest.raises(OutputError, match=reason):
+            both.similar("lake", out=out, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [("SRID=32632;POINT(500050 4999900)", "leave SRID=… out"), ("POINT EMPTY", "has no data"),
+     ("LINESTRING(0 0, 1 1", "is no geometry")],
+)  # fmt: skip
+def test_a_geometry_is_never_taken_for_words(
+    both: Store, runner: CliRunner, tmp_path: Path, written: str, reason: str
+) -> None:
+    command = ["similar", str(both.path), "--to", written, "--out", str(tmp_path / "a.tif")]
+    done = runner.invoke(app, command)
+    assert done.exit_code == 2
+    assert reason in done.stderr
+
+
 def test_similarity_to_nowhere_is_one_line(both: Store) -> None:
     with pytest.raises(OptionError, match="lies where the scene has no data"):
         both.similar((0.0, 0.0))
@@ -266,6 +294,45 @@ def test_corrections_of_other_maps_are_refused(
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["right_left_out"] >= told["right_before"]
+
+
+def test_a_map_is_not_replaced_by_its_correction(both: Store, tmp_path: Path) -> None:
+    bare = geoseg.Products(polygons="none", preview=False)
+    both.to_files("brick; lawn; lake", tmp_path / "map", options=QUICK, products=bare)
+    with pytest.raises(OutputError, match="is the map that is corrected; give another --out"):
+        geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "map", overwrite=True)
+    alike = known_points(9)[lambda t: t["class"] == "lake"]
+    with pytest.warns(GeosegWarning, match="all corrected places are 'lake'"):
+        geoseg.correct(both, tmp_path / "map", alike, tmp_path / "new", products=bare)
+
+
+@pytest.mark.filterwarnings("ignore:.*smaller than a patch")
+def test_examples_and_corrections_of_what_was_moved(
+    store: Store, scene: Path, model: geoseg.Model, file: Path, runner: CliRunner, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(store.path, tmp_path / "s.store"))
+    record = json.loads((copy / "zarr.json").read_text())
+    record["attributes"]["scene"]["path"] = str(tmp_path / "gone.tif")
+    record["attributes"]["model"]["spec"] = f"local-dir:{tmp_path / 'gone'}"
+    (copy / "zarr.json").write_text(json.dumps(record))
+    moved = Path(shutil.copy(scene, tmp_path / "moved.tif"))
+    known_points(9).to_file(tmp_path / "points.gpkg")
+    there = ["--scene", str(moved), "--model", model.spec]
+    rest = ["--polygons", "none", "--no-preview", "--quiet"]
+    ask = ["ask", str(copy), "--out", str(tmp_path / "map"), "--classes", "brick, clay; lawn; lake",
+           "--examples", str(file), "--templates", "none", *there, *rest]  # fmt: skip
+    correct = ["correct", str(copy), "--map", str(tmp_path / "map"), "--points",
+               str(tmp_path / "points.gpkg"), "--out", str(tmp_path / "new"),
+               *there, *rest]  # fmt: skip
+    for command in (ask, correct):
+        done = runner.invoke(app, command)
+        assert done.exit_code == 0, done.output
+
+
+def test_examples_without_a_cls_token(scene: Path, model: geoseg.Model, file: Path) -> None:
+    options = {"attention": "scclip", "templates": "none"}
+    made = geoseg.examples(scene, file, model=model, options=options)
+    assert all(np.isclose(np.linalg.norm(one.example), 1, atol=1e-3) for one in made.classes)
 
 
 def test_commands_take_examples(

@@ -288,6 +288,12 @@ def test_views_of_itaclip(model: Model, box: str, share: float) -> None:
         assert largest(blurred(image)[0, :, ::5, ::5], ARRAYS["itaclip__main__blur_s5"]) < LOGITS
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (4, 60), (60, 5)])
+def test_scenes_of_a_few_pixels_are_blurred_too(shape: tuple[int, int]) -> None:
+    found = blurred(torch.full((1, 3, *shape), 0.25))
+    assert torch.allclose(found, torch.full((1, 3, *shape), 0.25))
+
+
 def test_all_of_itaclip_on_a_whole_image(model: Model) -> None:
     image = np.asarray(Image.open(GOLDENS / "structured_300x260.png"))
     block = PixelBlock(

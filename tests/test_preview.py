@@ -142,6 +142,15 @@ def test_other_formats_than_png_are_refused(tmp_path: Path) -> None:
         preview_files(tmp_path / "s.tif", tmp_path / "s.tif", tmp_path / "p.jpg")
 
 
+def test_a_preview_never_replaces_its_scene(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30)).save(photo)
+    before = photo.read_bytes()
+    with pytest.raises(OutputError, match="is the scene itself and would be replaced"):
+        preview_files(photo, tmp_path / "labels.tif", photo, overwrite=True)
+    assert photo.read_bytes() == before
+
+
 def ink_of(name: str, folder: Path) -> bytes:
     """Pixels of a preview with that title."""
     out = folder / f"{len(list(folder.iterdir()))}.png"

@@ -210,6 +210,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(tiny_random_model(tmp_path_factory.mktemp("model")), device="cpu")
 
 
+def test_a_scene_smaller_than_a_cell_has_the_usual_gradient(tmp_path: Path) -> None:
+    scene = Scene.open(write_scene(tmp_path / "thin.tif", 4, 60))
+    measured = tlp.Laplace(cell=16).measured(scene)
+    assert measured.gradient[1] == 0.1
+
+
 def test_the_gradient_is_measured_once_and_written_down(model: Model, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", 170, 150)
     products = geoseg.Products(polygons="none", preview=False)

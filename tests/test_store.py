@@ -142,6 +142,11 @@ def test_a_mosaic_is_one_store(tmp_path: Path, model: geoseg.Model) -> None:
     asked = geoseg.encode(parts, tmp_path / "s.store", model=model)
     found = asked.to_files(CLASSES, tmp_path / "asked", options=QUICK, products=BARE)
     nearly_equal(read(found), read(expected), 0.999)
+    # The file that puts the parts together lies in the store, and moves with it.
+    shutil.move(asked.path, tmp_path / "renamed.store")
+    renamed = geoseg.open_store(tmp_path / "renamed.store")
+    again = renamed.to_files(CLASSES, tmp_path / "again", options=QUICK, products=BARE)
+    assert (read(again) == read(found)).all()
 
 
 def test_no_question_encodes_or_needs_the_image_tower(
@@ -299,6 +304,49 @@ def test_an_interrupted_encode_resumes_to_the_same_bytes(
     assert (out / "zarr.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("moved", [1, 3])
+def test_an_encode_cut_off_while_it_gets_its_place_resumes_to_the_same_bytes(
+    tmp_path: Path, scene: Path, model: geoseg.Model, store: Store, moved: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, replace_, names = tmp_path / "s.store", Path.replace, list[str]()
+
+    def cut(self: Path, target: Path) -> Path:
+        if target.parent == out:
+            names.append(target.name)
+            if len(names) > moved:
+                raise KeyboardInterrupt
+        return replace_(self, target)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        geoseg.encode(scene, out, model=model, tile=TILE)
+    monkeypatch.undo()
+    with pytest.raises(SceneError, match="half written; finish it with geoseg encode --resume"):
+        geoseg.open_store(out)
+    geoseg.encode(scene, out, model=model, tile=TILE, resume=True)
+    assert contents(out) == contents(store.path)
+
+
+def test_what_is_no_stores_is_never_replaced(
+    tmp_path: Path, scene: Path, model: geoseg.Model, copy: Path
+) -> None:
+    mine = tmp_path / "mine" / "full" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    other = zarr.open_group(tmp_path / "other.zarr", mode="w")
+    other.attrs["title"] = "somebody's"
+    for out, name in ((tmp_path / "mine", "full"), (tmp_path / "other.zarr", "zarr.json")):
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=rf"holds {name}, which is no store's"):
+                geoseg.encode(scene, out, model=model, overwrite=overwrite)
+    assert mine.exists()
+    before = contents(copy)
+    with pytest.raises(OutputError, match="is the store itself"):
+        geoseg.open_store(copy).to_files(CLASSES, copy)
+    assert contents(copy) == before
+
+
 def test_what_is_there_is_not_replaced(
     tmp_path: Path, scene: Path, model: geoseg.Model, copy: Path
 ) -> None:
@@ -352,6 +400,8 @@ def test_another_scene_is_refused(store: Store, tmp_path: Path, scene: Path, cop
     changed(copy, lambda facts: facts["scene"].update(path=str(tmp_path / "gone.tif")))
     with pytest.raises(SceneError, match="say where it lies with --scene"):
         geoseg.open_store(copy).ask(CLASSES)
+    found = geoseg.open_store(copy, scene=moved).ask(CLASSES, options=QUICK)
+    assert (found.labels.values == expected).all()
 
 
 @pytest.mark.parametrize(

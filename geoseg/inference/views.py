@@ -135,5 +135,6 @@ def blurred(rgb: Tensor) -> Tensor:
     at = torch.arange(-half, half + 1, device=rgb.device, dtype=torch.float32)
     bell = torch.exp(-0.5 * (at / _BLUR_WIDTH) ** 2)
     bell = (bell / bell.sum()).to(rgb.dtype).expand(3, 1, 1, -1)
-    padded = F.pad(rgb, (half, half, half, half), mode="reflect")
+    thin = min(rgb.shape[2:]) <= half  # scenes of a few pixels have no mirror that deep
+    padded = F.pad(rgb, (half,) * 4, mode="replicate" if thin else "reflect")
     return F.conv2d(F.conv2d(padded, bell, groups=3), bell.mT, groups=3)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg._claim import claimed
-from geoseg._files import local_target, release_database, writing_to
+from geoseg._files import local_target, refuse_source, release_database, writing_to
 from geoseg.errors import OptionError, OutputError, warn
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
@@ -29,11 +29,6 @@ _MARKS = (PRODUCT_TAG.encode(), b"GEOSEG_VERSION", b"made by geoseg")
 MULTIHASH = "1220"
 """How a SHA-256 of a STAC item begins: which digest, and its length in bytes."""
 MARKED_BYTES = 16 * 2**20
-
-
-def _is_same(file: Path, other: Path) -> bool:
-    """Whether two names are of one file; not if either leads nowhere."""
-    return file.exists() and other.exists() and file.samefile(other)
 
 
 def _vouches(item: Path, record: Path) -> bool:
@@ -124,11 +119,9 @@ class OutputFolder:
             for name in (*ALL_PRODUCTS, *SIDE_FILES)
             if self._holds(name) and (name != ITEM or item or self._is_own(name))
         ]
-        for file in sources:
-            if any(_is_same(Path(file), out / name) for name in existing):
-                raise OutputError(
-                    f"{file} is the scene itself and would be replaced; give another --out"
-                )
+        sources = tuple(sources)
+        for name in existing:
+            refuse_source(out / name, sources)
         interrupted = self.journal.exists()
         if overwrite or update or interrupted:
             self._release_databases()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -26,7 +27,7 @@ from geoseg.io.aoi import Aoi
 from geoseg.io.scene import Scene
 from geoseg.model.spec import portable
 from geoseg.options import Reading, StoreOptions
-from geoseg.run.folder import OutputFolder
+from geoseg.run.folder import CLAIM, OutputFolder
 from geoseg.run.journal import Journal, TileRecord, digest
 from geoseg.run.progress import TileBar
 from geoseg.run.report import Method, reading_facts
@@ -76,8 +77,7 @@ class StoreFolder(OutputFolder):
             raise OutputError(f"{out} is a file; give another --out")
         if overwrite and resume:
             raise OptionError("--overwrite starts anew and --resume goes on; give one of them")
-        own = {*_PARTS, self.work.name, MOSAIC, STACK, ".geoseg-claim"}
-        strange = [] if not out.exists() else [p.name for p in out.iterdir() if p.name not in own]
+        strange = [] if not out.exists() else [p.name for p in out.iterdir() if not self._owns(p)]
         if strange:
             raise OutputError(f"{out} holds {strange[0]}, which is no store's; give another --out")
         if overwrite or resume:
@@ -92,16 +92,35 @@ class StoreFolder(OutputFolder):
                 f"{out} already holds a store; replace it with --overwrite, or give another --out"
             )
 
-    def publish_store(self, made: Path) -> None:
+    def _owns(self, path: Path) -> bool:
+        """Whether what lies in the folder is a store's, and no one else's of the same name."""
+        if path.name == GROUP:
+            try:
+                return MARK in json.loads(path.read_text(encoding="utf-8"))["attributes"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return False
+        if path.name in _PARTS:
+            return (path / GROUP).is_file()
+        return path.name in (self.work.name, MOSAIC, STACK, CLAIM)
+
+    def publish_store(self, made: Path, names: Sequence[str]) -> None:
         """Put a complete store where it belongs; the old record goes first, the new comes last."""
         (self.path / GROUP).unlink(missing_ok=True)
         for name in _PARTS[1:]:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (*_PARTS[1:], GROUP):
-            if (made / name).exists():
+            if name in names:
                 with writing_to(self.path / name):
                     (made / name).replace(self.path / name)
+        with writing_to(self.path / GROUP):
+            (made / GROUP).replace(self.path / GROUP)
         self.clear()
+
+    def recall_store(self, made: Path) -> None:
+        """Take back what an interrupted `publish_store` has put in its place."""
+        for name in _PARTS:
+            if not (made / name).exists() and (self.path / name).exists():
+                with writing_to(made / name):
+                    (self.path / name).replace(made / name)
 
 
 @dataclass
@@ -159,6 +178,7 @@ class EncodeRun:
             self.layout.make_tokens(self.group)
             self.layout.make_field(self.group)
         else:
+            self.folder.recall_store(self.made)
             self.group = zarr.open_group(self.made, mode="r+", zarr_format=3)
 
     # -- tokens -----------------------------------------------------------------------------
@@ -417,11 +437,9 @@ class EncodeRun:
     def _finish(self) -> None:
         for left in self.made.rglob("*.partial"):
             left.unlink()
-        for tier in ("full", "fast"):
-            if tier not in self.wanted.tiers:
-                shutil.rmtree(self.made / tier, ignore_errors=True)
         self.group.attrs.put(self._record(self.wanted.tiers))
-        self.folder.publish_store(self.made)
+        # What is not wanted goes with the work folder, last: a resumed run would miss it.
+        self.folder.publish_store(self.made, ("cls", *self.wanted.tiers))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def survey(seen: Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]
         tokens.append(F.normalize(features.patches[0].double(), dim=-1).mean(0).cpu().numpy())
         cls.append(F.normalize(features.cls[0].double(), dim=-1).cpu().numpy())
     overall = np.mean(cls, axis=0)
-    return np.mean(tokens, axis=0), overall / np.linalg.norm(overall)
+    # Some attentions give no CLS token: then there is no bias to be even with.
+    return np.mean(tokens, axis=0), overall / max(float(np.linalg.norm(overall)), 1e-12)
 
 
 def tokens_in(

@@ -71,7 +71,9 @@ class RecordedModel(Model):
         facts = store.facts["model"]
         towers: list[Model] = []
         if given is not None:
-            named = given if isinstance(given, Model) else load_model(given, device=device)
+            named = given
+            if not isinstance(named, Model):
+                named = load_model(named, device=device, words_only=True)
             _refuse_other_weights(store, named)
             towers.append(named)
         return cls(

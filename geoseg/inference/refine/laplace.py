@@ -171,7 +171,7 @@ def cells_of(values: Tensor, valid: Tensor, cell: int) -> tuple[Tensor, Tensor]:
     cut = valid[: rows * cell, : cols * cell]
     values = torch.where(cut[..., None], values[: rows * cell, : cols * cell], 0)
     count = cut.view(rows, cell, cols, cell).sum((1, 3))
-    total = values.reshape(rows, cell, cols, cell, -1).sum((1, 3))
+    total = values.reshape(rows, cell, cols, cell, values.shape[-1]).sum((1, 3))
     return total / count.clamp_min(1)[..., None], count > 0
 
 
