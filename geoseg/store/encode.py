@@ -198,6 +198,7 @@ class EncodeRun:
                 lattice.col_starts.searchsorted([w.col for w in found.places]) - cols.start,
             )
             blocks["cls"][at], blocks["full/patches"][at] = found.cls, found.patches
+            blocks["full/steps"][at] = found.steps
             return self._write(blocks, (rows, cols))
 
         self._fill("encode", job, journal, 0, write, self.client)
@@ -207,12 +208,12 @@ class EncodeRun:
     ) -> dict[str, npt.NDArray[Any]]:
         """What lies in a shard, or an empty one of a shape."""
         found = {}
-        for name in ("cls", "full/patches"):
+        for name in ("cls", "full/patches", "full/steps"):
             array: Any = self.group[name]
             if empty is None:
                 found[name] = np.ascontiguousarray(array[self.windows.places(index)])
             else:
-                found[name] = np.full((*empty, *array.shape[2:]), np.nan, array.dtype)
+                found[name] = np.full((*empty, *array.shape[2:]), array.fill_value, array.dtype)
         return found
 
     # -- the field --------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from geoseg.model.loading import Model
 from geoseg.model.vision import DenseFeatures, padding_to_patch
 from geoseg.options import Options
 from geoseg.store.field import Block, Cells, quantised
-from geoseg.store.layout import BLOCK, StoreFile
+from geoseg.store.layout import BLOCK, STEPS, StoreFile
 from geoseg.store.recorded import RecordedModel, RecordedSegmenter
 from geoseg.text.queries import Queries
 from geoseg.tiling.tiles import Lane
@@ -31,7 +31,6 @@ from geoseg.types import BoolArray, FloatArray, UInt8Array, Window
 
 WORDS = "a; b"
 """A segmenter needs some, and features do not."""
-_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +40,10 @@ class Tokens:
     places: Sequence[Window]
     cls: FloatArray
     """``(B, D)``."""
-    patches: npt.NDArray[np.float16]
-    """``(B, N, D)``."""
+    patches: npt.NDArray[np.int16]
+    """``(B, N, D)``, in steps."""
+    steps: FloatArray
+    """``(B, N)``."""
     windows: int
     retried: str = ""
 
@@ -96,37 +97,41 @@ class Encoding(Segmenter):
         Raises
         ------
         TileError
-            If features are not finite, or too large to be stored.
+            If features are not finite.
         """
         for each in tiles:
             windows, here = with_data(each), each.tile.read
             if not windows:
-                yield Tokens((), np.empty((0, 0), np.float32), np.empty((0, 0), np.float16), 0)
+                none = np.empty((0, 0), np.float32)
+                yield Tokens((), none, none.astype(np.int16), none, 0)
                 continue
             area = replace(
                 self._area(each.block, windows, here, each.sent), corner=(here.row, here.col)
             )
             padding = self._padding(windows[0].shape)
 
-            def work(some: Sequence[Window]) -> tuple[FloatArray, npt.NDArray[np.float16]]:
+            def work(some: Sequence[Window]) -> tuple[npt.NDArray[Any], ...]:
                 found = self.encode(F.pad(area.batch(some), padding))  # noqa: B023
-                return found.cls.cpu().numpy(), _as_half(found.patches)
+                return found.cls.cpu().numpy(), *_in_steps(found.patches)
 
             run = self._batches.run(work, area, stop=stop, share_threads=False)
             with closing(run):
                 found = [features for _, features in run]
-            cls, patches = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            yield Tokens(area.places(windows), cls, patches, len(windows))
+            cls, patches, steps = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            yield Tokens(area.places(windows), cls, patches, steps, len(windows))
 
 
-def _as_half(patches: Tensor) -> npt.NDArray[np.float16]:
-    largest = float(patches.abs().max())
-    if not largest <= _LARGEST_HALF:
+def _in_steps(patches: Tensor) -> tuple[npt.NDArray[np.int16], FloatArray]:
+    """Tokens as whole numbers of steps of their own: as small as float16, and ten times nearer."""
+    largest = patches.abs().amax(-1)
+    if not bool(largest.isfinite().all()):
         raise TileError(
-            "features of a window are not finite, or too large to be stored, so the model's "
-            "weights, its precision or the scene's pixels are out of bounds; try --precision fp32"
+            "features of a window are not finite, so the model's weights, its precision or the "
+            "scene's pixels are out of bounds; try --precision fp32"
         )
-    return patches.half().cpu().numpy()
+    steps = (largest.float() / STEPS).clamp_min(torch.finfo(torch.float32).tiny)
+    numbers = (patches.float() / steps[..., None]).round_().to(torch.int16)
+    return numbers.cpu().numpy(), steps.cpu().numpy()
 
 
 def leading_directions(store: StoreFile, windows: Sequence[tuple[int, int]], r: int) -> FloatArray:
@@ -134,8 +139,7 @@ def leading_directions(store: StoreFile, windows: Sequence[tuple[int, int]], r: 
     size = store.layout.embedding
     moment = torch.zeros(size, size, dtype=torch.float64)
     for row, col in windows:
-        tokens = torch.from_numpy(store.read("full/patches", row, col))
-        unit = F.normalize(tokens.double(), dim=-1)
+        unit = F.normalize(store.patches(row, col).double(), dim=-1)
         moment += unit.T @ unit
     _, vectors = torch.linalg.eigh(moment)
     directions: FloatArray = vectors[:, -r:].flip(1).float().contiguous().numpy()

@@ -5,7 +5,8 @@
     town.store/                  a Zarr v3 group, whose attributes say what was encoded and how
     ├── cls        (R, C, D)     CLS token of every window of the lattice; NaN where none was run
     ├── full/
-    │   └── patches (R, C, N, D) float16 patch tokens after the last block and projection
+    │   ├── patches (R, C, N, D) int16: patch tokens after the last block and projection
+    │   └── steps   (R, C, N)    what makes numbers of them
     └── fast/
         ├── basis   (D, r)       leading directions of the scene's unit patch tokens
         ├── field   (y, x, r, b + 2, b + 2)   int8: the merged direction field in them, in blocks
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import zarr
+from torch import Tensor
 from zarr.codecs import BloscCodec
 from zarr.errors import BaseZarrError
 
@@ -41,7 +43,7 @@ from geoseg.options import Tier
 from geoseg.tiling.lattice import Lattice
 from geoseg.types import Window
 
-LAYOUT = 1
+LAYOUT = 2
 """Number of this layout; stores of another one are refused."""
 MARK = "geoseg_store"
 GROUP = "zarr.json"
@@ -109,9 +111,18 @@ class Layout:
             shape=(rows, cols, tokens, size),
             chunks=(1, 1, tokens, size),
             shards=(side, side, tokens, size),
-            dtype="float16",
-            fill_value=np.nan,
+            dtype="int16",
+            fill_value=LOST_TOKEN,
             compressors=None,  # noise to a compressor, and in the way of reading
+        )
+        root.create_array(
+            "full/steps",
+            shape=(rows, cols, tokens),
+            chunks=(1, 1, tokens),
+            shards=(side, side, tokens),
+            dtype="float32",
+            fill_value=np.nan,
+            compressors=None,
         )
 
     def make_field(self, root: zarr.Group) -> None:
@@ -152,6 +163,8 @@ class Layout:
 
 LOST = -128
 """In ``field``: a block that nobody has written."""
+STEPS, LOST_TOKEN = 2**15 - 1, -(2**15)
+"""Largest number in ``patches``, and that of what nobody has written."""
 
 
 def shard_side(token_bytes: int, tile: int | None, stride: int) -> int:
@@ -232,8 +245,10 @@ class StoreFile:
         group = open_group(target)
         made = cls(target, dict(group.attrs), _mark(target))
         try:
-            _ = made.layout, made.facts["model"]["fingerprint"], made.facts["options"]
-        except (KeyError, TypeError, AttributeError) as error:
+            _ = made.layout, made.facts["model"]["fingerprint"], dict(made.facts["options"])
+            _ = made.facts["identity"], made.facts["area"], made.facts["scene"]["fingerprint"]
+            _ = made.facts["scene"]["path"], dict(made.facts["scene"]["reading"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SceneError(f"{shown(path)}: what the store says of itself is damaged") from error
         return made
 
@@ -316,7 +331,7 @@ class StoreFile:
             raise TileError(
                 f"{self.path}: the store holds nothing of some windows there; encode the scene anew"
             )
-        some: list[npt.NDArray[np.float16]] = []
+        some: list[Tensor] = []
         first = 0
         while first < len(places):  # neighbours along a row are read together
             last = first + 1
@@ -325,9 +340,19 @@ class StoreFile:
             ):
                 last += 1
             along = slice(int(cols[first]), int(cols[last - 1]) + 1)
-            some.append(self.read("full/patches", int(rows[first]), along))
+            some.append(self.patches(int(rows[first]), along))
             first = last
-        found = torch.from_numpy(np.concatenate(some)).float()
-        if not bool(found[:, 0, 0].isfinite().all()):
+        return DenseFeatures(torch.from_numpy(cls), torch.cat(some), layout.grid)
+
+    def patches(self, *place: int | slice) -> Tensor:
+        """Patch tokens ``(…, N, D)`` float32 of windows, by their rows and columns.
+
+        Raises
+        ------
+        TileError
+            If there are none.
+        """
+        numbers, steps = (self.read(f"full/{name}", *place) for name in ("patches", "steps"))
+        if not np.isfinite(steps).all() or (numbers[..., 0] == LOST_TOKEN).any():
             raise TileError(f"{self.path}: a part of the full tier is gone; encode the scene anew")
-        return DenseFeatures(torch.from_numpy(cls), found, layout.grid)
+        return torch.from_numpy(numbers).float().mul_(torch.from_numpy(steps)[..., None])

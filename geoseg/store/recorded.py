@@ -377,13 +377,14 @@ def _settled(store: StoreFile, model: Model, options: Options, tier: Tier) -> Op
     OptionError
         If what was settled with the store is given otherwise; the message names it.
     """
-    known = store.facts["options"]
+    # An option that came later was as it is by itself.
+    known = {name: getattr(Options, name) for name in SETTLED[tier]} | store.facts["options"]
     wanted = options
     if wanted.precision == "auto":
         wanted = replace(wanted, precision=known["precision"])
     if wanted.cls_source == Options.cls_source:
         wanted = replace(wanted, cls_source=known["cls_source"])
-    learned = known["upsampler_weights"] if wanted.preset == "none" else None
+    learned = known.get("upsampler_weights") if wanted.preset == "none" else None
     own = wanted.upsampler in (None, known["upsampler"]) and wanted.upsampler_weights is None
     if learned is not None and own:
         wanted = replace(wanted, upsampler=known["upsampler"], upsampler_weights=learned)
