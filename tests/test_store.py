@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -482,6 +485,36 @@ def test_a_store_that_is_replaced_meanwhile_makes_no_map(copy: Path, store: Stor
     shutil.copy(store.path / "zarr.json", copy / "zarr.json")
     with pytest.raises((SceneError, TileError), match="was replaced while it was read"):
         lazy.labels.compute()
+
+
+def test_two_readers_and_a_writer_do_no_harm(copy: Path, scene: Path, model: geoseg.Model) -> None:
+    """Whoever reads has the old store's map, the new one's, which is the same, or is told."""
+    opened = geoseg.open_store(copy)
+    expected = opened.ask(CLASSES, options=QUICK).labels.values
+    ended = threading.Event()
+
+    def read() -> list[Any]:
+        found: list[Any] = []
+        while not ended.is_set() or not found:
+            try:
+                found.append(geoseg.open_store(copy).ask(CLASSES, options=QUICK).labels.values)
+            except (SceneError, TileError) as told:
+                found.append(str(told))
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        geoseg.encode(scene, copy, model=model, overwrite=True)
+        ended.set()
+        seen = [one for reader in readers for one in reader.result()]
+    for one in seen:
+        if isinstance(one, str):
+            assert re.search("replaced|damaged|gone|half written|no such store|not a store", one)
+        else:
+            np.testing.assert_array_equal(one, expected)
+    np.testing.assert_array_equal(
+        geoseg.open_store(copy).ask(CLASSES, options=QUICK).labels, expected
+    )
 
 
 # -- the command line ----------------------------------------------------------------------------
