@@ -105,7 +105,7 @@ ATTENTIONS = Table(
         ),
         "corrclip": Entry(
             "geoseg.model.attention.corrclip:CorrClip",
-            "within the regions of --regions, by another model's likeness (backbone)",
+            "within regions of a file, by another model's likeness (backbone)",
         ),
         "reattn": Entry(
             "geoseg.model.attention.middle:ReAttn", "experimental: middle blocks, likeness of late"

@@ -172,7 +172,7 @@ class Options:
     )
     regions_layer: str | None = option(
         None,
-        "Layer of a vector file of --regions, or band of a raster. [default: the one with "
+        "Layer of a vector file of regions, or band of a raster of them. [default: the one with "
         "polygons]",
         METHOD,
         metavar="NAME|BAND",
@@ -203,7 +203,7 @@ class Options:
     )
     region_overlap: RegionOverlap = option(
         "smallest",
-        "Which polygon of --regions a pixel belongs to that lies in several; of equal ones the "
+        "Which of the regions' polygons a pixel belongs to that lies in several; of equal ones the "
         "later.",
         METHOD,
     )

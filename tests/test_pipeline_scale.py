@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import geoseg
 from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError, SceneError
-from geoseg.inference import network, segmenter
+from geoseg.inference import fusion, segmenter
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
@@ -73,7 +73,7 @@ def test_a_model_that_the_run_has_loaded_is_gone_when_the_products_are_made(
     def look(progress: geoseg.pipeline.Progress) -> None:
         alive[progress.stage] = models[0]() is not None
 
-    monkeypatch.setattr(network, "load_model", load)
+    monkeypatch.setattr(fusion, "load_model", load)
     scene = write_scene(tmp_path / "scene.tif", 150, 120)
     run = geoseg.segment_to_files(
         scene, CLASSES, tmp_path / "out", model=spec, options=QUICK, device="cpu", progress=look

@@ -438,6 +438,10 @@ class GivenPicture:
     backbone: Backbone
     picture: Array
 
+    @property
+    def width(self) -> int:
+        return self.backbone.width
+
     def queries_and_keys(self, images: Tensor) -> Any:
         rgb = torch.from_numpy(self.picture.transpose(2, 0, 1).copy()).float() / 255
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.backbone.mean, self.backbone.std))
