@@ -136,7 +136,6 @@ def segment(
     """
     from geoseg._address import is_address
     from geoseg.errors import OptionError
-    from geoseg.inference.fusion import vocabulary_of
     from geoseg.io.expand import expand_scenes, is_one_scene
     from geoseg.pipeline import segment_jobs
     from geoseg.run.cluster import connect
@@ -149,36 +148,19 @@ def segment(
     started, clock = _run.started()
     if mosaic and reading.rgb:
         raise OptionError("--mosaic and --rgb: files side by side, or bands of one scene; give one")
-    paths = expand_scenes(scenes)
-    as_one = mosaic or reading.rgb
+    paths, as_one = expand_scenes(scenes), mosaic or reading.rgb
     several = not (as_one or is_one_scene(scenes))
     if several:
         jobs = jobs_of(paths, out, out_name)
     else:
         jobs = [Job(paths if as_one else paths[0], out if is_address(out) else Path(out))]
     asked = None if scorer.call is None else scorer
-    if examples is not None and asked is not None and asked.weight is None:
-        raise OptionError(
-            "--examples and --scorer: a scorer knows no examples; give one, or --scorer-weight to "
-            "ask both"
-        )
-    if examples is not None and examples_from is None and (several or as_one):
-        raise OptionError(
-            "--examples and several scenes: say with --examples-from which one they lie in"
-        )
+    if examples is not None:
+        _refuse_examples(asked, examples_from, of_one_file=not (several or as_one))
+    before = {"overwrite": overwrite, "resume": resume, "update": update}
     if dry_run:
-        chosen.resolve({})
-        if classes is None:
-            options.refuse_silence(examples)
-        else:
-            _ = vocabulary_of(classes, asked)
-        _say_what_would_be(
-            [
-                job.outlook(reading, overwrite=overwrite, resume=resume, update=update)
-                for job in jobs
-            ],
-            as_json=as_json,
-        )
+        _refuse_words(classes, examples, chosen, asked)
+        _say_what_would_be([job.outlook(reading, **before) for job in jobs], as_json=as_json)
         return
     use_threads(threads)
     try:
@@ -207,13 +189,11 @@ def segment(
                 "products": products,
                 "tile": tile,
                 "device": device,
-                "overwrite": overwrite,
-                "resume": resume,
-                "update": update,
                 "keep_going": keep_going,
                 "client": client,
                 "progress": progress,
                 "manifest": manifest,
+                **before,
             }
             if several:
                 settings |= {"on_scene": _announce(quiet=quiet, debug=debug)}
@@ -234,6 +214,33 @@ def segment(
     _say_what_failed(done, several=several, debug=debug)
     if code:
         raise typer.Exit(code)
+
+
+def _refuse_examples(asked: Scorer | None, examples_from: str | None, *, of_one_file: bool) -> None:
+    from geoseg.errors import OptionError
+
+    if asked is not None and asked.weight is None:
+        raise OptionError(
+            "--examples and --scorer: a scorer knows no examples; give one, or --scorer-weight to "
+            "ask both"
+        )
+    if examples_from is None and not of_one_file:
+        raise OptionError(
+            "--examples and several scenes: say with --examples-from which one they lie in"
+        )
+
+
+def _refuse_words(
+    classes: str | None, examples: str | None, chosen: Options, asked: Scorer | None
+) -> None:
+    """Refuse options and classes that no scene could be mapped with."""
+    from geoseg.inference.fusion import vocabulary_of
+
+    chosen.resolve({})
+    if classes is None:
+        options.refuse_silence(examples)
+    else:
+        _ = vocabulary_of(classes, asked)
 
 
 def _say_what_would_be(outlooks: list[Outlook], *, as_json: bool) -> None:
