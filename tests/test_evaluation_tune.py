@@ -377,6 +377,7 @@ def test_what_a_store_has_settled_is_refused_by_name(
         ({"options": Options(attention="vanilla")}, "--attention vanilla: .*was encoded with"),
         ({"reading": {"stretch": "none"}}, "--stretch none: .*was encoded with auto"),
         ({"model": "geoseg-tiny"}, "has other weights"),
+        ({"options": Options(regions="superpixels")}, "pixel by pixel; leave regions out"),
     ):
         with pytest.raises(GeosegError, match=words):
             tune_on_scenes(paths, truth, VOCABULARY, **settings)

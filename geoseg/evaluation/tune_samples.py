@@ -191,6 +191,8 @@ def _tune(
 ) -> Tuning:
     if given.vocabulary_steps:
         raise OptionError("tuning works on the words of the class file; leave vocabulary steps out")
+    if given.regions is not None:
+        raise OptionError("tuning decides pixel by pixel; leave regions out")
     vocabulary = Vocabulary.parse(classes)
     if vocabulary.hidden:
         raise OptionError("tuning works on the words of classes; leave hidden classes out")
