@@ -660,7 +660,7 @@ def corrclip(files: dict[str, str], parcels: Path, **more: Any) -> Options:
 def test_corrclip_leaves_no_seam(
     small: Model, files: dict[str, str], parcels: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Tiles, batches, an area, an interruption and workers change no label; regions do."""
+    """Tiles, batches, an area and an interruption change no label; regions do."""
     scene, file = parcels
 
     def mapped(name: str, options: Options, **more: Any) -> Array:
@@ -684,8 +684,36 @@ def test_corrclip_leaves_no_seam(
     with pytest.raises(StopError):
         mapped("stopped", chosen, tile=64, progress=stop)
     assert (mapped("stopped", chosen, tile=64, resume=True) != whole).sum() <= 2
+    with rasterio.open(scene) as dataset:
+        left, top = dataset.xy(40, 25, offset="ul")
+        right, bottom = dataset.xy(120, 140, offset="ul")
+    part = mapped("part", chosen, tile=80, reading={"aoi": (left, bottom, right, top)})
+    assert (part != whole[40:120, 25:140]).sum() <= 2
     other = mapped("other", replace(chosen, attention="proxy:backbone=tiny_dino"), tile=1000)
     assert (other != whole).mean() > 0.01
+
+
+@pytest.mark.slow
+def test_corrclip_on_workers_is_the_same_map(
+    small: Model, files: dict[str, str], parcels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    scene, file = parcels
+    found = []
+    with (
+        distributed.LocalCluster(
+            2, processes=False, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        for name, more in (("here", {}), ("there", {"client": client})):
+            run = geoseg.segment_to_files(
+                scene, WORDS, tmp_path / name, model=small, options=corrclip(files, file),
+                tile=64, products=geoseg.Products(polygons="none", preview=False), **more,
+            )  # fmt: skip
+            with rasterio.open(run.out / "labels.tif") as labels:
+                found.append(labels.read(1))
+    assert (found[0] != found[1]).sum() <= 2
 
 
 def test_corrclip_needs_regions_of_a_file(
