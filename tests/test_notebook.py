@@ -370,7 +370,8 @@ def test_the_call_reads_nothing_of_a_file(
     assert ("measured" in told["geoseg_stretch"]) == measured
     corner = found.labels[:20, :20].compute()
     whole = found.labels.compute()
-    assert looked.count("read_decimated") == 1
+    # Of bytes nothing is measured, and places at the border show that there is no fill.
+    assert looked.count("read_decimated") == int((dtype, stretch) != ("uint8", "auto"))
     quick = {"polygons": "none", "preview": False}
     run = geoseg.segment_to_files(
         file, CLASSES, tmp_path / "out", model=loaded, options=QUICK, reading=reading,
