@@ -22,7 +22,7 @@ from geoseg.errors import OptionError, SceneError, TilingError, warn
 from geoseg.inference.decide import Decided, Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
-from geoseg.inference.merge import blend_weight, cropped, merged
+from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import Asked, SceneRefiner, prepared, refined
 from geoseg.inference.regions import DecidedRows, Voting, per_mille
 from geoseg.inference.rows import PixelRows
@@ -469,9 +469,9 @@ class Segmenter:
                 yield each, windows
 
         # Whatever fails on the way from there to here: the windows' threads end.
-        with closing(self._steps(core, noted(), stop)) as run:
+        with closing(self._strips(core, noted(), stop)) as run:
             origin = core.row, core.col
-            strips = refined(merged(run, core), self._refiners, pixels, origin)
+            strips = refined(run, self._refiners, pixels, origin)
             if (vote := self._voting) is not None:
                 scored = ((first, vote.scored(logits)) for first, logits in strips)
                 strips = refined(scored, (vote,), pixels, origin)
@@ -483,6 +483,16 @@ class Segmenter:
                 yield from unfinished.put(first, arriving.arrays())
                 pixels.forget_above(lane.core.row - top + first - reach)
         yield from unfinished.rest()
+
+    def _strips(
+        self,
+        core: Window,
+        tiles: Iterable[tuple[TilePixels, Sequence[Window]]],
+        stop: threading.Event | None,
+    ) -> Generator[Strip, None, None]:
+        """Averaged logits of a core, from some tiles' windows; no row of a tile not yet taken."""
+        with closing(self._steps(core, tiles, stop)) as run:
+            yield from merged(run, core)
 
     def _steps(
         self,
