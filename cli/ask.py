@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import OUTPUT, Options, Products
+from geoseg._fields import OUTPUT
+from geoseg.options import Options, Products
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.options import takes

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, Options, Reading, StoreOptions
+from geoseg.options import Options, Reading, StoreOptions
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.options import takes

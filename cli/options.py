@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from geoseg._fields import Choice, choices
+from geoseg._fields import INPUT, MODEL, SCENE, Choice, choices
 from geoseg.methods import help_of
-from geoseg.options import INPUT, MODEL, SCENE
 
 RUN = "Run"
 METHOD_FOR_LABELS = (

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, Options, Products, Reading, Scorer
+from geoseg.options import Options, Products, Reading, Scorer
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.options import RUN, takes

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from geoseg.options import INPUT, OUTPUT, Options
+from geoseg._fields import INPUT, OUTPUT
+from geoseg.options import Options
 from geoseg_cli import _run, options
 from geoseg_cli.options import takes
 

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import POLYGON_FORMATS, SHAPE, VectorOptions
+from geoseg._fields import SHAPE
+from geoseg.options import VectorOptions
+from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg_cli import _run, options
 from geoseg_cli.options import takes
 

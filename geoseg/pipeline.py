@@ -43,15 +43,9 @@ from geoseg.io.write import provenance
 from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import (
-    CLASS_RASTERS,
-    ITEM,
-    REGION_TABLE,
-    Options,
-    Products,
-    Reading,
-    is_beside_words,
-)
+from geoseg.options import Options, Products, Reading
+from geoseg.options.products import CLASS_RASTERS, ITEM, REGION_TABLE
+from geoseg.options.scorer import is_beside_words
 from geoseg.preview import preview_files
 from geoseg.run.cluster import client_there
 from geoseg.run.folder import REPORT, OutputFolder

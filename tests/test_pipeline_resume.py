@@ -17,7 +17,7 @@ import pytest
 import geoseg
 from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError
-from geoseg.options import ALL_PRODUCTS, SIDE_FILES
+from geoseg.options.products import ALL_PRODUCTS, SIDE_FILES
 from geoseg.pipeline import Progress
 from geoseg.run.folder import JOURNAL, WORK_FOLDER
 from geoseg.run.tiles import TileJob

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geoseg.options import Blend
+from geoseg.options.segmentation import Blend
 from geoseg.types import Window
 
 _PIXELS_AT_A_TIME = 2**18

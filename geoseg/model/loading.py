@@ -36,7 +36,7 @@ from geoseg.model.config import CONFIG_FILE, described_weights, read_config
 from geoseg.model.defaults import read_defaults
 from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture, parts_of
 from geoseg.model.vision import DenseEncoder, DenseFeatures
-from geoseg.options import ClsSource
+from geoseg.options.segmentation import ClsSource
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
 if TYPE_CHECKING:
