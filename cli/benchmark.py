@@ -11,7 +11,8 @@ from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options
 from geoseg.options.reading import ResizeRule
 from geoseg_cli import _run, options
-from geoseg_cli.options import METHOD_FOR_LABELS, takes
+from geoseg_cli.fields import takes
+from geoseg_cli.options import METHOD_FOR_LABELS
 
 if TYPE_CHECKING:
     from geoseg.evaluation.registry import Dataset

@@ -11,7 +11,7 @@ from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, StoreOptions
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
-from geoseg_cli.options import takes
+from geoseg_cli.fields import flag, takes
 
 ENCODER_OPTIONS = (
     "attention",
@@ -44,12 +44,11 @@ def encode(
     ],
     out: Annotated[
         str,
-        typer.Option(
+        flag(
             "--out",
             "-o",
-            envvar="GEOSEG_OUT",
             metavar="STORE",
-            rich_help_panel=OUTPUT,
+            panel=OUTPUT,
             help="Folder for the store, for example town.store.",
         ),
     ],

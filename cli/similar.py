@@ -11,7 +11,7 @@ import typer
 from geoseg._fields import INPUT, OUTPUT
 from geoseg.options import Options
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 
 @takes(Options, "templates")

@@ -12,7 +12,7 @@ from geoseg._fields import SHAPE
 from geoseg.options import VectorOptions
 from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 _RESULT = "Output"
 _SUFFIXES = ", ".join(f".{name}" for name in POLYGON_FORMATS if name != "none")
