@@ -1165,7 +1165,7 @@ def test_a_client_that_is_there_is_used(
 ) -> None:
     import distributed
 
-    from geoseg import pipeline
+    from geoseg.pipeline import scene
 
     class Client:
         status = "running"
@@ -1177,7 +1177,7 @@ def test_a_client_that_is_there_is_used(
         yield from ()
 
     monkeypatch.setattr(distributed, "default_client", Client)
-    monkeypatch.setattr(pipeline, "run_tiles", run_tiles)
+    monkeypatch.setattr(scene, "run_tiles", run_tiles)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for place, given in enumerate((None, False)):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.options import Activation, Resolved
+from geoseg.options import Resolved
+from geoseg.options.scorer import Activation
 from geoseg.text.queries import Pool, Queries
 from geoseg.text.vocabulary import Vocabulary
 

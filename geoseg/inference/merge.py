@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geoseg.options import Blend
+from geoseg.options.segmentation import Blend
 from geoseg.types import Window
 
 _NUMBERS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**24}

@@ -30,15 +30,9 @@ from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
 from geoseg.model.loading import resolve_device
-from geoseg.options import (
-    LEFT_OUT,
-    WORDS_ONLY,
-    Options,
-    Precision,
-    Resolved,
-    Scorer,
-    is_score_raster,
-)
+from geoseg.options import Options, Resolved, Scorer
+from geoseg.options.scorer import LEFT_OUT, is_score_raster
+from geoseg.options.segmentation import WORDS_ONLY, Precision
 from geoseg.runtime.transfer import to_device
 from geoseg.text.queries import Queries
 from geoseg.text.vocabulary import Vocabulary, VocabularySource

@@ -36,7 +36,8 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit, Upsampler
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Precision, Resolved
+from geoseg.options import Options, Resolved
+from geoseg.options.segmentation import Precision
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
 from geoseg.text.describe import Describe

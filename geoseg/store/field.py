@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geoseg.errors import TileError
 from geoseg.inference.merge import blend_weight
-from geoseg.options import Blend
+from geoseg.options.segmentation import Blend
 from geoseg.store.layout import BLOCK, LOST, StoreFile
 from geoseg.types import BoolArray, FloatArray, Window
 

@@ -30,7 +30,8 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.upsampling.base import Upsampler
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Resolved, Tier
+from geoseg.options import Options, Resolved
+from geoseg.options.store import Tier
 from geoseg.store.field import Field, Known
 from geoseg.store.layout import MISSING, StoreFile
 from geoseg.text.templates import load_templates
