@@ -28,7 +28,7 @@ from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg.pipeline import Progress
 from geoseg.run.folder import CLAIM
 from geoseg.testing import tiny_random_model
-from geoseg_cli._run import progress_bar
+from geoseg_cli._progress import progress_bar
 from geoseg_cli._signals import stoppable
 from geoseg_cli.main import app
 
