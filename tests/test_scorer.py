@@ -285,7 +285,7 @@ def test_scores_that_are_no_numbers_at_a_corner_are_the_scorers_fault(tmp_path: 
         pixels = np.maximum(dataset.read(), 1)
         pixels[:, 5, 7] = 0
         dataset.write(pixels)
-    with pytest.raises(TileError, match="scorer .* NaN or infinite"):
+    with pytest.raises(TileError, match=r"scorer .* NaN or infinite"):
         segment(file, tmp_path / "out", dark_is_none)
 
 
