@@ -182,6 +182,7 @@ class FusedSegmenter(Segmenter):
         if is_score_raster(scorer.call) or any(view.colours != "own" for view in views):
             views = Plain().views()
         self.network = Network(scorer, names, self.device, chosen.window, views)
+        self.not_finite = f"{Segmenter.not_finite}, or {self.network.not_finite}"
         told = self.network.names or tuple(names)
         self._beside = self.network.facts | {
             "classes": list(told),

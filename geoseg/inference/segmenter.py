@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from geoseg._fields import as_made
-from geoseg.errors import OptionError, SceneError, TilingError, warn
+from geoseg.errors import OptionError, SceneError, TileError, TilingError, warn
 from geoseg.inference.decide import Decided, Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
@@ -101,6 +101,11 @@ class Segmenter:
     >>> segmenter.predict(rgb).labels                        # doctest: +SKIP
     """
 
+    not_finite: str = (
+        "a window's logits are not finite, so the model's weights, its precision or the scene's "
+        "pixels are out of bounds; try --precision fp32"
+    )
+    """What there is to say where logits are no numbers."""
     _whose: Segmenter | None = None
 
     def __init__(
@@ -456,7 +461,8 @@ class Segmenter:
             If ``stop`` was set.
         """
         top, core = lane.grown.row, lane.grown
-        unfinished = Unfinished(lane.core.row, len(self.vocabulary.names), rasters)
+        classes = len(self.vocabulary.names)
+        unfinished = Unfinished(lane.core.row, classes, rasters, self.not_finite)
         pixels = PixelRows(core.height)
         reach = self.reach
         looks = self._refiners or self._voting is not None
@@ -589,6 +595,8 @@ class Segmenter:
         ------
         SceneError
             If the image has another shape or other values.
+        TileError
+            If the logits are not finite.
         """
         if self.options.regions_given:
             raise OptionError(
@@ -622,6 +630,8 @@ class Segmenter:
 
         def decide_rows(rows: slice) -> None:
             decided = make(planes[rows])
+            if not decided.finite:
+                raise TileError(self.not_finite)
             labels[rows] = decided.labels.cpu().numpy()
             scores[:, rows] = decided.scores.permute(2, 0, 1).cpu().numpy()
 
