@@ -59,6 +59,9 @@ OutputGrid = Literal["native", "working"]
 ResizeRule = Literal["opencv", "antialias", "none"]
 """``opencv`` as the paper's; ``antialias`` averages when shrinking; ``none`` keeps the pixels."""
 
+_LEAST_SCALE, _LARGEST_FACTOR = 0.001, 1e6
+"""Beyond them probabilities are all the same, or none."""
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "attention": "segearth",
@@ -135,8 +138,8 @@ class Options:
         "Subtract λ times the window's global logits from every pixel.",
         METHOD,
         metavar="λ",
-        holds=not_negative,
-        wanted="0 or more (logits become patch - bias * cls)",
+        holds=lambda value: 0 <= value <= _LARGEST_FACTOR,
+        wanted=f"0 to {_LARGEST_FACTOR:.0f} (logits become patch - bias * cls)",
     )
     cls_source: ClsSource = option(
         "modified",
@@ -240,8 +243,8 @@ class Options:
         "Factor on logits before the softmax.",
         METHOD,
         metavar="S",
-        holds=positive,
-        wanted="a value above 0",
+        holds=lambda value: _LEAST_SCALE <= value <= _LARGEST_FACTOR,
+        wanted=f"a value from {_LEAST_SCALE} to {_LARGEST_FACTOR:.0f}",
     )
     templates: str | tuple[str, ...] = option(
         "imagenet",

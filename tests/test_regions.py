@@ -562,7 +562,7 @@ def test_a_file_without_crs_is_refused(scene: Path, tmp_path: Path) -> None:
         ({"region_min_area_m2": 3}, "--region-min-area says how"),
         ({"regions": "superpixels", "regions_layer": "x"}, "--regions-layer is for regions of a"),
         ({"regions": "superpixel:size=9"}, "did you mean superpixels"),
-        ({"regions": "superpixels:size=1"}, "size of 1; give 2 to 64 pixels"),
+        ({"regions": "superpixels:size=1"}, "size is 1; give a whole number from 2 to 64"),
         ({"regions": "superpixels:sise=8"}, "no key 'sise'; did you mean size"),
         ({"regions": "x.gpkg", "region_agreement": 50}, "--region-agreement is 50"),
         ({"regions": ["x.gpkg"]}, "regions is a list; give superpixels"),
