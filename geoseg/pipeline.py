@@ -24,6 +24,7 @@ from geoseg.errors import (
     OutputError,
     SceneError,
     heard_warnings,
+    in_words,
     warn,
 )
 from geoseg.inference.fusion import probed, segmenter_of, vocabulary_of
@@ -530,7 +531,7 @@ class _SceneRun:
             self.scene, reading, self.area, self.method, self.products, self.plan.tile
         )
         if self.regions is not None:
-            self.facts |= {"--regions": self.regions.identity()}
+            self.facts |= {"--regions": in_words(self.regions.identity())}
         self.sums = SumFiles(self.folder.work / "regions")
         self.decision = self.segmenter.decision
         self.rasters = WorkRasters(

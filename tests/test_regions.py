@@ -416,6 +416,14 @@ def test_regions_come_in_many_ways(scene: Path, pixels: Array, kind: str, tmp_pa
     assert np.array_equal(raster(run.out), by_hand(pixels, numbers, "mean")[0])
     names = {Path(file).name for file in run.files}
     assert ("regions.csv" in names) == (kind in ("numbers", "coarse", "array"))
+    told = {
+        "table": "a GeoDataFrame of 3 polygons (EPSG:32631)",
+        "series": "a GeoSeries of 3 polygons (EPSG:32631)",
+        "array": f"a DataArray of {SIZE[0]} x {SIZE[1]} pixels",
+    }.get(kind, str(regions))
+    assert run.report["regions"]["path"] == run.report["options"]["regions"] == told
+    assert "/geoseg-" not in (run.out / "run.json").read_text()  # where objects pass through
+    assert mapped(scene, tmp_path / "out", regions, tile=64, update=True).status == "skipped"
 
 
 def test_a_raster_of_numbers_gets_a_table(scene: Path, tmp_path: Path) -> None:

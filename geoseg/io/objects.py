@@ -15,6 +15,7 @@ import numpy as np
 import xarray
 from shapely.geometry.base import BaseGeometry
 
+from geoseg._inputs import shown
 from geoseg.errors import OptionError, SceneError, passing_files
 from geoseg.io._handles import open_dataset
 from geoseg.io.array import ArrayScene, fill_of, time_of
@@ -53,10 +54,13 @@ def on_disk(*objects: Any, needed: int = 1) -> Iterator[tuple[Any, ...]]:
     OptionError
         If it is something else.
     """
-    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder):
+    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder) as names:
         if any(one is None for one in objects[:needed]):
             raise OptionError(f"this is None; {_GIVE}")
-        yield tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
+        paths = tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
+        pairs = zip(objects, paths, strict=True)
+        names |= {str(path): _called(one) for one, path in pairs if path is not one}
+        yield paths
 
 
 @contextmanager
@@ -191,6 +195,18 @@ def may_be_computed(labels: xarray.DataArray) -> bool:
     It loses the encoding; and where it was written and opened again, nobody knows.
     """
     return "geoseg_version" in labels.attrs and MARK not in labels.encoding
+
+
+def _called(value: Any) -> str:
+    """What an object is, in a few words."""
+    kind = type(value).__name__
+    if is_array(value):
+        size = " x ".join(map(str, label_array(value).shape))
+        return f"a {kind} of {size} pixels"
+    if isinstance(value, gpd.GeoSeries | gpd.GeoDataFrame):
+        crs = "no CRS" if value.crs is None else value.crs.to_string()
+        return f"a {kind} of {len(value)} polygons ({shown(crs)})"
+    return f"a {kind}"
 
 
 def _path_of(value: Any, folder: Path) -> Any:

@@ -536,8 +536,8 @@ def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> N
     """
     wanted = located.quick_gelu_weights
     if wanted is None:
-        found = {known_activation(file, state) for file in located.files} - {None}
-        wanted = max(found, default=None)
+        told = (known_activation(file, state) for file in located.files)
+        wanted = max((each for each in told if each is not None), default=None)
     if wanted is None or wanted == bool(located.config.get("quick_gelu", False)):
         return
     if not wanted:

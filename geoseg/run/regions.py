@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from geoseg._files import whole_file, writing_to
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, in_words
 from geoseg.inference.decide import Decision, lead, runner_up
 from geoseg.inference.lane import TileResult
 from geoseg.inference.regions import votes
@@ -285,8 +285,8 @@ class RegionTable:
     def report(self, source: GivenRegions, options: Resolved) -> dict[str, Any]:
         """What ``run.json`` says of the regions."""
         return {
-            "path": source.path,
-            "identity": source.identity(),
+            "path": in_words(source.path),
+            "identity": in_words(source.identity()),
             "given": getattr(source, "given", None),
             "on_the_map": len(self.numbers),
             "applied": int(self.applied.sum()),
