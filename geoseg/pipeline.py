@@ -691,7 +691,11 @@ class _SceneRun:
         assert regions is not None
         if self.holes or self.area is not None:
             return
-        given = len(regions.shapes) if isinstance(regions, PolygonRegions) else 1
+        if not isinstance(regions, PolygonRegions):
+            if not found:
+                warn(f"{regions.path}: no pixel of the scene with data lies in a region")
+            return
+        given = len(regions.shapes)
         if found < _MANY * given:
             warn(
                 f"{regions.path}: {given - found} of {given} regions on the scene have no class, "

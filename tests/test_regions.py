@@ -536,6 +536,7 @@ def test_what_is_no_help_is_refused_before_the_work(
         ({"crs": None}, "has no place|has no CRS"),
         ({"transform": from_origin(0, 0, 2, 2)}, "no ground in common"),
         ({"dtype": "float32"}, "holds fractions"),
+        ({"dtype": "int64"}, "numbers from 2\\^53 on cannot be told apart; number the regions"),
         ({"count": 2}, "choose the raster of regions with --regions-layer"),
     ],
 )
@@ -546,6 +547,8 @@ def test_a_raster_that_is_no_help_is_refused(
     values = np.repeat(values, change.get("count", 1), 0)
     if values.dtype.kind == "f":
         values += 0.5
+    if values.dtype == np.int64:
+        values += 2**60
     path = make(tmp_path / "numbers.tif", values, **({"transform": PLACE} | change))
     if "crs" in change:  # which the scene's stands for, and a warning says so
         with pytest.warns(GeosegWarning, match="has no CRS, taking the scene's"):
@@ -760,12 +763,34 @@ def test_hidden_words_and_thresholds_hold_for_regions(words: geoseg.Model) -> No
         assert found.scores.shape == (3, 80, 96)
 
 
-def test_raw_pixels_have_no_superpixels(scene: Path, tmp_path: Path) -> None:
-    with pytest.raises(geoseg.errors.TileError, match="superpixels need colours from 0 to 1"):
-        mapped(
-            scene, tmp_path / "out", "superpixels",
+@pytest.mark.parametrize("what", ["superpixels", "guided", "laplace", "lposs"])
+def test_raw_pixels_are_no_colours(scene: Path, tmp_path: Path, what: str) -> None:
+    options = {"regions": what} if what == "superpixels" else {"refine": what}
+    with pytest.raises(OptionError, match=f"{what} needs colours from 0 to 1, and the scorer sees"):
+        geoseg.segment_to_files(
+            scene, NAMES, tmp_path / "out", options=options,
             reading=Reading(stretch="raw"), scorer=geoseg.Scorer(brightest),
         )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bands", [(1,), (1, 2, 3, 1)])
+@pytest.mark.parametrize("what", ["guided", "laplace", "lposs"])
+def test_refiners_of_colours_need_three_bands(
+    scene: Path, tmp_path: Path, what: str, bands: tuple[int, ...]
+) -> None:
+    def scores(windows: torch.Tensor) -> torch.Tensor:
+        return windows[:, :1].expand(-1, 3, -1, -1)
+
+    def run(refine: str) -> geoseg.pipeline.Run:
+        return geoseg.segment_to_files(
+            scene, NAMES, tmp_path / "out", options={"refine": refine},
+            reading=Reading(bands=bands), scorer=geoseg.Scorer(scores), products=BARE,
+        )  # fmt: skip
+
+    with pytest.raises(OptionError, match=f"{what} looks at red, green and blue.* take pamr"):
+        run(what)
+    run("pamr:iterations=1")
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -34,6 +34,8 @@ IntArray = npt.NDArray[np.int64]
 Overlap = Literal["smallest", "largest"]
 """Which of several polygons a pixel belongs to."""
 
+_ALIKE = 2**53
+"""From here on whole numbers are the same where they are read as float64."""
 _SIDE = 512
 """Pixels a side of the pieces of a scene in which polygons are laid on pixels."""
 _KEPT = 64
@@ -115,7 +117,7 @@ class RasterRegions(LaidRaster):
         Raises
         ------
         SceneError
-            If the raster is damaged there, or holds fractions.
+            If the raster is damaged there, or holds fractions or too large numbers.
         """
         values = self.values(window, window.shape)
         known = np.isfinite(values) & (values > 0)
@@ -124,6 +126,11 @@ class RasterRegions(LaidRaster):
         found = np.where(known, values, 0)
         if (found != np.rint(found)).any():
             raise SceneError(f"{self.path}: holds fractions; regions are whole numbers")
+        if (found >= _ALIKE).any():
+            raise SceneError(
+                f"{self.path}: holds {found.max():.0f}, and numbers from 2^53 on cannot be told "
+                "apart; number the regions from 1"
+            )
         return found.astype(np.int64)
 
     def touches(self, window: Window) -> bool:

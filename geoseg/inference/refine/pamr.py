@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ class Pamr:
     iterations: Annotated[int, Within(1, 100)] = 10
     dilations: Annotated[tuple[int, ...], Within(1, 64)] = (1, 2, 4)
     """Distances of the rings in pixels; papers take 8 and 16 for photographs."""
+
+    any_pixels: ClassVar[bool] = True
+    """Whether it looks at any number of bands, of any values."""
 
     @property
     def reach(self) -> int:
