@@ -20,7 +20,7 @@ import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from rasterio.transform import from_origin
 from rasters import UTM, make
 from typer.testing import CliRunner
@@ -393,6 +393,29 @@ def test_labels_on_another_grid_are_those_of_regions(
     assert len(np.unique(labels[80:95, 100:140])) == 1
 
 
+def test_polygons_with_many_corners_are_cut_to_pieces_of_the_scene(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pixel's region is that of whole polygons, drawn at once."""
+    rng = np.random.default_rng(0)
+    angles = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
+    outlines = []
+    for middle, far in ((75, 60), (100, 70), (20, 15)):
+        length = far * (0.7 + 0.3 * rng.random(len(angles)))
+        at = middle + length * np.stack([np.cos(angles), np.sin(angles)])
+        outlines.append(shapely.Polygon(np.c_[500_000 + 2 * at[0], 5_000_000 - 2 * at[1]]))
+    path = tmp_path / "coast.gpkg"
+    table = gpd.GeoDataFrame(geometry=outlines, crs=UTM)
+    table.to_file(path)
+    order = table.area.sort_values(ascending=False).index
+    wanted = rasterize(
+        [(table.geometry[k], k + 1) for k in order], SIZE, transform=PLACE, dtype="int32"
+    )
+    monkeypatch.setattr("geoseg.io.regions._SIDE", 40)
+    grid = Grid(rasterio.crs.CRS.from_string(UTM), PLACE, *SIZE)
+    assert np.array_equal(open_regions(path, grid).numbers_in(grid.window), wanted)
+
+
 # -- kinds of files --------------------------------------------------------------------------------
 
 
@@ -481,7 +504,7 @@ def test_regions_without_pixels_are_counted_aloud(scene: Path, tmp_path: Path) -
         run = mapped(scene, tmp_path / "out", parcels(tiny | {"a": (30, 30, 9, 9)}))
     assert run.report["regions"]["on_the_map"] == 1
     empty = make(tmp_path / "none.tif", np.zeros((1, *SIZE), np.uint8), transform=PLACE)
-    with pytest.warns(GeosegWarning, match="1 of 1 regions on the scene have no class"):
+    with pytest.warns(GeosegWarning, match="no pixel of the scene with data lies in a region"):
         mapped(scene, tmp_path / "none", empty)
 
 

@@ -38,6 +38,8 @@ _ALIKE = 2**53
 """From here on whole numbers are the same where they are read as float64."""
 _SIDE = 512
 """Pixels a side of the pieces of a scene in which polygons are laid on pixels."""
+_CORNERS, _BESIDE = 1000, 2
+"""Corners from which on a polygon is cut to a piece, and pixels that are left around it."""
 _KEPT = 64
 """Such pieces that are kept: two rows of them in the widest lanes."""
 
@@ -85,9 +87,16 @@ class PolygonRegions:
 
     def _burnt(self, row: int, col: int) -> npt.NDArray[np.int32]:
         out = np.zeros((_SIDE, _SIDE), np.int32)
-        near = np.sort(self._tree.query(shapely.box(col, row, col + _SIDE, row + _SIDE)))
-        if near.size:
-            pairs = zip(self.shapes[near], self.numbers[near].tolist(), strict=True)
+        here = (col, row, col + _SIDE, row + _SIDE)
+        near = np.sort(self._tree.query(shapely.box(*here)))
+        shapes, numbers = self.shapes[near], self.numbers[near]
+        # Of a coast with a million corners each piece would draw all; the same pixels sooner.
+        long = shapely.get_num_coordinates(shapes) > _CORNERS
+        around = np.add(here, (-_BESIDE, -_BESIDE, _BESIDE, _BESIDE))
+        shapes[long] = shapely.clip_by_rect(shapes[long], *around)
+        some = ~shapely.is_empty(shapes)
+        if some.any():
+            pairs = zip(shapes[some], numbers[some].tolist(), strict=True)
             rasterize(pairs, out=out, transform=Affine.translation(col, row))
         return out
 

@@ -113,6 +113,12 @@ class Sums:
             np.savez_compressed(file, **vars(self))
             return file.getvalue()
 
+    @staticmethod
+    def numbers_in(path: Path) -> IntArray:
+        """The numbers alone, of what `as_bytes` has written."""
+        with np.load(path) as stored:
+            return np.asarray(stored["numbers"])
+
     @classmethod
     def read(cls, path: Path) -> Sums:
         """Read what `as_bytes` has written."""
@@ -161,9 +167,7 @@ class SumFiles:
     def total(self, tiles: Sequence[int], none: Sums) -> Sums:
         """Sums of some tiles together."""
         paths = [self._path(tile) for tile in tiles]
-        numbers = none.numbers
-        for path in paths:
-            numbers = np.union1d(numbers, Sums.read(path).numbers)
+        numbers = np.unique(np.concatenate([none.numbers, *map(Sums.numbers_in, paths)]))
         return Sums.total(map(Sums.read, paths), numbers, none)
 
     def _path(self, tile: int) -> Path:
