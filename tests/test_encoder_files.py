@@ -307,6 +307,10 @@ def test_check_compares_quick_gelu_with_what_is_known_of_the_file(
         assert f"{NAME}:{tmp_path / name}" in activation.said or f"take {NAME}:" in activation.said
 
 
+def test_check_knows_the_bundled_model() -> None:
+    assert all(each.ok for each in check_model("geoseg-tiny").findings)
+
+
 def test_check_tells_an_upsampler_of_other_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
     upsampler = tmp_path / "up.pt"
     torch.save({"state_dict": {"upsampler.fixup_proj.1.weight": torch.zeros(3)}}, upsampler)

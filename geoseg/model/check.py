@@ -16,7 +16,7 @@ from geoseg.methods import UPSAMPLERS, resolve
 from geoseg.model.checkpoint import StateDict, folded_text, read_state_dict
 from geoseg.model.loading import Model, known_activation, load_model
 from geoseg.model.published import published
-from geoseg.model.spec import ModelSpec, parts_of
+from geoseg.model.spec import BUNDLED, ModelSpec, parts_of
 from geoseg.model.upsampling.base import Fit
 
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.")
@@ -185,7 +185,7 @@ def _activation(model: Model, spec: ModelSpec) -> Finding:
     name = "QuickGELU" if quick else "plain GELU"
     files = [file for _, file in parts_of(spec.source)] if spec.kind == "file" else [model.weights]
     known = (known_activation(Path(file), read_state_dict(file)) for file in files)
-    if spec.kind == "tag" or any(each is not None for each in known):
+    if spec.kind == "tag" or spec.text == BUNDLED or any(each is not None for each in known):
         return Finding("activation", True, name)  # with the other it would not have loaded
     if spec.architecture:
         plain = spec.architecture.removesuffix("-quickgelu")
