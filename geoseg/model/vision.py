@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.model.attention.trunk import Attention, Checking, Context, Scoring, Trunk, Words
-from geoseg.options import ClsSource
+from geoseg.options.segmentation import ClsSource
 from geoseg.runtime.matmul import full_width
 
 if TYPE_CHECKING:
