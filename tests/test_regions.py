@@ -433,7 +433,7 @@ def test_regions_come_in_many_ways(scene: Path, pixels: Array, kind: str, tmp_pa
     vector = tmp_path / "parcels.geojson"
     parcels().to_crs(4326).to_file(vector)
     regions = {
-        "polygons": vector, "table": parcels(), "array": array, "series": parcels().geometry,
+        "polygons": vector, "table": parcels(fid=["x", "y", "z"], Parcel=1), "array": array, "series": parcels().geometry,
     }.get(kind, path)  # fmt: skip
     run = mapped(scene, tmp_path / "out", regions, tile=64)
     assert np.array_equal(raster(run.out), by_hand(pixels, numbers, "mean")[0])
@@ -447,6 +447,11 @@ def test_regions_come_in_many_ways(scene: Path, pixels: Array, kind: str, tmp_pa
     assert run.report["regions"]["path"] == run.report["options"]["regions"] == told
     assert "/geoseg-" not in (run.out / "run.json").read_text()  # where objects pass through
     assert mapped(scene, tmp_path / "out", regions, tile=64, update=True).status == "skipped"
+    if kind == "table":  # with names that no GeoPackage has room for
+        products = Products(preview=False)
+        mapped(scene, tmp_path / "out", regions, products=products, overwrite=True)
+        names = list(gpd.read_file(tmp_path / "out" / "regions.gpkg"))
+        assert names[:3] == ["parcel", "given_fid", "given_Parcel"]
 
 
 def test_a_raster_of_numbers_gets_a_table(scene: Path, tmp_path: Path) -> None:
@@ -468,7 +473,8 @@ def test_polygons_come_back_with_their_attributes(scene: Path, suffix: str, tmp_
     table["Pixels"] = [0.5, np.nan, 2, 3, 4]
     table["day"] = np.array(["2024-05-01"] * 5, "datetime64[ms]")
     products = Products(preview=False, polygons=suffix)
-    with pytest.warns(GeosegWarning, match="written as given_Pixels"):
+    table["Owner"] = "w"  # no format but Parquet has both
+    with pytest.warns(GeosegWarning, match="written as given_Pixels, given_Owner"):
         run = mapped(scene, tmp_path / "out", table.to_crs(3857), products=products)
     path = tmp_path / "out" / f"regions.{suffix}"
     found = gpd.read_parquet(path) if suffix == "parquet" else gpd.read_file(path)
@@ -477,6 +483,7 @@ def test_polygons_come_back_with_their_attributes(scene: Path, suffix: str, tmp_
     assert found["plants"].tolist() == [1, 2, 3, 5]
     assert found["given_Pixels"].isna().tolist() == [False, True, False, False]
     assert found["owner"].isna().tolist() == [False, True, False, False]
+    assert found["given_Owner"].tolist() == ["w"] * 4
     assert found["day"].astype(str).str[:10].eq("2024-05-01").all()
     labels, numbers = raster(run.out), numbers_of()
     for index in range(3):

@@ -12,6 +12,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import xarray
 from shapely.geometry.base import BaseGeometry
 
@@ -23,6 +24,7 @@ from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import pieces
 from geoseg.io.placing import spatial_dims
 from geoseg.io.planes import fill_of
+from geoseg.io.vectors import field_names
 from geoseg.options import Reading
 from geoseg.types import LabelClass, Window
 
@@ -225,10 +227,12 @@ def _path_of(value: Any, folder: Path) -> Any:
     if not isinstance(value, gpd.GeoDataFrame):
         raise OptionError(f"this is a {type(value).__name__}; {_GIVE}")
     path = folder / "table.gpkg"
-    simple = value.reset_index(drop=True)
-    for name in simple.columns.drop(simple.geometry.name):
-        if simple[name].dtype == object:
-            simple[name] = simple[name].map(lambda one: None if one is None else str(one))
+    columns = pd.DataFrame(value.drop(columns=value.geometry.name)).reset_index(drop=True)
+    columns.columns = field_names([str(name) for name in columns])
+    for name in columns:
+        if columns[name].dtype == object:
+            columns[name] = columns[name].map(lambda one: None if one is None else str(one))
+    simple = gpd.GeoDataFrame(columns, geometry=value.geometry.to_numpy(), crs=value.crs)
     with warnings.catch_warnings():  # that it has no CRS, which is said where one is needed
         warnings.simplefilter("ignore", UserWarning)
         simple.to_file(path, layer="table", engine="pyogrio")
