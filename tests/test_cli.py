@@ -365,7 +365,7 @@ def test_more_than_255_objects_are_all_there(tmp_path: Path, model: str) -> None
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--cls-bias", "-0.3"), 2, "0 or more"),
+        (("--cls-bias", "-0.3"), 2, "0 to 1000000"),
         (("--stride", "100", "--window", "64"), 2, "stride 100 with window 64"),
         (("--bands", "1,2"), 2, "three (red, green, blue) or one"),
         (("--bands", "1,2,9"), 1, "9"),
