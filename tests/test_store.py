@@ -246,6 +246,38 @@ def test_fast_tier_has_no_seams(store: Store) -> None:
     assert (tiled[40:150, 60:170].values == whole[40:150, 60:170]).all()
 
 
+@pytest.fixture(scope="module")
+def wide(folder: Path, model: geoseg.Model) -> Store:
+    """Of several blocks in both directions, some without data; none ends with the scene."""
+    holes = [Window(0, 500, 600, 540), Window(300, 0, 20, 1300)]
+    scene = write_scene(folder / "wide.tif", 700, 1300, holes=holes)
+    sparse = Options(window=128, stride=128, upsampler="none")
+    return geoseg.encode(
+        scene, folder / "wide.store", model=model, options=sparse, store={"tier": "fast"}
+    )
+
+
+@pytest.mark.parametrize("tile", [100, 512, 4096])
+@pytest.mark.parametrize("refine", [(), ("pamr:iterations=1,dilations=1+4",)])
+def test_fast_tier_is_its_field_in_any_tiles(
+    tmp_path: Path, wide: Store, refine: tuple[str, ...], tile: int
+) -> None:
+    chosen = replace(QUICK, refine=refine)
+    found = read(wide.to_files(CLASSES, tmp_path / "a", options=chosen, products=BARE, tile=tile))
+    if refine:
+        again = wide.to_files(CLASSES, tmp_path / "b", options=chosen, products=BARE, tile=700)
+        assert (found == read(again)).all()
+        return
+    segmenter: Any = wide._segmenter(CLASSES, True, chosen, None, "cpu")
+    logits = segmenter._field.logits(Window(0, 0, 700, 1300)).numpy().transpose(2, 0, 1)
+    with rasterio.open(wide.facts["scene"]["path"]) as raster:
+        valid = raster.dataset_mask() > 0
+    labels = segmenter.decide(np.ascontiguousarray(logits)).labels
+    assert (found == np.where(valid, labels, 255)).all()
+    assert 0 < valid.mean() < 1
+    assert len(np.unique(found)) > 2
+
+
 def test_fast_tier_alone_answers_without_the_other(
     tmp_path: Path, scene: Path, model: geoseg.Model, store: Store
 ) -> None:
