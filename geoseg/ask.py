@@ -205,9 +205,11 @@ class Store:
 
     def __repr__(self) -> str:
         layout = self._file.layout
+        some = "" if layout.channels is None else f" of {layout.channels} channels"
+        tiers = " and ".join(name + some * (name == "full") for name in self.tiers)
         return (
-            f"Store({self.path}: {layout.width} x {layout.height} pixels, "
-            f"{' and '.join(self.tiers)}, {self.facts['model']['spec']})"
+            f"Store({self.path}: {layout.width} x {layout.height} pixels, {tiers}, "
+            f"{self.facts['model']['spec']})"
         )
 
     def _repr_html_(self) -> str:
