@@ -54,8 +54,8 @@ _KEPT = (*SETTLED["fast"], "exact")
 _FITTED_WINDOWS, _FITTED_TOKENS, _FITTED_SHARE, _FEWEST_FITTED = 256, 2**16, 16, 16
 """Windows that say which directions lead, at most. Where they are encoded for that alone also
 tokens at most, and one window in how many of the scene, but so many at least."""
-_TOKEN_PROBES = 256
-"""Exact tokens at most that are kept beside codes."""
+_TOKEN_PROBES, _TOKENS_A_PROBE = 256, 64
+"""Exact tokens at most that are kept beside codes, and how many were seen for each."""
 _PROBES, _PROBE_SIDE, _PROBE_CHANNELS, _WINDOWS_A_PROBE = 4, 8, 64, 64
 """Places at most whose exact vectors are kept, cells of their sides, numbers worked out at once,
 and windows of a scene for each place."""
@@ -200,7 +200,7 @@ class EncodeRun:
         found = list(in_order(seen, list(self._some()), most=_FITTED_WINDOWS, share=False))
         tokens = torch.cat(found) if found else torch.zeros(1, size)  # a scene without data
         made = Channels.fitted(tokens, r).to(torch.device("cpu"))
-        probes = tokens[:: -(-len(tokens) // _TOKEN_PROBES)].cpu()
+        probes = tokens[:: max(-(-len(tokens) // _TOKEN_PROBES), _TOKENS_A_PROBE)].cpu()
         return {
             "full/basis": made.basis.numpy(),
             "full/scale": made.scale.numpy(),
