@@ -34,7 +34,7 @@ from rasterio.transform import from_origin
 from geoseg import Options, Segmenter, segment_to_files
 from geoseg.methods import ATTENTIONS, REFINERS
 from geoseg.model.loading import Model
-from geoseg.options import PROXIED
+from geoseg.options.segmentation import PROXIED
 from geoseg.types import PixelBlock
 
 EXTRA = ("resclip:feedback=no", "pearl:steps=5", "segearth:last=2")

@@ -13,7 +13,8 @@ process of its own, in turns, and writes the labels to a GeoTIFF:
 The network is a 1 x 1 convolution with random weights, which leaves all time to what is around it,
 or the bundled geoseg-tiny with its head. Start, imports, the model's weights and a first small map
 are not timed. Scores of all sides but geoseg become labels in the fastest way that was found, strip
-by strip. geoseg's ``labels.tif`` also has overviews, a colour table and a record of the run.
+by strip. geoseg's ``labels.tif`` also has overviews, a colour table and a record of the run; with
+``--cog`` the others make a COG with overviews of theirs too, as GDAL does it.
 
 A side that blends as geoseg does by default is *hann*, one that weighs all pixels of a window alike
 *uniform*. torchgeo's windows begin at the lower left corner and reach over the far edges, so that
@@ -49,6 +50,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 import torch
 from torch import Tensor, nn
 
@@ -102,6 +104,8 @@ class Task:
     model: str
     batch: int
     """Windows at once, for all but geoseg."""
+    cog: bool = False
+    """Whether sides other than geoseg end with a COG."""
 
     @property
     def window(self) -> int:
@@ -138,7 +142,7 @@ def run_monai(task: Task, scene: str, out: Path, blend: str) -> None:
         overlap=1 - (task.stride + 0.5) / task.window,  # it rounds the step down
         mode="gaussian" if blend == "gaussian" else "constant",
     )  # fmt: skip
-    write(scores[0], scene, out)
+    write(scores[0], scene, out, task)
 
 
 def run_terratorch(task: Task, scene: str, out: Path, blend: str) -> None:
@@ -148,7 +152,7 @@ def run_terratorch(task: Task, scene: str, out: Path, blend: str) -> None:
         task.network, read(scene), crop=task.window, stride=task.stride, delta=0, padding=False,
         blend_overlaps=blend == "hann", batch_size=task.batch,
     )  # fmt: skip
-    write(scores[0], scene, out)
+    write(scores[0], scene, out, task)
 
 
 def run_torchgeo(task: Task, scene: str, out: Path, blend: str) -> None:
@@ -169,7 +173,7 @@ def run_torchgeo(task: Task, scene: str, out: Path, blend: str) -> None:
             first, rows = max(-row, 0), slice(max(row, 0), row + task.window)
             here = total[:, rows, col : col + task.window]
             here += found[:, first : first + here.shape[1], : here.shape[2]]
-    write(total, scene, out)
+    write(total, scene, out, task)
 
 
 def run_hand(task: Task, scene: str, out: Path, blend: str) -> None:
@@ -188,7 +192,7 @@ def run_hand(task: Task, scene: str, out: Path, blend: str) -> None:
             scores *= weight
         for (r, c), found in zip(some, scores, strict=True):
             total[:, r, c] += found
-    write(total, scene, out)  # a pixel's sum of weights does not change which class is best
+    write(total, scene, out, task)  # a pixel's sum of weights does not change which class is best
 
 
 def read(scene: str) -> Tensor:
@@ -197,7 +201,7 @@ def read(scene: str) -> Tensor:
         return torch.from_numpy(opened.read()).float().div_(255)[None]
 
 
-def write(scores: Tensor, scene: str, out: Path) -> None:
+def write(scores: Tensor, scene: str, out: Path, task: Task) -> None:
     """Labels of scores ``(Q, H, W)``, strip by strip."""
     with rasterio.open(scene) as opened:
         profile = opened.profile | {"count": 1, "dtype": "uint8", "photometric": "minisblack"}
@@ -207,6 +211,13 @@ def write(scores: Tensor, scene: str, out: Path) -> None:
             # Five times as fast as argmax.
             labels = strip.max(0).indices.to(torch.uint8).numpy()
             made.write(labels, 1, window=((row, row + len(labels)), (0, made.width)))
+    if task.cog:
+        plain = out.rename(out.with_suffix(".plain.tif"))
+        rasterio.shutil.copy(
+            str(plain), str(out), driver="COG", COMPRESS="DEFLATE", OVERVIEW_RESAMPLING="MODE",
+            NUM_THREADS=str(torch.get_num_threads()),
+        )  # fmt: skip
+        plain.unlink()
 
 
 @dataclass(frozen=True)
@@ -245,7 +256,7 @@ def measure_here(name: str, given: Mapping[str, Any]) -> dict[str, float]:
     """Run one side in this process, once to have all ready and once to measure."""
     if given["threads"]:
         torch.set_num_threads(given["threads"])
-    task = Task(network(given["model"]), given["model"], given["batch"])
+    task = Task(network(given["model"]), given["model"], given["batch"], given["cog"])
     side, out = SIDES[name], Path(given["out"])
     with torch.inference_mode():
         side.run(task, given["warm"], out.with_suffix(".warm.tif"), side.blend)
@@ -308,10 +319,13 @@ def rows(given: argparse.Namespace, sides: Sequence[str], folder: Path) -> Itera
                         found[name].append(
                             measure(
                                 name, model=model, threads=threads, batch=given.batch,
-                                scene=str(scene), warm=str(warm), out=str(folder / f"{name}.tif"),
+                                cog=given.cog, scene=str(scene), warm=str(warm),
+                                out=str(folder / f"{name}.tif"),
                             )
                         )  # fmt: skip
-                yield from _compared(found, folder, model, size, threads)
+                files = "COG" if given.cog else "GeoTIFF"
+                for row in _compared(found, folder, model, size, threads):
+                    yield {"others' file": files} | row
         scene.unlink()
 
 
@@ -365,11 +379,11 @@ def _cuts(labels: np.ndarray[Any, np.dtype[np.uint8]], model: str, name: str) ->
 def _cases(given: argparse.Namespace) -> set[tuple[Any, ...]]:
     """What a run compares sides in."""
     sizes, threads = (f"{n} x {n}" for n in given.sizes), (n or "default" for n in given.threads)
-    return set(itertools.product(given.models, sizes, threads))
+    return set(itertools.product(given.models, sizes, threads, ["COG" if given.cog else "GeoTIFF"]))
 
 
 def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["model"], row["pixels"], row["threads"]
+    return row["model"], row["pixels"], row["threads"], row["others' file"]
 
 
 def _say(text: str) -> None:
@@ -424,6 +438,7 @@ def main() -> None:
         "--threads", type=int, nargs="+", default=[1, 0], help="0: as many as PyTorch likes"
     )
     options.add_argument("--batch", type=int, default=4, help="windows at once, but for geoseg")
+    options.add_argument("--cog", action="store_true", help="the others end with a COG too")
     options.add_argument("--add", action="store_true", help="keep earlier rows of other cases")
     options.add_argument("--table", action="store_true", help="print rows that are saved")
     options.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

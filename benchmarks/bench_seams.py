@@ -22,7 +22,8 @@ from benchmarks import _common
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.scene import Scene
 from geoseg.model.loading import load_model
-from geoseg.options import Blend, Options
+from geoseg.options import Options
+from geoseg.options.segmentation import Blend
 from geoseg.tiling.lattice import Lattice
 from geoseg.types import LabelArray
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs

@@ -22,17 +22,18 @@ import _common
 import torch
 
 import geoseg
-from geoseg import pipeline
 from geoseg.inference import lane, merge, network, scorer, segmenter
 from geoseg.inference.runners import area
 from geoseg.io import scene
-from geoseg.run import rasters, tally, tiles
+from geoseg.pipeline import products
+from geoseg.pipeline import scene as scene_run
+from geoseg.run import rasters, tally, tiles, work
 from geoseg.testing import write_scene
 
 WORDS = "water; cropland; grass; tree; building; road; bare soil; rock"
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "open": [(pipeline, "open_input")],
+    "open": [(scene_run, "open_input")],
     "read": [(scene.Scene, "read"), (tiles._Rows, "followed_by"), (tiles.TileJob, "_wanted")],
     "windows": [(area.Area, "batch")],
     "network": [(network.Network, "_answer"), (scorer.Scorer, "_score")],
@@ -40,12 +41,12 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "weigh": [(area.Area, "weighted")],
     "add": [(merge.StripMerger, "add")],
     "decide": [(segmenter.Segmenter, "_decide"), (lane.Unfinished, "put")],
-    "write tiles": [(pipeline, "write_tile")],
+    "write tiles": [(work, "write_tile")],
     "count labels": [(tally.Tally, "of_raster")],
     "finish rasters": [(rasters.WorkRasters, "finish")],
-    "polygons": [(pipeline, "vectorize")],
-    "preview": [(pipeline, "preview_files")],
-    "checksums of files": [(pipeline, "file_digest")],
+    "polygons": [(products, "vectorize")],
+    "preview": [(products, "preview_files")],
+    "checksums of files": [(products, "file_digest")],
 }
 """What does the work of each stage."""
 

@@ -20,7 +20,8 @@ from benchmarks import _common
 from geoseg import methods
 from geoseg.inference.segmenter import Segmenter
 from geoseg.model.loading import load_model
-from geoseg.options import PROXIED, Options
+from geoseg.options import Options
+from geoseg.options.segmentation import PROXIED
 from tools.evaluate_tiny import REAL_SCENES, held_out_scenes, measure, real_pairs
 from tools.scenes import vocabulary_lines
 

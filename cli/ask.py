@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from geoseg.options import OUTPUT, Options, Products
+from geoseg._fields import OUTPUT
+from geoseg.options import Options, Products
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
-from geoseg_cli.options import takes
+from geoseg_cli.fields import flag, takes
 
 
 @takes(Options)
@@ -17,15 +16,7 @@ from geoseg_cli.options import takes
 def ask(
     store: options.StoreArgument,
     out: Annotated[
-        str,
-        typer.Option(
-            "--out",
-            "-o",
-            envvar="GEOSEG_OUT",
-            metavar="DIR",
-            rich_help_panel=OUTPUT,
-            help="Folder for the results.",
-        ),
+        str, flag("--out", "-o", metavar="DIR", panel=OUTPUT, help="Folder for the results.")
     ],
     chosen: Options,
     products: Products,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, ResizeRule
+from geoseg.options import Options
+from geoseg.options.reading import ResizeRule
 from geoseg_cli import _run, options
-from geoseg_cli.options import METHOD_FOR_LABELS, takes
+from geoseg_cli.fields import takes
+from geoseg_cli.options import METHOD_FOR_LABELS
 
 if TYPE_CHECKING:
     from geoseg.evaluation.registry import Dataset

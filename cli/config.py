@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from geoseg_cli.options import RUN
+from geoseg_cli.fields import flag
 
 _RUNS = "geoseg/run/"
 _MOST_BYTES = 16 * 2**20
@@ -137,11 +137,9 @@ def _in_words(value: Any, parameter: Any) -> Any:
     return str(value)
 
 
-ConfigOption = typer.Option(
+ConfigOption = flag(
     "--config",
-    envvar="GEOSEG_CONFIG",
     metavar="FILE",
-    rich_help_panel=RUN,
     is_eager=True,
     callback=read_config,
     help="Options from a TOML file (classes = …, gsd = 0.5), or those of an earlier run from its "

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import INPUT, OUTPUT, Products
+from geoseg._fields import INPUT, OUTPUT
+from geoseg.options import Products
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 
 @takes(Products)

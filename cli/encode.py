@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, Options, Reading, StoreOptions
+from geoseg.options import Options, Reading, StoreOptions
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
-from geoseg_cli.options import takes
+from geoseg_cli.fields import flag, takes
 
 ENCODER_OPTIONS = (
     "attention",
@@ -43,12 +44,11 @@ def encode(
     ],
     out: Annotated[
         str,
-        typer.Option(
+        flag(
             "--out",
             "-o",
-            envvar="GEOSEG_OUT",
             metavar="STORE",
-            rich_help_panel=OUTPUT,
+            panel=OUTPUT,
             help="Folder for the store, for example town.store.",
         ),
     ],

@@ -9,7 +9,7 @@ import typer
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, Scorer
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 
 @takes(Options, *options.METHOD_FOR_LABELS, "window", "stride")

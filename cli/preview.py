@@ -9,7 +9,7 @@ import typer
 
 from geoseg.options import Reading
 from geoseg_cli import options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 
 @takes(Reading, "bands", "stretch", "nodata", "ignore_alpha")

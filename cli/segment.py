@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import OUTPUT, Options, Products, Reading, Scorer
+from geoseg.options import Options, Products, Reading, Scorer
 from geoseg_cli import _run, options
 from geoseg_cli.config import ConfigOption
-from geoseg_cli.options import RUN, takes
+from geoseg_cli.fields import flag, takes
 
 if TYPE_CHECKING:
     from geoseg.run.result import Batch, Run
@@ -34,12 +35,11 @@ def segment(
     ],
     out: Annotated[
         str,
-        typer.Option(
+        flag(
             "--out",
             "-o",
-            envvar="GEOSEG_OUT",
             metavar="DIR",
-            rich_help_panel=OUTPUT,
+            panel=OUTPUT,
             help="Folder for the results; at an address of an object store (s3://…, gs://…) they "
             "are uploaded when they are whole.",
         ),
@@ -53,22 +53,20 @@ def segment(
     examples_from: options.ExamplesFromOption = None,
     out_name: Annotated[
         str,
-        typer.Option(
+        flag(
             "--out-name",
-            envvar="GEOSEG_OUT_NAME",
             metavar="PATTERN",
-            rich_help_panel=OUTPUT,
+            panel=OUTPUT,
             help="Name of the folder of each of several scenes: {stem}, {name} (with the suffix) "
             "and {parent} (the folder that the scene lies in) are filled in.",
         ),
     ] = "{stem}",
     manifest: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--manifest",
-            envvar="GEOSEG_MANIFEST",
             metavar="FILE",
-            rich_help_panel=OUTPUT,
+            panel=OUTPUT,
             help="Append a line of JSON as each scene ends: done, resumed, skipped or failed, "
             "files, areas, warnings, error.",
         ),
@@ -80,31 +78,17 @@ def segment(
     workers: options.WorkersOption = 0,
     scheduler: options.SchedulerOption = None,
     dashboard: Annotated[
-        bool,
-        typer.Option(
-            "--dashboard",
-            envvar="GEOSEG_DASHBOARD",
-            rich_help_panel=RUN,
-            help="Serve Dask's dashboard of --workers on this machine.",
-        ),
+        bool, flag("--dashboard", help="Serve Dask's dashboard of --workers on this machine.")
     ] = False,
     threads: options.ThreadsOption = None,
     config: Annotated[str | None, ConfigOption] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            envvar="GEOSEG_DRY_RUN",
-            rich_help_panel=RUN,
-            help="Only say what would become of each scene, a line each.",
-        ),
+        bool, flag("--dry-run", help="Only say what would become of each scene, a line each.")
     ] = False,
     log_json: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--log-json",
-            envvar="GEOSEG_LOG_JSON",
-            rich_help_panel=RUN,
             help="Progress, warnings and errors on standard error as lines of JSON: time, level, "
             "scene, stage, tiles.",
         ),
@@ -115,10 +99,8 @@ def segment(
     update: options.UpdateOption = False,
     keep_going: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--keep-going",
-            envvar="GEOSEG_KEEP_GOING",
-            rich_help_panel=RUN,
             help="Map the rest where a part of a scene fails twice; it stays nodata, run.json "
             "lists it, and --resume tries it again.",
         ),
@@ -181,24 +163,25 @@ def segment(
                 reading=reading,
                 device=device,
             )
-            settings: dict[str, Any] = {
-                "model": loaded,
-                "scorer": asked,
-                "options": chosen,
-                "reading": reading,
-                "products": products,
-                "tile": tile,
-                "device": device,
-                "keep_going": keep_going,
-                "client": client,
-                "progress": progress,
-                "manifest": manifest,
-                **before,
-            }
             if several:
-                settings |= {"on_scene": _announce(quiet=quiet, debug=debug)}
                 warn_of_neighbours(paths)
-            done = segment_jobs(jobs, words, **settings)
+            done = segment_jobs(
+                jobs,
+                words,
+                model=loaded,
+                scorer=asked,
+                device=device,
+                options=chosen,
+                on_scene=_announce(quiet=quiet, debug=debug) if several else None,
+                manifest=manifest,
+                reading=reading,
+                products=products,
+                tile=tile,
+                keep_going=keep_going,
+                client=client,
+                progress=progress,
+                **before,
+            )
     except KeyboardInterrupt as stop:
         if any(output_folder(job.out).journal.exists() for job in jobs):
             again = "" if update else " with --resume"

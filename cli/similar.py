@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from geoseg.options import INPUT, OUTPUT, Options
+from geoseg._fields import INPUT, OUTPUT
+from geoseg.options import Options
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 
 @takes(Options, "templates")

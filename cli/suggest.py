@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import INPUT, OUTPUT
+from geoseg._fields import INPUT, OUTPUT
 from geoseg_cli import _run, options
 
 

@@ -10,7 +10,8 @@ import typer
 
 from geoseg.options import Options, Reading
 from geoseg_cli import _run, options
-from geoseg_cli.options import METHOD_FOR_LABELS, takes
+from geoseg_cli.fields import takes
+from geoseg_cli.options import METHOD_FOR_LABELS
 
 if TYPE_CHECKING:
     from geoseg.evaluation.tune import Tuning

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from geoseg.options import POLYGON_FORMATS, SHAPE, VectorOptions
+from geoseg._fields import SHAPE
+from geoseg.options import VectorOptions
+from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg_cli import _run, options
-from geoseg_cli.options import takes
+from geoseg_cli.fields import takes
 
 _RESULT = "Output"
 _SUFFIXES = ", ".join(f".{name}" for name in POLYGON_FORMATS if name != "none")

@@ -19,6 +19,10 @@ from geoseg._inputs import shown
 from geoseg.errors import OptionError, as_spoken
 from geoseg.methods import Table, help_of
 
+INPUT, SCENE, MODEL, METHOD = "Input", "Scene", "Model", "Method"
+WINDOWS, OUTPUT, SHAPE, STORE = "Windows and tiles", "Output", "Polygons", "Store"
+"""Headings of options in a command's help."""
+
 
 @dataclass(frozen=True)
 class Choice:

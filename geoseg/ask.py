@@ -33,7 +33,8 @@ from geoseg.lazy import mapped
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading, StoreOptions
-from geoseg.pipeline import regions_on_disk, run_scene
+from geoseg.pipeline.files import regions_on_disk
+from geoseg.pipeline.scene import run_scene
 from geoseg.run.result import Progress, ProgressCallback, Run
 from geoseg.run.scenes import (
     MOSAIC,

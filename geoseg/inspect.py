@@ -21,7 +21,9 @@ from geoseg.io.scene import Scene
 from geoseg.io.scores import with_scores
 from geoseg.model.loading import load_model, resolve_device
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import LEFT_OUT, WORDS_ONLY, Options, Reading, Scorer, is_beside_words
+from geoseg.options import Options, Reading, Scorer
+from geoseg.options.scorer import LEFT_OUT, is_beside_words
+from geoseg.options.segmentation import WORDS_ONLY
 from geoseg.run.scenes import SceneSource, open_area, open_input
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.tiling.lattice import Lattice

@@ -31,7 +31,8 @@ from geoseg.io.scene import Scene, about_place
 from geoseg.io.scores import SeenScene, refuse_bands_of_array, with_scores
 from geoseg.model.loading import Model
 from geoseg.model.spec import DEFAULT_MODEL
-from geoseg.options import Options, Reading, Scorer, is_beside_words, is_score_raster
+from geoseg.options import Options, Reading, Scorer
+from geoseg.options.scorer import is_beside_words, is_score_raster
 from geoseg.run.blocks import LazyMap, looked_at_later, map_array, measured_later, refined_later
 from geoseg.run.journal import digest
 from geoseg.run.report import Method, area_digest, reading_facts

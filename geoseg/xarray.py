@@ -30,10 +30,11 @@ from geoseg._inputs import is_there
 from geoseg._optional import require
 from geoseg.errors import OptionError, SceneError, not_found, warn
 from geoseg.evaluation import Evaluation, evaluate
-from geoseg.io.array import ArrayScene, fill_of, time_of
+from geoseg.io.array import ArrayScene, time_of
 from geoseg.io.flags import NAMELESS, classes_in, flags_of, without_flags
 from geoseg.io.grid import Grid, pieces
 from geoseg.io.objects import MARK, classes_of, label_array, may_be_computed, one_image
+from geoseg.io.planes import fill_of
 from geoseg.io.write import label_writer, provenance
 from geoseg.lazy import segment
 from geoseg.legend import named_classes

@@ -20,6 +20,7 @@ import geoseg
 from geoseg import pipeline
 from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError
 from geoseg.io.expand import expand_scenes, is_one_scene
+from geoseg.pipeline import products
 from geoseg.run.result import Progress
 from geoseg.run.scenes import jobs_of
 from geoseg.testing import tiny_random_model
@@ -96,14 +97,14 @@ class UnforeseenError(RuntimeError):
 def test_what_nobody_expected_ends_one_scene_too(
     folder: Path, tmp_path: Path, spec: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    usual = pipeline.vectorize
+    usual = products.vectorize
 
     def breaks(labels: Path, *rest: Any, **more: Any) -> Any:
         if "/a/" in str(labels):
             raise error
         return usual(labels, *rest, **more)
 
-    monkeypatch.setattr(pipeline, "vectorize", breaks)
+    monkeypatch.setattr(products, "vectorize", breaks)
     done = segment(folder, tmp_path / "out", spec, "--json")
     assert done.exit_code == 1
     told = json.loads(done.stdout)

@@ -23,7 +23,8 @@ from typer.testing import CliRunner, Result
 
 from geoseg._claim import claimed
 from geoseg._fields import choices
-from geoseg.options import POLYGON_FORMATS, Options, Products, Reading
+from geoseg.options import Options, Products, Reading
+from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg.pipeline import Progress
 from geoseg.run.folder import CLAIM
 from geoseg.testing import tiny_random_model

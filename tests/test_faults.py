@@ -18,9 +18,9 @@ pytestmark = [
 _ROOT = Path(__file__).resolve().parents[1]
 # Runs that begin where another one has been leave out a tile, and nothing of geoseg can know.
 _DROPS_A_TILE = """
-import geoseg.pipeline
+import geoseg.pipeline.many
 from geoseg.run.tiles import TileJob
-usual_run, usual_job = geoseg.pipeline.segment_to_files, TileJob.run
+usual_run, usual_job = geoseg.pipeline.many.segment_to_files, TileJob.run
 def segment_to_files(*args, **given):
     if given.get("resume") or given.get("overwrite"):
         TileJob.run = lambda job, indices, *more: (
@@ -28,17 +28,17 @@ def segment_to_files(*args, **given):
             for index, found in usual_job(job, indices, *more)
         )
     return usual_run(*args, **given)
-geoseg.pipeline.segment_to_files = segment_to_files
+geoseg.pipeline.many.segment_to_files = segment_to_files
 """
 _NEVER_GOES_ON = """
-import geoseg.pipeline
+import geoseg.pipeline.many
 from geoseg.errors import GeosegError
-usual_run = geoseg.pipeline.segment_to_files
+usual_run = geoseg.pipeline.many.segment_to_files
 def segment_to_files(*args, **given):
     if given.get("resume") or given.get("overwrite"):
         raise GeosegError("no")
     return usual_run(*args, **given)
-geoseg.pipeline.segment_to_files = segment_to_files
+geoseg.pipeline.many.segment_to_files = segment_to_files
 """
 _NO_CLAIMS = """
 import contextlib

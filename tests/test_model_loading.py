@@ -21,7 +21,7 @@ from geoseg.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from geoseg.model import loading
+from geoseg.model import locate
 from geoseg.model.attention.last_block import LastBlock, SegEarth, Vanilla
 from geoseg.model.attention.trunk import Context, Proxied, Trunk
 from geoseg.model.catalogue import known_models
@@ -364,7 +364,7 @@ def test_openai_tags_get_quick_gelu(
     save_file(state, weights)
     tag = {"hf_hub": "someone/something/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3)}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: tag)
-    monkeypatch.setattr(loading, "cached_file", lambda *_: weights)
+    monkeypatch.setattr(locate, "cached_file", lambda *_: weights)
     loaded = load_model(f"{architecture}/openai", device="cpu")
     blocks = loaded.clip.visual.transformer.resblocks
     assert type(blocks[0].mlp.gelu).__name__ == "QuickGELU"
@@ -380,7 +380,7 @@ def test_plain_gelu_tag_in_a_quick_gelu_architecture(
     weights = tmp_path / "cached.safetensors"
     save_file(state, weights)
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "a/b/"})
-    monkeypatch.setattr(loading, "cached_file", lambda *_: weights)
+    monkeypatch.setattr(locate, "cached_file", lambda *_: weights)
     with pytest.raises(WeightsError, match="trained with plain GELU"):
         load_model(f"{architecture}-quickgelu/laion2b", device="cpu")
 
@@ -463,7 +463,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "cached_file", lambda *_: None)
+    monkeypatch.setattr(locate, "cached_file", lambda *_: None)
 
 
 @pytest.mark.parametrize("spec", ["ViT-B-16/openai", "hf-hub:someone/something"])

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 import geoseg
-from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError
-from geoseg.options import ALL_PRODUCTS, SIDE_FILES
+from geoseg.options.products import ALL_PRODUCTS, SIDE_FILES
 from geoseg.pipeline import Progress
 from geoseg.run.folder import JOURNAL, WORK_FOLDER
 from geoseg.run.tiles import TileJob
@@ -102,7 +101,7 @@ def test_a_resumed_run_does_what_is_left_and_gives_the_same_map(run: Any, tmp_pa
     assert windows == sorted(windows)
     assert (windows[0], windows[-1]) == (0, told[0].windows)
     assert_same_map(whole.out, resumed.out)
-    assert visible(resumed.out) == visible(whole.out) == sorted(pipeline.Products().names)
+    assert visible(resumed.out) == visible(whole.out) == sorted(geoseg.Products().names)
     assert not (resumed.out / WORK_FOLDER).exists()
     for name in ("classes", "tiles", "nodata_pixels", "polygons"):
         assert resumed.report[name] == whole.report[name]
@@ -323,8 +322,6 @@ print(json.dumps(killed))
 KILLED_WHILE_PUBLISHING = (
     FORKS
     + """
-from geoseg import pipeline
-
 def dies(after):
     move = Path.replace
     moved = []
@@ -367,13 +364,13 @@ def test_killed_at_ten_random_moments(scene: Path, model: str, tmp_path: Path) -
         out=runs / "out", kills=10, seed=int(time.time()),
     )  # fmt: skip
     assert len(killed) == 10
-    all_files = {*pipeline.Products().names, *pipeline.Products().side_files}
+    all_files = {*geoseg.Products().names, *geoseg.Products().side_files}
     for _, files in killed:
         # Products are moved to their names when all are complete, run.json last; a kill may still
         # come while the finished run clears its work folder.
         assert "run.json" not in files or set(files) == all_files
     for finished in runs.iterdir():
-        assert visible(finished) == sorted(pipeline.Products().names)
+        assert visible(finished) == sorted(geoseg.Products().names)
         assert_same_map(finished, runs / "whole")
 
 
@@ -389,7 +386,7 @@ def test_killed_between_the_moves_of_an_overwriting_run(
     )  # fmt: skip
     assert "run.json" not in between, "old and new files look like one finished run"
     assert_same_map(tmp_path / "out", run("whole").out)
-    assert visible(tmp_path / "out") == sorted(pipeline.Products().names)
+    assert visible(tmp_path / "out") == sorted(geoseg.Products().names)
     assert set(between) <= {*ALL_PRODUCTS, *SIDE_FILES}
 
 

@@ -25,12 +25,12 @@ from rasters import make
 from typer.testing import CliRunner
 
 import geoseg
-from geoseg import pipeline
 from geoseg.errors import OptionError, OutputError, SceneError
 from geoseg.inference import fusion, segmenter
 from geoseg.io.grid import Grid
 from geoseg.io.mosaic import build_mosaic
 from geoseg.io.scene import Scene
+from geoseg.pipeline import many
 from geoseg.runtime import allocator
 from geoseg.testing import assert_same_raster, drawn_rgb, tiny_random_model, write_scene
 from geoseg.types import Window
@@ -319,14 +319,14 @@ def test_a_scene_that_fails_unexpectedly_is_named_and_the_others_run(
 ) -> None:
 
     scenes = [write_scene(tmp_path / f"{name}.tif", 100, 100) for name in "abc"]
-    as_before = pipeline.segment_to_files
+    as_before = many.segment_to_files
 
     def breaks_on_b(scene: str, *given: Any, **named: Any) -> Any:
         if Path(scene).stem == "b":
             raise ZeroDivisionError("by nothing")
         return as_before(scene, *given, **named)
 
-    monkeypatch.setattr(pipeline, "segment_to_files", breaks_on_b)
+    monkeypatch.setattr(many, "segment_to_files", breaks_on_b)
     result = geoseg_cli(*scenes, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)

@@ -16,7 +16,7 @@ from rasters import make
 from typer.testing import CliRunner
 
 import geoseg
-from geoseg.errors import GeosegError, GeosegWarning, OptionError
+from geoseg.errors import GeosegError, GeosegWarning, OptionError, TileError
 from geoseg.options import Options, Products, Reading
 from geoseg_cli.main import app
 
@@ -272,6 +272,21 @@ def test_a_bad_scorer_is_one_line_before_the_run(tmp_path: Path, scorer: Any, wo
         segment(scene_of(tmp_path), tmp_path / "out", scorer)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "labels.tif").exists()
+
+
+def test_scores_that_are_no_numbers_at_a_corner_are_the_scorers_fault(tmp_path: Path) -> None:
+    def dark_is_none(windows: torch.Tensor) -> torch.Tensor:
+        scores = Net()(windows)
+        scores[:, 1] = scores[:, 1].where(windows[:, 0] > 0, torch.nan)
+        return scores
+
+    file = scene_of(tmp_path)
+    with rasterio.open(file, "r+") as dataset:
+        pixels = np.maximum(dataset.read(), 1)
+        pixels[:, 5, 7] = 0
+        dataset.write(pixels)
+    with pytest.raises(TileError, match=r"scorer .* NaN or infinite"):
+        segment(file, tmp_path / "out", dark_is_none)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import geopandas as gpd
@@ -11,11 +12,13 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 
 from geoseg.io.grid import Grid
 from geoseg.io.labels import LabelRaster
+from geoseg.io.overviews import halved
 from geoseg.io.regrid import regrid_nearest
 from geoseg.io.write import RasterWriter, confidence_writer, label_writer
 from geoseg.options import VectorOptions
@@ -119,6 +122,9 @@ def test_patches_anywhere_make_the_polygons_of_a_full_file(
 @pytest.mark.parametrize("product", ["labels", "confidence"])
 def test_overviews_of_what_is_there_are_those_that_gdal_makes(tmp_path: Path, product: str) -> None:
     place, labels = grid(4096, 8192), labels_of(PATCHES)[1024:2048, 1536:3072]
+    noise = np.random.default_rng(0).integers(0, 3, labels.shape).astype(np.uint8)
+    noise[::3, ::5] = 255  # in some of the fours above a pixel, and in all of some
+    labels = np.where(np.arange(labels.shape[1]) % 400 < 200, labels, noise)
     work = tmp_path / "raster.work.tif"
     writer: RasterWriter = (
         label_writer(work, place, CLASSES)
@@ -140,6 +146,27 @@ def test_overviews_of_what_is_there_are_those_that_gdal_makes(tmp_path: Path, pr
             rasterio.open(tmp_path / "raster.tif", overview_level=level) as made,
         ):
             np.testing.assert_array_equal(made.read(1), wanted.read(1))
+
+
+@given(
+    pixels=hnp.arrays(
+        np.uint8,
+        st.tuples(st.just(1), st.integers(1, 5), st.integers(1, 5)),
+        elements=st.sampled_from([0, 1, 2, 255]),
+    )
+)
+def test_half_an_image_counts_only_pixels_with_data(pixels: np.ndarray) -> None:
+    modes, means = halved(pixels, 255, "MODE")[0], halved(pixels, 255, "AVERAGE")[0]
+    for row, col in np.ndindex(modes.shape):
+        above = pixels[0, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].ravel()
+        known = [int(value) for value in above if value != 255]
+        if not known:
+            assert modes[row, col] == means[row, col] == 255
+            continue
+        most = max(map(known.count, known))
+        first = next(value for i, value in enumerate(known) if known[: i + 1].count(value) == most)
+        assert modes[row, col] == first
+        assert means[row, col] == math.floor(sum(known) / len(known) + 0.5)
 
 
 def test_ten_gigapixels_of_nothing_but_a_patch_take_little_room(tmp_path: Path) -> None:

@@ -331,6 +331,9 @@ def test_logits_that_are_no_numbers_are_never_a_class(
         model.clip.visual.proj[3, 3] = torch.nan
     with pytest.raises(TileError, match="not finite"):
         segment(scene, tmp_path / "out", model)
+    segmenter = geoseg.Segmenter(model, "water; road", {"window": 64, "stride": 32})
+    with pytest.raises(TileError, match="not finite"):
+        segmenter.predict(np.zeros((64, 64, 3), np.uint8))
 
 
 # -- who is at work ------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def test_an_address_where_nothing_can_be_written_is_refused_at_once(
         raise (ImportError if name == "s3" else ValueError)(name)
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    monkeypatch.setattr("geoseg.pipeline.segmenter_of", None)  # no model is loaded
+    for place in ("files", "many"):  # no model is loaded
+        monkeypatch.setattr(f"geoseg.pipeline.{place}.segmenter_of", None)
     scene = make(tmp_path / "s.tif", rgb())
     make(tmp_path / "t.tif", rgb())
     with pytest.raises(error, match=said):
@@ -207,7 +208,7 @@ def test_a_store_that_takes_nothing_is_refused_before_the_model(
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
-    monkeypatch.setattr("geoseg.pipeline.segmenter_of", None)
+    monkeypatch.setattr("geoseg.pipeline.files.segmenter_of", None)
     scene = make(tmp_path / "s.tif", rgb())
     with pytest.raises(OutputError, match=f"{OUT}: cannot be written .Access Denied"):
         run(scene, spec)

@@ -30,7 +30,8 @@ from geoseg.evaluation.report import write_csv, write_whole
 from geoseg.evaluation.resize import fitted_size, resize_image
 from geoseg.evaluation.samples import Cut, cuts
 from geoseg.evaluation.values import ClassNumbers
-from geoseg.options import Options, ResizeRule
+from geoseg.options import Options
+from geoseg.options.reading import ResizeRule
 from geoseg.types import LabelArray, UInt8Array
 
 logger = logging.getLogger(__name__)

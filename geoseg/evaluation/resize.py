@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from geoseg.options import ResizeRule
+from geoseg.options.reading import ResizeRule
 from geoseg.types import UInt8Array
 
 

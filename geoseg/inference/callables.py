@@ -25,7 +25,7 @@ from geoseg._optional import require
 from geoseg.errors import OptionError, not_found
 from geoseg.io.scores import band_names
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import SCORE_RASTERS, is_score_raster
+from geoseg.options.scorer import SCORE_RASTERS, is_score_raster
 
 _SCRIPTS, _ONNX = (".pt", ".ts", ".pth", ".torchscript"), ".onnx"
 

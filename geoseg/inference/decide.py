@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.options import Activation, Resolved
+from geoseg.options import Resolved
+from geoseg.options.scorer import Activation
 from geoseg.text.queries import Pool, Queries
 from geoseg.text.vocabulary import Vocabulary
 
@@ -104,6 +105,10 @@ class Decision:
         probabilities = (self.logit_scale * logits).movedim(-1, 0).softmax(0).movedim(0, -1)
         if self._one_query_each:
             return probabilities
+        if self.pool == "max" and self._in_order is not None:
+            # Several times as fast, for the same largest values.
+            planes = torch.split(probabilities.movedim(-1, 0), self._in_order)
+            return torch.stack([some.amax(0) for some in planes]).movedim(0, -1)
         index = self.query_classes.expand(probabilities.shape)
         scores = probabilities.new_zeros(*probabilities.shape[:-1], self.classes + self.hidden)
         return scores.scatter_reduce(
@@ -113,6 +118,13 @@ class Decision:
     @functools.cached_property
     def _one_query_each(self) -> bool:
         return self.query_classes.tolist() == list(range(self.classes + self.hidden))
+
+    @functools.cached_property
+    def _in_order(self) -> list[int] | None:
+        """How many queries each class has, if they come class by class and each has some."""
+        classes = self.query_classes.tolist()
+        counts = [classes.count(number) for number in range(self.classes + self.hidden)]
+        return counts if classes == sorted(classes) and all(counts) else None
 
     def labels(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Class index and winning score of each pixel, the first class on ties."""

@@ -24,7 +24,9 @@ from geoseg.io.scores import SeenScene
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Precision, Scorer, is_beside_words, is_score_raster
+from geoseg.options import Options, Scorer
+from geoseg.options.scorer import is_beside_words, is_score_raster
+from geoseg.options.segmentation import Precision
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import PixelBlock, Window
 
@@ -180,6 +182,7 @@ class FusedSegmenter(Segmenter):
         if is_score_raster(scorer.call) or any(view.colours != "own" for view in views):
             views = Plain().views()
         self.network = Network(scorer, names, self.device, chosen.window, views)
+        self.not_finite = f"{Segmenter.not_finite}, or {self.network.not_finite}"
         told = self.network.names or tuple(names)
         self._beside = self.network.facts | {
             "classes": list(told),

@@ -96,10 +96,13 @@ class Unfinished:
         How many there are.
     rasters
         Names of what is wanted.
+    not_finite
+        What to say of logits that are not.
     """
 
-    def __init__(self, top: int, classes: int, rasters: Sequence[str]) -> None:
+    def __init__(self, top: int, classes: int, rasters: Sequence[str], not_finite: str) -> None:
         self._top, self._classes, self._rasters = top, classes, rasters
+        self._not_finite = not_finite
         self._waiting: deque[tuple[TileResult, BoolArray]] = deque()
 
     def expect(self, pixels: TilePixels, windows: int) -> None:
@@ -125,10 +128,7 @@ class Unfinished:
         """
         finite, *rasters = arrays
         if not finite.all():
-            raise TileError(
-                "a window's logits are not finite, so the model's weights, its precision or the "
-                "scene's pixels are out of bounds; try --precision fp32"
-            )
+            raise TileError(self._not_finite)
         row = self._top + first
         stop = row + len(rasters[0])
         while self._waiting:

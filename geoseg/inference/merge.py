@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geoseg.options import Blend
+from geoseg.options.segmentation import Blend
 from geoseg.types import Window
 
-_PIXELS_AT_A_TIME = 2**18
-"""Pixels of a strip: what is worked out of them takes little memory beside the open rows."""
+_NUMBERS_AT_A_TIME = {"cpu": 2**21, "cuda": 2**24}
+"""Of a strip: what is worked out of them takes little memory beside the open rows, and stays in a
+processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,8 @@ class StripMerger:
             return
         pieces = list(self._pieces(first, min(stop, self._stop)))
         self._first, self._stop = stop, max(self._stop, stop)
-        step = max(1, _PIXELS_AT_A_TIME // self._core.width)
+        numbers = self._core.width * self._sum.shape[-1]
+        step = max(1, _NUMBERS_AT_A_TIME[self._sum.device.type] // numbers)
         for offset, ring in pieces:
             for start in range(ring.start, ring.stop, step):
                 rows = slice(start, min(start + step, ring.stop))

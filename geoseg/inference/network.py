@@ -30,15 +30,9 @@ from geoseg.inference.runners.area import Batches
 from geoseg.inference.segmenter import Segmenter
 from geoseg.inference.views import View, mean_of_views
 from geoseg.model.loading import resolve_device
-from geoseg.options import (
-    LEFT_OUT,
-    WORDS_ONLY,
-    Options,
-    Precision,
-    Resolved,
-    Scorer,
-    is_score_raster,
-)
+from geoseg.options import Options, Resolved, Scorer
+from geoseg.options.scorer import LEFT_OUT, is_score_raster
+from geoseg.options.segmentation import WORDS_ONLY, Precision
 from geoseg.runtime.transfer import to_device
 from geoseg.text.queries import Queries
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -174,16 +168,18 @@ class Network:
             )
         if self._order is not None:
             scores = scores[:, self._order]
-        # Every value is looked at only where their sum says that there may be something to find.
-        if not scores.sum().isfinite() and not scores.isfinite().all():
-            raise TileError(
-                f"scorer {self.name} gives scores that are NaN or infinite; check its weights, and "
-                "that pixels reach it as it was trained (--stretch, --mean, --std)"
-            )
         if scores.shape[2:] != windows.shape[2:]:
             size = (windows.shape[2], windows.shape[3])
             scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
         return scores.permute(0, 2, 3, 1)
+
+    @property
+    def not_finite(self) -> str:
+        """What there is to say where its scores are no numbers."""
+        return (
+            f"scorer {self.name} gives scores that are NaN or infinite; check its weights, and "
+            "that pixels reach it as it was trained (--stretch, --mean, --std)"
+        )
 
     def _answer(self, windows: Tensor) -> Any:
         try:
@@ -265,9 +261,12 @@ class Network:
         block = PixelBlock(block.rgb[planes], block.valid)
         self.refuse_few_numbers(len(block.rgb))
         try:
-            return self(self.normalise(block)[None])
+            found = self(self.normalise(block)[None])
         except TileError as error:
             raise OptionError(str(error)) from error.__cause__
+        if not found.isfinite().all():
+            raise OptionError(self.not_finite)
+        return found
 
     def packed(self) -> Packed:
         """It on its way to another process.
@@ -428,6 +427,7 @@ class NetworkSegmenter(Segmenter):
                 f"scorer {self.network.name} has no score of {', '.join(missing)}; leave them out "
                 "of --classes, or give --scorer-weight to ask the words too"
             )
+        self.not_finite = self.network.not_finite
         self.facts = self.network.facts
         self._decision = self.network.decision(self.vocabulary, chosen)
         self._voting = self._make_voting()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geoseg.errors import OptionError, TileError
 from geoseg.inference.decide import Decided, Decision
-from geoseg.options import RegionRule
+from geoseg.options.segmentation import RegionRule
 from geoseg.types import BoolArray, FloatArray
 
 PER_MILLE = 1000

@@ -21,7 +21,7 @@ from geoseg.model.attention.trunk import Attention, Proxied, Scoring, Words
 from geoseg.model.backbone import Backbone
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseFeatures, padding_to_patch, split_features
-from geoseg.options import ClsSource, Precision
+from geoseg.options.segmentation import ClsSource, Precision
 from geoseg.runtime.attention import ready_attention
 from geoseg.runtime.transfer import to_device
 from geoseg.types import PixelBlock, Window

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from geoseg._fields import as_made
-from geoseg.errors import OptionError, SceneError, TilingError, warn
+from geoseg.errors import OptionError, SceneError, TileError, TilingError, warn
 from geoseg.inference.decide import Decided, Decision, lead, resize_logits, runner_up
 from geoseg.inference.head import Head
 from geoseg.inference.lane import USUAL, TilePixels, TileResult, Unfinished
-from geoseg.inference.merge import blend_weight, cropped, merged
+from geoseg.inference.merge import Strip, blend_weight, cropped, merged
 from geoseg.inference.refine import Asked, SceneRefiner, prepared, refined
 from geoseg.inference.regions import DecidedRows, Voting, per_mille
 from geoseg.inference.rows import PixelRows
@@ -36,7 +36,8 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model
 from geoseg.model.upsampling.base import Fit, Upsampler
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Precision, Resolved
+from geoseg.options import Options, Resolved
+from geoseg.options.segmentation import Precision
 from geoseg.runtime.threads import in_order
 from geoseg.runtime.transfer import Arriving, one_behind
 from geoseg.text.describe import Describe
@@ -100,6 +101,11 @@ class Segmenter:
     >>> segmenter.predict(rgb).labels                        # doctest: +SKIP
     """
 
+    not_finite: str = (
+        "a window's logits are not finite, so the model's weights, its precision or the scene's "
+        "pixels are out of bounds; try --precision fp32"
+    )
+    """What there is to say where logits are no numbers."""
     _whose: Segmenter | None = None
 
     def __init__(
@@ -460,7 +466,8 @@ class Segmenter:
             If ``stop`` was set.
         """
         top, core = lane.grown.row, lane.grown
-        unfinished = Unfinished(lane.core.row, len(self.vocabulary.names), rasters)
+        classes = len(self.vocabulary.names)
+        unfinished = Unfinished(lane.core.row, classes, rasters, self.not_finite)
         pixels = PixelRows(core.height)
         reach = self.reach
         looks = self._refiners or self._voting is not None
@@ -474,9 +481,9 @@ class Segmenter:
                 yield each, windows
 
         # Whatever fails on the way from there to here: the windows' threads end.
-        with closing(self._steps(core, noted(), stop)) as run:
+        with closing(self._strips(core, noted(), stop)) as run:
             origin = core.row, core.col
-            strips = refined(merged(run, core), self._refiners, pixels, origin)
+            strips = refined(run, self._refiners, pixels, origin)
             if (vote := self._voting) is not None:
                 scored = ((first, vote.scored(logits)) for first, logits in strips)
                 strips = refined(scored, (vote,), pixels, origin)
@@ -488,6 +495,16 @@ class Segmenter:
                 yield from unfinished.put(first, arriving.arrays())
                 pixels.forget_above(lane.core.row - top + first - reach)
         yield from unfinished.rest()
+
+    def _strips(
+        self,
+        core: Window,
+        tiles: Iterable[tuple[TilePixels, Sequence[Window]]],
+        stop: threading.Event | None,
+    ) -> Generator[Strip, None, None]:
+        """Averaged logits of a core, from some tiles' windows; no row of a tile not yet taken."""
+        with closing(self._steps(core, tiles, stop)) as run:
+            yield from merged(run, core)
 
     def _steps(
         self,
@@ -583,6 +600,8 @@ class Segmenter:
         ------
         SceneError
             If the image has another shape or other values.
+        TileError
+            If the logits are not finite.
         """
         if self.options.regions_given:
             raise OptionError(
@@ -616,6 +635,8 @@ class Segmenter:
 
         def decide_rows(rows: slice) -> None:
             decided = make(planes[rows])
+            if not decided.finite:
+                raise TileError(self.not_finite)
             labels[rows] = decided.labels.cpu().numpy()
             scores[:, rows] = decided.scores.permute(2, 0, 1).cpu().numpy()
 

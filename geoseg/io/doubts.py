@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,40 @@ from scipy import ndimage
 
 from geoseg.errors import SceneError, warn
 from geoseg.io.source import RasterSource
-from geoseg.types import BoolArray
+from geoseg.types import BoolArray, Window
 
 _SAMPLE = 1024
+_PLACE, _PLACES = 4, 8
+"""Side of a place at the border in pixels, and into how many parts they cut a side."""
 _LARGE_SHARE, _NEARLY_ALL = 0.1, 0.99
 _SOFT_SHARE, _SOFT_VALUES = 0.2, 16
 """Of an alpha band's pixels that hold colours: more than soft edges have."""
 
 
-def look_at_bytes(source: RasterSource, *, fill: bool) -> None:
-    """Look for fill and for an untold alpha where no stretch needs a sample anyway."""
+def look_at_bytes(source: RasterSource) -> None:
+    """Look for fill where no stretch needs a sample anyway."""
     try:
+        if not source.overviews and not _border_has_flat_places(source):
+            return  # without reading all of it
         sample, valid = source.read_decimated(_SAMPLE, average=False)
     except SceneError:
         return  # the run meets the damage, and says where
-    if fill:
-        warn_about_fill(source.path, sample, valid)
+    warn_about_fill(source.path, sample, valid)
+
+
+def _border_has_flat_places(source: RasterSource) -> bool:
+    """Whether a corner, or another of some places along the border, has one value throughout."""
+    height, width = (min(side, _PLACE) for side in source.grid.shape)
+    rows, cols = (
+        [round(share * (side - place) / _PLACES) for share in range(_PLACES + 1)]
+        for side, place in zip(source.grid.shape, (height, width), strict=True)
+    )
+    for row, col in itertools.product(rows, cols):
+        if row in (rows[0], rows[-1]) or col in (cols[0], cols[-1]):
+            pixels, valid = source.read(Window(row, col, height, width))
+            if valid.all() and (pixels == pixels[0, 0, 0]).all():
+                return True
+    return False
 
 
 def warn_about_fill(path: str, sample: npt.NDArray[Any], valid: BoolArray) -> None:

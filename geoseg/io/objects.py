@@ -17,10 +17,11 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import OptionError, SceneError, passing_files
 from geoseg.io._handles import open_dataset
-from geoseg.io.array import ArrayScene, fill_of, time_of
+from geoseg.io.array import ArrayScene, time_of
 from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import pieces
 from geoseg.io.placing import spatial_dims
+from geoseg.io.planes import fill_of
 from geoseg.options import Reading
 from geoseg.types import LabelClass, Window
 

@@ -193,8 +193,8 @@ class Scene:
             limits = measure_limits(rule, sample, valid, path=source.path, units=source.units)
             if not self.fill_is_given:
                 warn_about_fill(source.path, sample, valid)
-        elif rule.kind != "raw" and source.cheap:
-            look_at_bytes(source, fill=not self.fill_is_given)
+        elif rule.kind != "raw" and source.cheap and not self.fill_is_given:
+            look_at_bytes(source)
         warn_about_alpha(source)
         return replace(self, stretch=limits, pending=False)
 

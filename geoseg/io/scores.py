@@ -13,7 +13,8 @@ from geoseg.errors import GeosegWarning, OptionError
 from geoseg.io.described import open_readable
 from geoseg.io.scene import Scene, open_scene
 from geoseg.io.source import RasterSource
-from geoseg.options import Reading, Scorer, is_beside_words, is_score_raster
+from geoseg.options import Reading, Scorer
+from geoseg.options.scorer import is_beside_words, is_score_raster
 from geoseg.types import PixelBlock, Window
 
 _SLIP = 1e-3

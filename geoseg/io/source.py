@@ -414,6 +414,8 @@ class RasterSource:
         measures (-9999) spoils a pixel wherever a band that is used has it.
         """
         values = [self.nodata[band - 1] for band in self.bands]
+        if all(value is None for value in values):
+            return np.zeros(data.shape[1:], np.bool_)
         hits = [
             band == value if value is not None else np.zeros(band.shape, np.bool_)
             for band, value in zip(data, values, strict=True)

@@ -28,7 +28,7 @@ from geoseg.errors import OutputError
 from geoseg.io._handles import open_dataset
 from geoseg.io.crs import storable
 from geoseg.io.grid import Grid, pieces
-from geoseg.io.overviews import sparse_overviews
+from geoseg.io.overviews import overviews_beside
 from geoseg.io.sparse import StoredBlocks
 from geoseg.io.times import TIFF_TIME, as_tiff_time, read_time, time_taken
 from geoseg.runtime.quiet import hushed
@@ -214,7 +214,7 @@ class RasterWriter:
             writing_to(final),
             whole_file(final) as part,
             _writing(final),
-            sparse_overviews(self.work, layout.overviews, BLOCK),
+            overviews_beside(self.work, layout.overviews, BLOCK),
         ):
             rasterio.shutil.copy(
                 str(self.work),

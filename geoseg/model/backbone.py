@@ -19,7 +19,7 @@ from geoseg._inputs import named_file, shown
 from geoseg.errors import OptionError, WeightsError
 from geoseg.model.attention.trunk import Grid
 from geoseg.model.checkpoint import StateDict, file_digest, read_state_dict
-from geoseg.model.loading import cached_file, fetched
+from geoseg.model.locate import cached_file, fetched
 from geoseg.model.vision import resample_positions
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 

@@ -10,7 +10,7 @@ from typing import Any
 import open_clip
 
 from geoseg.errors import UnsupportedModelError
-from geoseg.model.loading import cached_tag
+from geoseg.model.locate import cached_tag
 from geoseg.model.spec import BUNDLED, bundled_folder, check_architecture
 
 

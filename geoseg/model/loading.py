@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,39 +13,26 @@ import torch
 from torch import Tensor
 
 from geoseg._html import table
-from geoseg._inputs import named_file, named_path, shown
-from geoseg.errors import (
-    MissingExtraError,
-    ModelError,
-    OptionError,
-    UnknownModelError,
-    WeightsError,
-    not_found,
-)
+from geoseg._inputs import shown
+from geoseg.errors import MissingExtraError, ModelError, OptionError, WeightsError
 from geoseg.model.attention.trunk import Attention, Words
-from geoseg.model.checkpoint import (
-    StateDict,
-    file_digest,
-    folded_text,
-    mean_of_files,
-    read_state_dict,
-)
-from geoseg.model.config import CONFIG_FILE, described_weights, read_config
+from geoseg.model.checkpoint import StateDict, folded_text
+from geoseg.model.config import CONFIG_FILE, described_weights
 from geoseg.model.defaults import read_defaults
-from geoseg.model.spec import OFFLINE_CHOICES, ModelSpec, check_architecture, parts_of
+from geoseg.model.locate import Located, locate
+from geoseg.model.spec import ModelSpec
 from geoseg.model.vision import DenseEncoder, DenseFeatures
-from geoseg.options import ClsSource
+from geoseg.options.segmentation import ClsSource
 from geoseg.runtime.libraries import same_randomness, without_root_logger, without_warnings
 
 if TYPE_CHECKING:
     from geoseg.model.backbone import Backbone
 
-_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""File names open_clip tries on a hub repository, in its order."""
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn|farslip|lrsclip|longclip", re.IGNORECASE)
 _LONG_TEXT_KEY = "positional_embedding_res"
-_PROBE_SECONDS = 8.0
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _WEIGHTS_TO_SPARE = 2**28
 """1 GiB: below, what does not fit is told tensor by tensor."""
 
@@ -266,12 +251,12 @@ def load_model(
 
         return load_talk2dino(parsed, device=device, download=download, words_only=words_only)
     target = resolve_device(device)
-    located = _LOCATORS[parsed.kind](parsed, download)
-    state = _read(located)
+    located = locate(parsed, download)
+    state = located.read()
     _check_activation(located, parsed, state)
     state, context = folded_text(state, located.weights)
     clip = _build(located, parsed, state, context, words_only=words_only)
-    checksum = _checksum(located)
+    checksum = located.checksum()
     return Model(
         spec=spec,
         clip=clip.to(target),
@@ -279,7 +264,7 @@ def load_model(
         mean=_triple(located.preprocess.get("mean"), _OPENAI_MEAN),
         std=_triple(located.preprocess.get("std"), _OPENAI_STD),
         weights=located.weights,
-        fingerprint=_fingerprint(checksum, located),
+        fingerprint=located.fingerprint(checksum),
         weights_sha256=checksum,
         defaults=read_defaults(located.weights.parent),
         device=target,
@@ -305,229 +290,7 @@ def encode_text(clip: Any, tokens: Tensor) -> Tensor:
     return cast(Tensor, out.float())
 
 
-def _fingerprint(checksum: str, located: _Located) -> str:
-    facts = json.dumps([checksum, located.config, located.preprocess], sort_keys=True, default=str)
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
-# --------------------------------------------------------------------------------------------
-# Finding config and weights
-
-
-_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class _Located:
-    """Everything known about a model before its weights are read."""
-
-    factory_name: str
-    """What open_clip's factory calls it."""
-    config: dict[str, Any]
-    preprocess: dict[str, Any]
-    weights: Path
-    quick_gelu_weights: bool | None
-    """Whether the weights are known to want QuickGELU; None if nothing says so."""
-    mixed: tuple[tuple[float, Path], ...] = ()
-    """Shares and files whose mean the weights are; ``weights`` is the first of them then."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All weights files."""
-        return tuple(file for _, file in self.mixed) or (self.weights,)
-
-
-def _locate_folder(spec: ModelSpec, _download: bool) -> _Located:
-    folder = named_path(spec.source, "model folder", ModelError)
-    if folder is None or not folder.is_dir():
-        reason = "does not exist" if folder is None else "is a file, not a folder"
-        kind = not_found(ModelError) if folder is None else ModelError
-        raise kind(f"model folder {shown(spec.source)} {reason}; check the path")
-    file = folder / CONFIG_FILE
-    if named_path(file, "model config", ModelError) is None:
-        raise ModelError(
-            f"model folder {shown(folder)} has no {CONFIG_FILE}; see open_clip's local-dir format"
-        )
-    config, preprocess = _read_config(file, spec.text)
-    weights = _weights_in(folder)
-    return _Located(f"local-dir:{folder}", config, preprocess, weights, None)
-
-
-def _weights_in(folder: Path) -> Path:
-    preferred = (
-        "open_clip_model.safetensors",
-        "open_clip_pytorch_model.safetensors",
-        "open_clip_pytorch_model.bin",
-        "open_clip_pytorch_model.pth",
-    )
-    for name in preferred:
-        if named_path(folder / name, "weights file", WeightsError) is not None:
-            return folder / name
-    raise WeightsError(
-        f"model folder {shown(folder)} holds no weights; expected one of {', '.join(preferred)}"
-    )
-
-
-def _locate_hub(spec: ModelSpec, download: bool) -> _Located:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(spec.source)
-    except ValueError as error:
-        raise UnknownModelError(
-            f"model {shown(spec.text)} names no repository of the hub; write hf-hub:ORG/NAME"
-        ) from error
-    config_file = cached_file(spec.source, CONFIG_FILE)
-    if config_file is None:
-        config_file = fetched(
-            spec.text, download, lambda: hf_hub_download(spec.source, CONFIG_FILE)
-        )
-    config, preprocess = _read_config(config_file, spec.text)
-    cfg = {"hf_hub": f"{spec.source}/"}
-    weights = cached_tag(cfg)
-    if weights is None:
-        import open_clip
-
-        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
-    return _Located(f"hf-hub:{spec.source}", config, preprocess, weights, None)
-
-
-def _locate_tag(spec: ModelSpec, download: bool) -> _Located:
-    import open_clip
-
-    cfg = open_clip.get_pretrained_cfg(spec.architecture, spec.source)
-    weights = cached_tag(cfg)
-    if weights is None:
-        weights = fetched(spec.text, download, lambda: open_clip.download_pretrained(cfg))
-    config = open_clip.get_model_config(spec.architecture)
-    quick = bool(cfg.get("quick_gelu", False))
-    if quick:
-        # open_clip 3 builds plain GELU for e.g. ViT-B-16/openai and only warns.
-        config["quick_gelu"] = True
-    return _Located(spec.architecture, config, cfg, weights, quick)
-
-
-def _locate_file(spec: ModelSpec, _download: bool) -> _Located:
-    import open_clip
-
-    config = open_clip.get_model_config(spec.architecture)
-    mixed = tuple(
-        (share, named_file(file, "weights file", WeightsError))
-        for share, file in parts_of(spec.source)
-    )
-    several = mixed if len(mixed) > 1 else ()
-    return _Located(spec.architecture, config, {}, mixed[0][1], None, several)
-
-
-def _read(located: _Located) -> StateDict:
-    """All tensors: of one file, or the weighted mean of several."""
-    return mean_of_files(located.mixed) if located.mixed else read_state_dict(located.weights)
-
-
-def _checksum(located: _Located) -> str:
-    """SHA-256 of the file, or of several files' and their shares."""
-    if not located.mixed:
-        return file_digest(located.weights)
-    facts = json.dumps([[share, file_digest(file)] for share, file in located.mixed])
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
-_LOCATORS = {
-    "folder": _locate_folder,
-    "hub": _locate_hub,
-    "tag": _locate_tag,
-    "file": _locate_file,
-}
-
-
-def _read_config(file: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    config, preprocess = read_config(file)
-    check_architecture(config, name)
-    return config, preprocess
-
-
-def cached_file(repository: str, filename: str) -> Path | None:
-    """Path of a hub file that is already on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found: Any = try_to_load_from_cache(repository, filename)
-    if not isinstance(found, str):
-        return None  # never asked for, or known not to exist
-    return Path(found)
-
-
-def cached_tag(cfg: dict[str, Any]) -> Path | None:
-    """Local file of a pretrained tag's weights, if it has been downloaded before.
-
-    Parameters
-    ----------
-    cfg
-        open_clip's pretrained config of the tag.
-    """
-    if hub := cfg.get("hf_hub"):
-        repository, _, filename = hub.rpartition("/")
-        for name in (filename,) if filename else _HUB_WEIGHTS:
-            if found := cached_file(repository, name):
-                return found
-    if url := cfg.get("url"):
-        try:
-            file: Path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1]
-        except RuntimeError:  # no home folder to be found
-            return None
-        if file.is_file():
-            return file
-    return None
-
-
-def fetched(
-    what: str, download: bool, fetch: Callable[[], Any], choices: str = OFFLINE_CHOICES
-) -> Path:
-    """Download a file, if that is wanted and possible, and return where it lies.
-
-    Parameters
-    ----------
-    what
-        Whose weights they are, for messages.
-    download
-        False only says that they are missing.
-    fetch
-        Gets them and returns the path.
-    choices
-        What else can be done, for messages.
-
-    Raises
-    ------
-    WeightsError
-        If there is no way to them.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
-
-    if not download:
-        raise WeightsError(f"the weights of {what} are not in the cache; {choices}")
-    if constants.HF_HUB_OFFLINE:
-        raise WeightsError(
-            f"the weights of {what} are not in the cache and HF_HUB_OFFLINE is set; {choices}"
-        )
-    try:
-        # One answer first, so that an unreachable hub fails in seconds, not minutes.
-        get_session().head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
-        return Path(fetch())
-    except Exception as error:  # hub, network and disk errors of four libraries
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"the weights of {what} are not in the cache ({constants.HF_HUB_CACHE}) and could not "
-            f"be downloaded ({cause}); {choices}"
-        ) from error
-
-
-# --------------------------------------------------------------------------------------------
-# Building
-
-
-def _check_activation(located: _Located, spec: ModelSpec, state: StateDict) -> None:
+def _check_activation(located: Located, spec: ModelSpec, state: StateDict) -> None:
     """Refuse weights trained with QuickGELU in an architecture with plain GELU, or the reverse.
 
     The mismatch loads without complaint and quietly ruins every feature, so where anything says
@@ -572,7 +335,7 @@ _NO_TOWER = {"layers": 1, "width": 64, "head_width": 64}
 
 
 def _build(
-    located: _Located, spec: ModelSpec, state: StateDict, context: int | None, *, words_only: bool
+    located: Located, spec: ModelSpec, state: StateDict, context: int | None, *, words_only: bool
 ) -> Any:
     import open_clip
 
@@ -614,7 +377,7 @@ def _build(
     return clip
 
 
-def _refuse_far_larger(located: _Located, state: StateDict) -> None:
+def _refuse_far_larger(located: Located, state: StateDict) -> None:
     """Refuse an architecture that would fill the memory before its weights turn out not to fit."""
     described = described_weights(located.config)
     held = sum(tensor.numel() for tensor in state.values())

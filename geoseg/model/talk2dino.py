@@ -23,7 +23,7 @@ from geoseg.model.config import read_json
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.spec import ModelSpec
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import ClsSource
+from geoseg.options.segmentation import ClsSource
 
 _FILE = "model file"
 _KEYS = {"text": None, "image": None, "projection": None, "image_weights": ""}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geoseg.errors import OptionError
 from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
-from geoseg.options import ClsSource
+from geoseg.options.segmentation import ClsSource
 from geoseg.runtime.matmul import full_width
 
 if TYPE_CHECKING:

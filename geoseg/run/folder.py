@@ -15,7 +15,7 @@ from geoseg._files import local_target, refuse_source, release_database, writing
 from geoseg.errors import OptionError, OutputError, warn
 from geoseg.io.write import PRODUCT_TAG
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import ALL_PRODUCTS, ITEM, SIDE_FILES
+from geoseg.options.products import ALL_PRODUCTS, ITEM, SIDE_FILES
 from geoseg.run.journal import Journal
 
 WORK_FOLDER = ".geoseg-work"

@@ -19,7 +19,7 @@ from geoseg.io.crs import crs_name
 from geoseg.io.grid import Grid
 from geoseg.io.times import TIFF_TIME, read_time
 from geoseg.model.checkpoint import file_digest
-from geoseg.options import CLASS_RASTERS, ITEM
+from geoseg.options.products import CLASS_RASTERS, ITEM
 from geoseg.run.folder import MULTIHASH
 from geoseg.run.scenes import MOSAIC, STACK
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +45,7 @@ class WorkRasters:
     names: tuple[str, ...]
     """``labels``, ``confidence`` and so on."""
     grid: Grid
-    classes: Sequence[LabelClass]
+    classes: tuple[LabelClass, ...]
     tags: Mapping[str, str]
     """What all of them say of where they come from."""
 

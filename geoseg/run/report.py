@@ -17,7 +17,8 @@ from geoseg.io.aoi import Aoi
 from geoseg.io.crs import crs_name
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
-from geoseg.options import WORDS_ONLY, Products, Reading, Resolved
+from geoseg.options import Products, Reading, Resolved
+from geoseg.options.segmentation import WORDS_ONLY
 from geoseg.run.journal import digest
 from geoseg.run.scenes import MOSAIC, STACK
 from geoseg.run.tally import Tally

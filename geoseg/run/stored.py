@@ -16,7 +16,7 @@ from typing import Any
 from geoseg._address import as_given, is_address, lasting_address, shown_address
 from geoseg._remote import store
 from geoseg.errors import OutputError
-from geoseg.options import ALL_PRODUCTS, ITEM, SIDE_FILES
+from geoseg.options.products import ALL_PRODUCTS, ITEM, SIDE_FILES
 from geoseg.run.folder import MARKED_BYTES, REPORT, OutputFolder, record_in
 
 _PROBE = ".geoseg-probe"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from geoseg.errors import TileError
 from geoseg.inference.merge import blend_weight
-from geoseg.options import Blend
+from geoseg.options.segmentation import Blend
 from geoseg.store.layout import BLOCK, LOST, StoreFile
 from geoseg.types import BoolArray, FloatArray, Window
 
@@ -29,6 +29,10 @@ _FINEST, _LEAST_SCALE = 0.25, 1e-6
 """Step of a direction, as a share of the coarsest one's, below which finer ones gain little: what
 is left of weak directions are few levels, which take few bytes. And the least that a step can be.
 """
+
+
+Known = dict[tuple[int, int], Tensor | None]
+"""Logits at the cells of blocks, by their rows and columns."""
 
 
 def averages(upsampler: str) -> bool:
@@ -156,16 +160,30 @@ class Field:
         TileError
             If a block is missing that holds data.
         """
+        out = torch.empty(self.queries, *window.shape).permute(1, 2, 0)
+        self.fill(out, window, {})
+        return out
+
+    def fill(self, out: Tensor, window: Window, known: Known) -> None:
+        """Put the logits of a window's pixels into ``(H, W, Q)``.
+
+        What `at_cells` has said of blocks is ``known``; what it says now is added.
+        """
         side = self._layout.block
-        out = torch.zeros(self.queries, *window.shape).permute(1, 2, 0)
         for row in range(window.row // side, -(-window.row_stop // side)):
             for col in range(window.col // side, -(-window.col_stop // side)):
                 here = Window(row * side, col * side, side, side)
                 shared = here.intersection(window)
                 assert shared is not None
                 rows, cols = shared.relative_to(window).slices()
-                out[rows, cols] = self._of_block(row, col, shared.relative_to(here))
-        return out
+                if (row, col) not in known:
+                    known[row, col] = self.at_cells(row, col)
+                part = shared.relative_to(here)
+                if (cells := known[row, col]) is None:
+                    self._refuse_gap(row, col, part)
+                    out[rows, cols] = 0
+                else:
+                    out[rows, cols] = self._between(cells, part)
 
     def at_cells(self, row: int, col: int) -> Tensor | None:
         """Logits ``(Q, b + 2, b + 2)`` of a block's cells, and of those around it."""
@@ -212,12 +230,8 @@ class Field:
         found += (store.nearness(self._all) or (0.0, 0.0))[1]
         return bound, found if len(exact) else None
 
-    def _of_block(self, row: int, col: int, part: Window) -> Tensor:
+    def _between(self, cells: Tensor, part: Window) -> Tensor:
         """Logits of some pixels of a block, bilinear between its cells."""
-        cells = self.at_cells(row, col)
-        if cells is None:
-            self._refuse_gap(row, col, part)
-            return torch.zeros(*part.shape, self.queries)
         cell = self._layout.cell
         down = slice(part.row // cell, -(-part.row_stop // cell) + 2)
         across = slice(part.col // cell, -(-part.col_stop // cell) + 2)

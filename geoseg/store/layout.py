@@ -45,7 +45,7 @@ from zarr.errors import BaseZarrError
 from geoseg._inputs import is_there, shown
 from geoseg.errors import SceneError, TileError, not_found
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Tier
+from geoseg.options.store import Tier
 from geoseg.store.channels import Channels
 from geoseg.tiling.lattice import Lattice
 from geoseg.types import Window

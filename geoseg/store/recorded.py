@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -19,8 +20,8 @@ from geoseg._fields import choices
 from geoseg._inputs import named_file, shown
 from geoseg.errors import OptionError, SceneError, TilingError, WeightsError
 from geoseg.inference.lane import USUAL, TilePixels, TileResult
-from geoseg.inference.merge import merged
-from geoseg.inference.runners.area import Batches
+from geoseg.inference.merge import Strip
+from geoseg.inference.runners.area import Batches, count, go_on
 from geoseg.inference.scorer import PixelEncoder, WindowScorer
 from geoseg.inference.segmenter import Segmenter, with_data
 from geoseg.inference.steps import WindowStep
@@ -29,9 +30,10 @@ from geoseg.model.checkpoint import file_digest
 from geoseg.model.loading import Model, load_model, resolve_device
 from geoseg.model.upsampling.base import Upsampler
 from geoseg.model.vision import DenseFeatures
-from geoseg.options import Options, Resolved, Tier
+from geoseg.options import Options, Resolved
+from geoseg.options.store import Tier
 from geoseg.runtime.matmul import full_width
-from geoseg.store.field import Field, averages, near
+from geoseg.store.field import Field, Known, averages, near
 from geoseg.store.layout import MISSING, StoreFile
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -45,6 +47,8 @@ _FAST_SIDE = 512
 """Pixels of a side of what is worked out of the fast tier at once."""
 _FAST_PIXELS = 256
 """Pixels of which several make a product large."""
+_NUMBERS, _LEAST_ROWS = 2**21, 4
+"""Logits that are worked out at once, which fit a processor's cache, and rows at least."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ class RecordedSegmenter(Segmenter):
         self.store = store
         super().__init__(model, vocabulary, _settled(store, model, options, self.tier))
         kept = store.channels
-        self._rows = None if kept is None else kept.to(self.device).rows(self._text)
+        self._from_codes = None if kept is None else kept.to(self.device).rows(self._text)
         reach = self.reach
         if store.facts["area"] is not None and reach > MARGIN:
             who = "the refiners" if self._voting is None else "refiners and superpixels"
@@ -227,8 +231,8 @@ class RecordedSegmenter(Segmenter):
                 f"{self.options.upsampler} wants {grid}; encode the scene with it"
             )
         patches = found.patches.to(self.device)
-        if self._rows is not None:
-            patches = patches @ self._rows
+        if self._from_codes is not None:
+            patches = patches @ self._from_codes
         return replace(found, cls=found.cls.to(self.device), patches=patches)
 
     def known(self, windows: Sequence[Window], corner: tuple[int, int]) -> Sequence[Window]:
@@ -259,8 +263,8 @@ class RecordedSegmenter(Segmenter):
         """Merged logits ``(H, W, Q)`` of a tile's core; NaN where no window has data."""
         core = each.tile.core
         found: npt.NDArray[np.float32] = np.full((*core.shape, len(self._text)), np.nan, "f4")
-        with closing(self._steps(core, [(each, with_data(each))], stop)) as run:
-            for first, rows in merged(run, core):
+        with closing(self._strips(core, [(each, with_data(each))], stop)) as run:
+            for first, rows in run:
                 found[first : first + len(rows)] = rows.cpu().numpy()
         return found
 
@@ -326,13 +330,60 @@ class FastSegmenter(RecordedSegmenter):
 
     def _make_scorer(self, encoder: PixelEncoder, first: WindowStep) -> WindowScorer:
         chosen = self.options
-        field = Field(self.store, self._text, chosen.cls_bias, chosen.blend)
-        return FieldScorer(encoder, field)
+        self._field = Field(self.store, self._text, chosen.cls_bias, chosen.blend)
+        return FieldScorer(encoder, self._field)
+
+    def _strips(
+        self,
+        core: Window,
+        tiles: Iterable[tuple[TilePixels, Sequence[Window]]],
+        stop: threading.Event | None,
+    ) -> Generator[Strip, None, None]:
+        """Rows of the field as they are: nothing overlaps, so that nothing is to be averaged."""
+        done, left, known = core.row, list[Window](), Known()
+        for each, windows in tiles:
+            here = each.tile.read
+            left += [replace(w, row=w.row + here.row, col=w.col + here.col) for w in windows]
+            left.sort(key=lambda window: (window.row, window.col))
+            yield from self._rows(core, done, each.tile.core.row_stop, left, known, stop)
+            done = each.tile.core.row_stop
+            left = [window for window in left if window.row_stop > done]
+        yield from self._rows(core, done, core.row_stop, left, known, stop)
+
+    def _rows(
+        self,
+        core: Window,
+        first: int,
+        stop_row: int,
+        windows: Sequence[Window],
+        known: Known,
+        stop: threading.Event | None,
+    ) -> Generator[Strip, None, None]:
+        """Logits of rows of a core, some at a time, where windows are."""
+        classes = self._field.queries
+        step = max(_LEAST_ROWS, _NUMBERS // (core.width * classes))
+        for bottom, some in itertools.groupby(windows, key=lambda window: window.row_stop):
+            row_of_windows = list(some)
+            top, bottom = max(first, row_of_windows[0].row), min(bottom, stop_row)
+            for row in range(top, bottom, step):
+                go_on(stop)
+                rows = min(step, bottom - row)
+                strip = torch.zeros(classes, rows, core.width).permute(1, 2, 0)
+                for window in row_of_windows:
+                    shared = replace(window, row=row, height=rows).intersection(core)
+                    assert shared is not None
+                    cols = shared.relative_to(core).slices()[1]
+                    self._field.fill(strip[:, cols], shared, known)
+                yield row - core.row, strip
+            first = max(first, bottom)
+            if bottom == row_of_windows[0].row_stop:
+                count(stop, row_of_windows)
+            for place in [place for place in known if place[0] < first // self.store.layout.block]:
+                del known[place]
 
     @functools.cached_property
     def _nearness(self) -> dict[str, Any]:
-        assert isinstance(self._scorer, FieldScorer)
-        return near(*self._scorer.field.error())
+        return near(*self._field.error())
 
     def lattice(self, height: int, width: int) -> Lattice:
         """Pieces of the field; they do not overlap but at the scene's last rows and columns."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import TilingError
-from geoseg.options import refuse_gaps
+from geoseg.options.segmentation import refuse_gaps
 from geoseg.types import Window
 
 IntArray = npt.NDArray[np.int64]

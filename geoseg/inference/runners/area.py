@@ -154,12 +154,12 @@ class Batches:
                 self.side_by_side(work, some, area, stop=stop, share_threads=share_threads)
             ) as done:
                 for batch, found in zip(some, done, strict=True):
-                    _count(stop, batch)
+                    count(stop, batch)
                     yield batch, found
             return
         waiting = list(area.windows)
         while waiting:
-            _go_on(stop)
+            go_on(stop)
             batch = next(iter(self.of(waiting)))
             try:
                 found = work(batch)
@@ -169,7 +169,7 @@ class Batches:
                 self._halve(len(batch))
             else:
                 del waiting[: len(batch)]
-                _count(stop, batch)
+                count(stop, batch)
                 yield batch, found
 
     def _halve(self, tried: int) -> None:
@@ -190,19 +190,21 @@ class Batches:
         """Results of work on items, in order, as many at once as a CPU has threads."""
 
         def unless_stopped(item: T) -> R:
-            _go_on(stop)
+            go_on(stop)
             return work(item)
 
         most = self._side_by_side(area.windows[0].area, _LOGIT_BYTES) // self.size
         return in_order(unless_stopped, items, most=most, share=share_threads)
 
 
-def _go_on(stop: threading.Event | None) -> None:
+def go_on(stop: threading.Event | None) -> None:
+    """Raise `CancelledError` if a lane was given up."""
     if stop is not None and stop.is_set():
         raise CancelledError
 
 
-def _count(watch: threading.Event | None, windows: Sequence[Window]) -> None:
+def count(watch: threading.Event | None, windows: Sequence[Window]) -> None:
+    """Tell a watch that some windows have run."""
     if isinstance(watch, Watch):
         watch.windows += len(windows)
 
