@@ -7,7 +7,7 @@ ViT-B/16's shape (windows of 224 every 112 pixels, upsampler jbu); labels of the
 compared with those of `segment` on a part of the scene.
 
 With ``--channels 64 128 …`` the full tier keeps so many leading directions in place of all
-channels: how small it becomes, how many labels stay those of `segment`, and how far the farthest
+channels: how small it becomes, which share of labels are not `segment`'s, and how far the farthest
 logit of the scene is from `segment`'s, against the bound that is stated for these words.
 """
 
@@ -130,9 +130,9 @@ def by_channels(
         rows.append(
             {
                 "channels": r or "all",
-                "energy": None if r is None else store.facts["channels"]["energy"],
+                "energy missed": None if r is None else 1 - store.facts["channels"]["energy"],
                 "bytes a pixel": size / block.valid.size,
-                "labels as segment": float(np.mean(logits.argmax(0) == exact.argmax(0))),
+                "other labels": float(np.mean(logits.argmax(0) != exact.argmax(0))),
                 "logit error": float(np.abs(logits - exact).max()),
                 "found on tokens": told.get("logit_error_found"),
                 "stated bound": told.get("logit_error_bound"),
