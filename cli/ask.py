@@ -6,7 +6,7 @@ from typing import Annotated
 
 from geoseg._fields import OUTPUT
 from geoseg.options import Options, Products
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.fields import flag, takes
 
@@ -54,7 +54,7 @@ def ask(
     use_threads(threads)
     with (
         connect(workers=workers, scheduler=scheduler, threads=threads) as client,
-        _run.progress_bar(quiet=quiet) as progress,
+        _progress.progress_bar(quiet=quiet) as progress,
     ):
         opened = geoseg.open_store(store, scene=scene, model=model)
         words, _ = options.vocabulary(

@@ -8,7 +8,7 @@ import typer
 
 from geoseg._fields import INPUT, OUTPUT
 from geoseg.options import Products
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.fields import takes
 
 
@@ -57,7 +57,7 @@ def correct(
     """
     import geoseg
 
-    with _run.progress_bar(quiet=quiet) as progress:
+    with _progress.progress_bar(quiet=quiet) as progress:
         done = geoseg.correct(
             geoseg.open_store(store, scene=scene, model=model),
             map_,

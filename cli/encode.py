@@ -9,7 +9,7 @@ import typer
 from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading, StoreOptions
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.fields import flag, takes
 
@@ -89,7 +89,7 @@ def encode(
     try:
         with (
             connect(workers=workers, scheduler=scheduler, threads=threads) as client,
-            _run.progress_bar(quiet=quiet) as progress,
+            _progress.progress_bar(quiet=quiet) as progress,
         ):
             store = geoseg.encode(
                 paths if as_one else paths[0],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 
 _MEANING = "What the truth means"
 _AREA = "What is compared"
@@ -123,7 +123,7 @@ def evaluate(
     from geoseg.evaluation import evaluate as run
     from geoseg.evaluation.report import as_dict, as_tables, write_report
 
-    with _run.share_bar("compare", quiet=quiet) as progress:
+    with _progress.share_bar("compare", quiet=quiet) as progress:
         evaluation = run(
             labels,
             truth,

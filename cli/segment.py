@@ -10,7 +10,7 @@ import typer
 from geoseg._fields import OUTPUT
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Products, Reading, Scorer
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.config import ConfigOption
 from geoseg_cli.fields import flag, takes
 
@@ -150,7 +150,7 @@ def segment(
             connect(
                 workers=workers, scheduler=scheduler, threads=threads, dashboard=dashboard
             ) as client,
-            _run.progress_bar(quiet=quiet) as progress,
+            _progress.progress_bar(quiet=quiet) as progress,
         ):
             if client is not None and (dashboard or scheduler) and not quiet:
                 typer.echo(f"Dask dashboard: {client.dashboard_link}", err=True)

@@ -10,7 +10,7 @@ import typer
 
 from geoseg._fields import INPUT, OUTPUT
 from geoseg.options import Options
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.fields import takes
 
 
@@ -52,7 +52,7 @@ def similar(
     """
     import geoseg
 
-    with _run.progress_bar(quiet=quiet) as progress:
+    with _progress.progress_bar(quiet=quiet) as progress:
         geoseg.open_store(store).similar(
             _place(to),
             out=out,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 
 _ZONES = "Zones"
 _RESULT = "Output"
@@ -66,7 +66,7 @@ def stats(
 
     if out is not None:
         check_stats_target(out, overwrite=overwrite)
-    with _run.share_bar("zones", quiet=quiet) as progress:
+    with _progress.share_bar("zones", quiet=quiet) as progress:
         table = zone_stats(
             labels if len(labels) > 1 else labels[0],
             zones,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from geoseg._fields import INPUT, OUTPUT
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 
 
 def suggest(
@@ -58,7 +58,7 @@ def suggest(
     """
     import geoseg
 
-    with _run.progress_bar(quiet=quiet) as progress:
+    with _progress.progress_bar(quiet=quiet) as progress:
         points = geoseg.suggest(
             geoseg.open_store(store),
             map_,

@@ -11,7 +11,7 @@ import typer
 from geoseg._fields import SHAPE
 from geoseg.options import VectorOptions
 from geoseg.options.polygons import POLYGON_FORMATS
-from geoseg_cli import _run, options
+from geoseg_cli import _progress, _run, options
 from geoseg_cli.fields import takes
 
 _RESULT = "Output"
@@ -84,7 +84,7 @@ def vectorize(
         if raster_style
         else nullcontext()
     )
-    with style, _run.share_bar("polygons", quiet=quiet) as show:
+    with style, _progress.share_bar("polygons", quiet=quiet) as show:
         summary = run(
             labels if len(labels) > 1 else labels[0],
             out,

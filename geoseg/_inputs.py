@@ -15,6 +15,8 @@ _PAGE = re.compile(
     rb"\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|html|head|body|error)\b", re.IGNORECASE
 )
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_CLUTTER = re.compile(r"\.DS_Store|\._.*|(eh)?thumbs\.db|desktop\.ini|\.directory", re.IGNORECASE)
+"""What macOS, Windows and KDE leave in folders that somebody looks at."""
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _SPECIAL = (
     (stat.S_ISFIFO, "a pipe"),
@@ -52,6 +54,11 @@ def is_file(path: str | Path) -> bool:
 def is_folder(path: str | Path) -> bool:
     """Whether there is a folder, see `is_there`."""
     return is_there(path) and Path(path).is_dir()
+
+
+def is_clutter(path: Path) -> bool:
+    """Whether a desktop has left a file in a folder, which is nobody's work."""
+    return _CLUTTER.fullmatch(path.name) is not None
 
 
 def named_path(text: str | Path, what: str, error: type[GeosegError]) -> Path | None:

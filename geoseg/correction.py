@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import scipy.optimize
 import scipy.special
 
 from geoseg._files import local_target
-from geoseg._inputs import shown
+from geoseg._inputs import is_there, shown
 from geoseg.ask import Store
 from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError, warn
 from geoseg.inference.lane import TilePixels
@@ -23,6 +23,8 @@ from geoseg.io.grid import pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.options import Options, Products
 from geoseg.pooling import Example, Mixing, examples_on
+from geoseg.run.folder import OutputFolder
+from geoseg.run.report import scene_report
 from geoseg.run.result import ProgressCallback, Run
 from geoseg.run.tiles import PixelSource
 from geoseg.store.pool import seen_by_store, survey, tokens_in
@@ -116,11 +118,12 @@ def correct(
         If the map is not one of the store's scene, or the points are of no class of it.
     """
     made, target = mapped_by(store, Path(map)), local_target(out)
+    if target.exists() and target.samefile(map):
+        raise OutputError(f"{shown(target)} is the map that is corrected; give another --out")
+    OutputFolder(target).check(overwrite=overwrite, resume=False)
     places = _places(store, points, column, made.vocabulary)
     fit = _Fit.of(store, made.vocabulary, made.options, places, fast=made.fast)
     before, after, share, prior = fit.best()
-    if target.exists() and target.samefile(map):
-        raise OutputError(f"{shown(target)} is the map that is corrected; give another --out")
     corrected = fit.vocabulary(range(len(places)), share, prior)
     run = store.to_files(
         corrected,
@@ -154,12 +157,14 @@ def mapped_by(store: Store, folder: Path) -> Mapped:
     SceneError
         If there is no map.
     OptionError
-        If it is of another scene, or was made with other weights.
+        If it is of another scene, was made with other weights or of other colours, or in regions
+        that are gone.
     """
     try:
         report = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         same = report["model"]["weights_sha256"] == store.facts["model"]["weights_sha256"]
-        grid, aoi = report["size"], report["reading"]["aoi"]
+        grid, reading = report["size"], dict(report["reading"])
+        options = _options(report)
         sources = {one.get("sha256") for one in report["sources"]} - {None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SceneError(f"{shown(folder)} holds no map with its run.json") from error
@@ -174,9 +179,42 @@ def mapped_by(store: Store, folder: Path) -> Mapped:
             f"{shown(folder)} is a map of {shown(report['scene'])}, and {store.path} was made of "
             f"another scene, {shown(store.facts['scene']['path'])}"
         )
+    _refuse_reading(store, folder, reading)
+    if options.regions_given and not is_there(options.regions):
+        raise OptionError(
+            f"{shown(folder)} was mapped in regions that are not there any more: "
+            f"{shown(options.regions)}; map it anew, with regions of a file"
+        )
     known = report["model"].get("store")
     fast = "full" not in store.tiers if known is None else known["tier"] == "fast"
-    return Mapped(Vocabulary.parse(folder / "run.json"), _options(report), fast, aoi)
+    return Mapped(Vocabulary.parse(folder / "run.json"), options, fast, reading.get("aoi"))
+
+
+_SEEN = {
+    "bands": "--bands", "limits": "--stretch", "gsd": "--gsd", "fill": "--nodata",
+    "ignore_alpha": "--ignore-alpha", "crs": "--crs", "mask": "--mask",
+    "mask_values": "--mask-values", "mask_layer": "--mask-layer",
+}  # fmt: skip
+"""What of the reading in a record the labels depend on, and how the user says it."""
+
+
+def _refuse_reading(store: Store, folder: Path, reading: Mapping[str, Any]) -> None:
+    """Refuse a map of the scene as it was read otherwise."""
+    source, how = store._open(None, None)
+    own = json.loads(json.dumps(scene_report(source, how, source.grid)["reading"]))
+    for name, flag in _SEEN.items():
+        said = [
+            one[name] if name != "mask" or one[name] is None else Path(one[name]).name
+            for one in (reading, own)
+            if name in one
+        ]
+        if len(said) == 2 and said[0] != said[1]:
+            told = [one["stretch"] if name == "limits" else one[name] for one in (reading, own)]
+            mapped, encoded = map(shown, said if told[0] == told[1] else told)
+            raise OptionError(
+                f"{shown(folder)} was mapped with {flag} {mapped}, and {store.path} was encoded "
+                f"with {encoded}; make the map, or the store, anew"
+            )
 
 
 def _options(report: dict[str, Any]) -> Options:
@@ -206,8 +244,8 @@ def _places(
     seen = None
     if "full" in store.tiers:
         seen = seen_by_store(store._file, source.grid, "cpu")
-    made = []
-    for name, outline in examples_on(points, source.grid, column, may_be_empty=True):
+    made, found = [], examples_on(points, source.grid, column, may_be_empty=True)
+    for name, outline in found:
         if name not in classes:
             raise VocabularyError(
                 f"'{shown(name)}' is not a class of the map: {shown(', '.join(classes.names))}"
@@ -217,7 +255,7 @@ def _places(
         col = min(int(middle.x), source.grid.width - 1)
         example = None
         if seen is not None:
-            tokens, shares = tokens_in(outline, seen)
+            tokens, shares = tokens_in(outline, seen, len(found))
             example = Example(name, tokens, shares) if len(shares) else None
         made.append(_Place(classes[name].name, (row, col), example))
     if len({place.name for place in made}) == 1 and len(classes) > 1:

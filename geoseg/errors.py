@@ -102,17 +102,27 @@ def _shown(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_in_words(shown_address(a)) if isinstance(a, str) else a for a in arguments)
 
 
-_passing: list[str] = []
+_passing: dict[str, dict[str, str]] = {}
 
 
 @contextmanager
-def passing_files(folder: str) -> Iterator[None]:
-    """Call files that stand for the user's objects what those are, while this is open."""
-    _passing.append(folder)
+def passing_files(folder: str) -> Iterator[dict[str, str]]:
+    """Call files that stand for the user's objects what those are, while this is open.
+
+    What comes is filled with what `in_words` says of a file, by its path.
+    """
+    _passing[folder] = {}
     try:
-        yield
+        yield _passing[folder]
     finally:
-        _passing.remove(folder)
+        del _passing[folder]
+
+
+def in_words(value: Any) -> Any:
+    """A JSON-able value that names no file that is soon gone, but what it stands for."""
+    if isinstance(value, str):
+        return next((known[value] for known in _passing.values() if value in known), value)
+    return [in_words(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _in_words(text: str) -> str:

@@ -2,8 +2,9 @@
 
 A method is written ``NAME`` or ``NAME:key=value,key=value``; a value of several parts joins them
 with ``+``: ``naclip:std=3``, ``pamr:dilations=8+16``. Its class, which is only imported when the
-method is used, is a frozen dataclass whose fields are the keys. A new method is a file with such a
-class, a line in its table, a test against the paper's numbers and a line in the changelog.
+method is used, is a frozen dataclass whose fields are the keys; numbers are annotated with what
+they may be (`Within`). A new method is a file with such a class, a line in its table, a test
+against the paper's numbers and a line in the changelog.
 """
 
 from __future__ import annotations
@@ -14,10 +15,26 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from geoseg._inputs import shown
 from geoseg.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Within:
+    """Which numbers a key takes, ends included: those with which the method works."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"from {self.least:g} to {self.most:g}"
+
+
+Share = Annotated[float, Within(0, 1)]
+Factor = Annotated[float, Within(0.01, 1000)]
+"""On similarities before their softmax, or on what has gone through it."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +228,7 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
     """
     name, _, rest = text.strip().partition(":")
     method = table.find(text)
-    types = get_type_hints(method)
+    types = get_type_hints(method, include_extras=True)
     known = [f.name for f in fields(method) if f.init]
     values = {key: value for key, value in more.items() if key in known}
     for part in filter(None, (part.strip() for part in rest.split(","))):
@@ -231,7 +248,17 @@ def resolve(table: Table, text: str, **more: Any) -> Any:
         raise OptionError(
             f"{table.kind} {name} needs {', '.join(missing)}; write {name}:{missing[0]}=…"
         )
+    for key, value in values.items():
+        _refuse_outside(f"{table.kind} {name}", key, value, types[key])
     return method(**values)
+
+
+def _refuse_outside(method: str, key: str, given: Any, hint: Any) -> None:
+    if get_origin(hint) is Annotated:
+        limits = hint.__metadata__[0]
+        for one in given if isinstance(given, tuple) else (given,):
+            if not limits.least <= one <= limits.most:  # nor is NaN
+                raise OptionError(f"{method}: {key} is {shown(one)}; give {_kind(hint)}")
 
 
 def _is_required(f: Any) -> bool:
@@ -282,6 +309,8 @@ def _value(method: str, key: str, text: str, hint: Any) -> Any:
 
 
 def _parsed(text: str, hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return _parsed(text, get_args(hint)[0])
     if get_origin(hint) is tuple:
         return tuple(_parsed(part.strip(), get_args(hint)[0]) for part in text.split("+"))
     if get_origin(hint) is UnionType:  # None is said by leaving the key out
@@ -309,6 +338,10 @@ def _text(value: Any) -> str:
 
 @functools.cache
 def _kind(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        kind, limits = get_args(hint)
+        one, comma, several = _kind(kind).partition(",")
+        return f"{one} {limits}{comma}{several}"
     if get_origin(hint) is tuple:
         return f"{_kind(get_args(hint)[0])}, several joined with +"
     if get_origin(hint) is Literal:

@@ -221,7 +221,7 @@ def _collected(found: Sequence[tuple[str, BaseGeometry]], seen: Seen) -> list[Ex
     patch = seen.step
     made, spelt = [], dict[str, str]()
     for name, outline in found:
-        tokens, shares = tokens_in(outline, seen)
+        tokens, shares = tokens_in(outline, seen, len(found))
         if len(shares):
             made.append(Example(spelt.setdefault(name.casefold(), name), tokens, shares))
     lost = dict.fromkeys(name for name, _ in found if name.casefold() not in spelt)

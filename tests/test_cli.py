@@ -28,7 +28,7 @@ from geoseg.options.polygons import POLYGON_FORMATS
 from geoseg.pipeline import Progress
 from geoseg.run.folder import CLAIM
 from geoseg.testing import tiny_random_model
-from geoseg_cli._run import progress_bar
+from geoseg_cli._progress import progress_bar
 from geoseg_cli._signals import stoppable
 from geoseg_cli.main import app
 
@@ -365,7 +365,7 @@ def test_more_than_255_objects_are_all_there(tmp_path: Path, model: str) -> None
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--cls-bias", "-0.3"), 2, "0 or more"),
+        (("--cls-bias", "-0.3"), 2, "0 to 1000000"),
         (("--stride", "100", "--window", "64"), 2, "stride 100 with window 64"),
         (("--bands", "1,2"), 2, "three (red, green, blue) or one"),
         (("--bands", "1,2,9"), 1, "9"),

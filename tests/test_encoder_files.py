@@ -248,7 +248,7 @@ def test_last_blocks_that_cannot_be(tmp_path: Path) -> None:
         Segmenter(model, "a; b", Options(attention="resclip", last_blocks=2))
     with pytest.raises(OptionError, match="the model has 2"):
         Segmenter(model, "a; b", Options(last_blocks=3, templates="none"))
-    with pytest.raises(OptionError, match="1 or more"):
+    with pytest.raises(OptionError, match="last is 0; give a whole number from 1"):
         Options(last_blocks=0).resolve({})
 
 
@@ -279,15 +279,36 @@ def test_check_finds_the_architecture_of_a_file(
     said = {each["what"]: each for each in found["findings"]}
     assert said["activation"]["said"] == "QuickGELU"
     assert "248 positions" in said["tokenizer and context"]["said"]
-    assert "FarSLIP" in said["published"]["said"]
+    assert "by its name FarSLIP" in said["published"]["said"]
 
 
 def test_check_says_what_nothing_tells(pair: tuple[Path, Path]) -> None:
     checked = check_model(str(pair[0]))
     (activation,) = (each for each in checked.findings if each.what == "activation")
     assert activation.ok is None
-    assert "nothing in the file says" in activation.said
+    assert "nothing in the file or its name says" in activation.said
     assert checked.ok
+
+
+@pytest.mark.parametrize(
+    ("name", "ok"), [("own.pt", None), ("FarSLIP1.pt", True), ("CLIP-laion2B.pt", False)]
+)
+def test_check_compares_quick_gelu_with_what_is_known_of_the_file(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ok: Any
+) -> None:
+    config = open_clip.factory._MODEL_CONFIGS[NAME] | {"quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"{NAME}-quickgelu", config)
+    torch.save(load_file(pair[0]), tmp_path / name)
+    checked = check_model(f"{NAME}-quickgelu:{tmp_path / name}")
+    (activation,) = (each for each in checked.findings if each.what == "activation")
+    assert activation.ok is ok
+    assert checked.ok is (ok is not False)
+    if ok is not True:
+        assert f"{NAME}:{tmp_path / name}" in activation.said or f"take {NAME}:" in activation.said
+
+
+def test_check_knows_the_bundled_model() -> None:
+    assert all(each.ok for each in check_model("geoseg-tiny").findings)
 
 
 def test_check_tells_an_upsampler_of_other_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -318,3 +339,7 @@ def test_what_is_known_of_files() -> None:
     assert found is not None
     assert found.name == "FarSLIP"
     assert published("my_own.pt") is None
+    for name in ("ViT-B-16-of-mine.pt", "ViT-H-14.pt", "CLIP-ViT-B-32-laion2B-s34B-b79K.pt"):
+        assert published(name) is None
+    for name in ("ViT-B-16.pt", "ViT-L-14-336px.pt", "clip-vit-base-patch16.safetensors"):
+        assert published(name) == next(each for each in PUBLISHED if "OpenAI" in each.name)

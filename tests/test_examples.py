@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import geoseg
 from geoseg import Options, Store, Vocabulary
 from geoseg.errors import GeosegWarning, OptionError, OutputError, SceneError, VocabularyError
+from geoseg.store import pool
 from geoseg.testing import tiny_random_model
 from geoseg.types import PixelBlock
 from geoseg_cli.main import app
@@ -296,11 +297,67 @@ def test_corrections_of_other_maps_are_refused(
     assert told["right_left_out"] >= told["right_before"]
 
 
-def test_a_map_is_not_replaced_by_its_correction(both: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reading", "flag"),
+    [({"bands": (3, 2, 1)}, "bands"), ({"stretch": "2,98"}, "stretch"), ({"nodata": 7}, "nodata")],
+)
+def test_a_map_of_other_colours_is_not_corrected(
+    both: Store, scene: Path, model: geoseg.Model, tmp_path: Path, reading: Any, flag: str
+) -> None:
+    """The same file, seen otherwise."""
+    path, bare = both.facts["scene"]["path"], geoseg.Products(polygons="none", preview=False)
+    common = {"model": model, "options": QUICK, "products": bare}
+    made = geoseg.segment_to_files(
+        path, "brick; lawn; lake", tmp_path / "map", reading=reading, **common
+    )
+    with pytest.raises(OptionError, match=rf"was mapped with .*{flag}.* was encoded with"):
+        geoseg.correct(both, made.out, known_points(9), tmp_path / "new", products=bare)
+    assert not (tmp_path / "new").exists()
+    same = geoseg.segment_to_files(path, "brick; lawn; lake", tmp_path / "same", **common)
+    assert geoseg.correct(both, same.out, known_points(9), tmp_path / "new", products=bare)
+
+
+def test_a_map_in_regions_that_are_gone_is_not_corrected(both: Store, tmp_path: Path) -> None:
+    options = geoseg.Options(**vars(QUICK) | {"regions": table(["a"], [box(0, 10)])})
+    bare = geoseg.Products(polygons="none", preview=False)
+    made = both.to_files("brick; lawn; lake", tmp_path / "map", options=options, products=bare)
+    with pytest.raises(OptionError, match="not there any more: a GeoDataFrame of 1 polygons"):
+        geoseg.correct(both, made.out, known_points(9), tmp_path / "new", products=bare)
+
+
+def test_a_large_example_has_so_many_tokens_and_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their mean is hardly another."""
+    seen = pool.seen_by_store(store._file, store._open(None, None)[0].grid, "cpu")
+    outline = shapely.box(1, 1, WIDTH - 1, 190)
+    tokens, shares = pool.tokens_in(outline, seen)
+    mean = shares @ tokens / shares.sum()
+    monkeypatch.setattr(pool, "_WINDOWS", 2)
+    monkeypatch.setattr(pool, "_TOKENS", 40)
+    for outlines in (1, 2):
+        some, weights = pool.tokens_in(outline, seen, outlines)
+        assert 20 // outlines < len(some) <= 40 // outlines
+        found = weights @ some / weights.sum()
+        assert found @ mean > 0.7 * np.linalg.norm(found) * np.linalg.norm(mean)
+    thin = shapely.LineString([(1, 1), (3 * WIDTH - 1, 190)]).buffer(1)
+    assert len(pool.tokens_in(thin, seen)[0])
+
+
+def test_a_map_is_not_replaced_by_its_correction(
+    both: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = geoseg.Products(polygons="none", preview=False)
     both.to_files("brick; lawn; lake", tmp_path / "map", options=QUICK, products=bare)
     with pytest.raises(OutputError, match="is the map that is corrected; give another --out"):
         geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "map", overwrite=True)
+    monkeypatch.setattr("geoseg.correction._Fit.of", lambda *a, **k: pytest.fail("fitted"))
+    for out, message in (("map", "is the map that is corrected"), ("old", "already holds")):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        (tmp_path / "old" / "labels.tif").touch()
+        with pytest.raises(OutputError, match=message):  # before the work
+            geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / out)
+    monkeypatch.undo()
     alike = known_points(9)[lambda t: t["class"] == "lake"]
     with pytest.warns(GeosegWarning, match="all corrected places are 'lake'"):
         geoseg.correct(both, tmp_path / "map", alike, tmp_path / "new", products=bare)

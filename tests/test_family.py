@@ -521,9 +521,8 @@ def test_a_window_of_one_patch(small: Model, name: str) -> None:
 def test_a_model_without_middle_blocks_is_told(tmp_path: Path) -> None:
     shallow = load_model(tiny_random_model(tmp_path, layers=1), device="cpu")
     for name in ("segearth-rcs", "resclip", "scclip", "cliper", "reattn"):
-        segmenter = Segmenter(shallow, "a; b", Options(attention=name, templates="none"))
         with pytest.raises(OptionError, match="has one block"):
-            segmenter.encode(torch.rand(1, 3, 64, 64))
+            Segmenter(shallow, "a; b", Options(attention=name, templates="none"))
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -564,13 +563,13 @@ def test_features_of_no_words_have_no_first_labels(small: Model, tmp_path: Path)
     ("text", "message"),
     [
         ("resclip:base=segearth", "naclip or sclip or clearclip"),
-        ("resclip:weight=2", "a share from 0 to 1"),
-        ("resclip:std=0", "a number above 0"),
-        ("segearth-rcs:blocks=12", "numbers from 1 to 11"),
-        ("scclip:neighbours=0", "give 1 or more"),
-        ("pearl:steps=-1", "give 0 or more"),
-        ("cliper:scale=nan", "a number above 0"),
-        ("reattn:late=0", "numbers from 1 to 11"),
+        ("resclip:weight=2", "weight is 2.0; give a number from 0 to 1"),
+        ("resclip:std=0", "a number from 0.1 to 1000"),
+        ("segearth-rcs:blocks=2+12", "blocks is 12; give a whole number from 1 to 11, several"),
+        ("scclip:neighbours=0", "from 1 to 1000"),
+        ("pearl:steps=-1", "a whole number from 0 to 100"),
+        ("cliper:scale=nan", "scale is nan; give a number from"),
+        ("reattn:late=0", "from 1 to 11"),
     ],
 )
 def test_what_cannot_be_is_named(text: str, message: str) -> None:

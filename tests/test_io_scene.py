@@ -618,6 +618,14 @@ def test_resampled_windows_agree_and_keep_nodata(tmp_path: Path, gsd: float, kin
     assert whole.rgb[whole.rgb > 0].mean() == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.parametrize("gsd", [1e-30, 25, 1e30])
+def test_a_gsd_leaves_some_pixels_and_not_endless_ones(tmp_path: Path, gsd: float) -> None:
+    path = make(tmp_path / "s.tif", np.full((3, 20, 9), 7, np.uint8))
+    with pytest.raises(OptionError, match=r"more than 2\^40 pixels|is larger than .* is; give a"):
+        Scene.open(path, gsd=gsd)
+    assert Scene.open(path, gsd=17).shape == (2, 1)
+
+
 def test_gsd_needs_a_known_pixel_size(tmp_path: Path) -> None:
     path = make(tmp_path / "s.tif", rgb(), crs=None)
     with pytest.raises(OptionError, match="it has no CRS; leave --gsd out"):

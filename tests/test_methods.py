@@ -6,13 +6,15 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 import torch
 from backbones import NAMES, random_backbone
 from torch import Tensor
@@ -45,6 +47,7 @@ NEEDS = {
     "laplace": "laplace:steps=6,gradient=0.3+0.2",
     "proxy": "proxy:backbone=tiny_dino",
     "cass": "cass:backbone=tiny_dino",
+    "corrclip": "corrclip:backbone=tiny_dino",
 }
 """How a method is written whose defaults are not enough, or too slow for a small scene."""
 
@@ -53,7 +56,6 @@ CHOSEN = [
     for field, choice in choices(Options).items()
     if choice.table is not None
     for name in choice.table.entries
-    if name != "corrclip"  # which needs the regions of a scene: tests/test_proxies.py
 ]
 every_method = pytest.mark.parametrize(("field", "method"), CHOSEN)
 
@@ -68,9 +70,21 @@ def model(spec: str) -> Model:
     return load_model(spec, device="cpu")
 
 
+def parcels() -> npt.NDArray[np.int64]:
+    """Region of each pixel of the scene; some lie in none."""
+    rows, cols = np.indices((HEIGHT, WIDTH)) // 37
+    numbers = (1 + rows * 10 + cols) * 90_000_001 % (2**31 - 1)
+    numbers[40:70, 60:110] = 0
+    return numbers
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Random weights of both learned upsamplers, in the published format, and of backbones."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What some methods need.
+
+    Random weights of both learned upsamplers, in the published format, and of backbones; a raster
+    of the regions of a scene.
+    """
     folder, found = tmp_path_factory.mktemp("upsamplers"), {}
     for kind, names in {"simfeatup": ["up"], "featup": [f"up{i}" for i in range(1, 5)]}.items():
         generator = torch.Generator().manual_seed(0)
@@ -93,18 +107,25 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         found[kind] = str(folder / kind)
     for name in NAMES:
         found[name] = random_backbone(folder, name)
+    with rasterio.open(write_scene(folder / "like.tif", HEIGHT, WIDTH)) as like:
+        place = {"crs": like.crs, "transform": like.transform}
+    size = {"count": 1, "height": HEIGHT, "width": WIDTH, "dtype": "int32", "nodata": 0}
+    found["regions"] = str(folder / "parcels.tif")
+    with rasterio.open(found["regions"], "w", driver="GTiff", **place, **size) as out:
+        out.write(parcels(), 1)
     return found
 
 
-def options_for(field: str, method: str, weights: dict[str, str]) -> Options:
+def options_for(field: str, method: str, files: dict[str, str]) -> Options:
     several = isinstance(getattr(Options(), field), tuple)
     chosen: dict[str, Any] = {field: (method,) if several else method}
     return Options(
         templates="none",
         blend="hann",
-        upsampler_weights=weights.get(method),
-        backbone_weights=weights.get(method.partition("backbone=")[2]),
+        upsampler_weights=files.get(method),
+        backbone_weights=files["tiny_dino"] if "tiny_dino" in method else None,
         **({"upsampler": "jbu"} | chosen),
+        **({"regions": files["regions"]} if method.startswith("corrclip") else {}),
     )
 
 
@@ -116,7 +137,13 @@ def scene_block() -> PixelBlock:
     rgb = drawn_rgb(Window(0, 0, HEIGHT, WIDTH), seed=3).astype(np.float32) / 255
     valid = np.ones((HEIGHT, WIDTH), dtype=bool)
     valid[HOLE.slices()] = False
-    return PixelBlock(np.where(valid, rgb, 0).astype(np.float32), valid)
+    return PixelBlock(np.where(valid, rgb, 0).astype(np.float32), valid, parcels())
+
+
+def cut(block: PixelBlock, window: Window) -> PixelBlock:
+    assert block.regions is not None
+    here = window.slices()
+    return PixelBlock(block.rgb[:, *here], block.valid[here], block.regions[here])
 
 
 def mapped(
@@ -126,8 +153,9 @@ def mapped(
     plan = segmenter.plan(block.valid.shape, tile, region)
     found = {name: np.zeros(plan.region.shape, np.uint8) for name in ("labels", "confidence")}
     for each in plan:
-        here = each.read.slices()
-        part = PixelBlock(block.rgb[:, *here], block.valid[here])
+        part = cut(block, each.read)
+        if not segmenter.reads_regions:
+            part = replace(part, regions=None)
         result = segmenter.segment_tile(part, each)
         place = each.core.relative_to(plan.region).slices()
         for name, array in found.items():
@@ -153,10 +181,8 @@ def test_every_table_has_its_methods() -> None:
 
 
 @every_method
-def test_tiles_leave_no_seam(
-    field: str, method: str, model: Model, weights: dict[str, str]
-) -> None:
-    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
+def test_tiles_leave_no_seam(field: str, method: str, model: Model, files: dict[str, str]) -> None:
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, files))
     block = scene_block()
     whole = mapped(segmenter, block, 1000)
     assert len(np.unique(whole["labels"])) > 2
@@ -166,9 +192,9 @@ def test_tiles_leave_no_seam(
 
 @every_method
 def test_a_part_equals_the_whole(
-    field: str, method: str, model: Model, weights: dict[str, str]
+    field: str, method: str, model: Model, files: dict[str, str]
 ) -> None:
-    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, files))
     block, region = scene_block(), Window(37, 51, 101, 83)
     whole = mapped(segmenter, block, 1000)
     part = mapped(segmenter, block, 70, region)
@@ -177,9 +203,9 @@ def test_a_part_equals_the_whole(
 
 @every_method
 def test_batches_change_nothing(
-    field: str, method: str, model: Model, weights: dict[str, str]
+    field: str, method: str, model: Model, files: dict[str, str]
 ) -> None:
-    chosen = options_for(field, method, weights)
+    chosen = options_for(field, method, files)
     maps = [
         mapped(
             Segmenter(model, words_for(method), replace(chosen, batch_size=size)),
@@ -193,20 +219,20 @@ def test_batches_change_nothing(
 
 @every_method
 def test_what_lies_under_nodata_changes_nothing(
-    field: str, method: str, model: Model, weights: dict[str, str]
+    field: str, method: str, model: Model, files: dict[str, str]
 ) -> None:
-    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, files))
     block = scene_block()
     other = np.random.default_rng(0).random(block.rgb.shape, dtype=np.float32)
-    filled = PixelBlock(np.where(block.valid, block.rgb, other), block.valid)
+    filled = replace(block, rgb=np.where(block.valid, block.rgb, other))
     one, two = (mapped(segmenter, each, 128) for each in (block, filled))
     assert (one["labels"][~block.valid] == 255).all()
     assert np.array_equal(one["labels"], two["labels"])
 
 
 @every_method
-def test_it_pickles(field: str, method: str, model: Model, weights: dict[str, str]) -> None:
-    segmenter = Segmenter(model, words_for(method), options_for(field, method, weights))
+def test_it_pickles(field: str, method: str, model: Model, files: dict[str, str]) -> None:
+    segmenter = Segmenter(model, words_for(method), options_for(field, method, files))
     again = pickle.loads(pickle.dumps(segmenter))
     assert again.options.described_methods() == segmenter.options.described_methods()
     assert_same_map(mapped(again, scene_block(), 128), mapped(segmenter, scene_block(), 128))
@@ -218,14 +244,14 @@ class StopError(Exception):
 
 @every_method
 def test_a_resumed_run_gives_the_same_map(
-    field: str, method: str, model: Model, weights: dict[str, str], tmp_path: Path
+    field: str, method: str, model: Model, files: dict[str, str], tmp_path: Path
 ) -> None:
     scene = write_scene(tmp_path / "scene.tif", HEIGHT, WIDTH, holes=[HOLE])
 
     def run(out: str, **more: Any) -> geoseg.pipeline.Run:
         return geoseg.segment_to_files(
             scene, words_for(method), tmp_path / out, model=model, tile=64,
-            options=options_for(field, method, weights),
+            options=options_for(field, method, files),
             products=geoseg.Products(polygons="none", preview=False), **more,
         )  # fmt: skip
 
@@ -243,6 +269,32 @@ def test_a_resumed_run_gives_the_same_map(
     described = record["methods"][field]
     one = described[0] if isinstance(described, list) else described
     assert one["name"] == method.partition(":")[0]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    alone = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(2, **alone) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.slow
+@every_method
+def test_workers_make_the_same_map(
+    field: str, method: str, model: Model, files: dict[str, str], client: Any, tmp_path: Path
+) -> None:
+    scene = write_scene(tmp_path / "scene.tif", HEIGHT, WIDTH, holes=[HOLE])
+    here, there = (
+        geoseg.segment_to_files(
+            scene, words_for(method), tmp_path / name, model=model, tile=64, client=chosen,
+            options=options_for(field, method, files),
+            products=geoseg.Products(polygons="none", preview=False),
+        )
+        for name, chosen in (("here", False), ("there", client))
+    )  # fmt: skip
+    for name in ("labels.tif", "confidence.tif"):
+        assert_same_raster(here.out / name, there.out / name)
 
 
 # -- names and keys ------------------------------------------------------------------------------
@@ -271,8 +323,8 @@ def test_a_canonical_text_means_the_same_method(field: str, method: str) -> None
         ("naclip:sdt=3", "no key 'sdt'; did you mean std"),
         ("naclip:std", "'std' is not key=value"),
         ("naclip:std=wide", "std is 'wide'; give a number"),
-        ("naclip:std=nan", "give patches above 0"),
-        ("gem:depth=1", "give 2 or more"),
+        ("naclip:std=nan", "std is nan; give a number from 0.1 to 1000"),
+        ("gem:depth=1", "depth is 1; give a whole number from 2"),
         ("gem:depth=2.5", "give a whole number"),
         ("naclip:ffn=maybe", "give yes or no"),
     ],
@@ -280,6 +332,61 @@ def test_a_canonical_text_means_the_same_method(field: str, method: str) -> None
 def test_what_is_not_possible_is_named(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         methods.resolve(methods.ATTENTIONS, text)
+
+
+NUMBERS = {
+    (field, name, key): hint
+    for field, choice in choices(Options).items()
+    if choice.table is not None
+    for name in choice.table.entries
+    for key, hint in get_type_hints(choice.table.find(name), include_extras=True).items()
+    if key in {f.name for f in fields(choice.table.find(name))} and "bool" not in str(hint)
+}
+"""The keys of all methods but switches, and what they take."""
+
+
+def numeric(hint: Any) -> bool:
+    return "int" in str(hint) or "float" in str(hint)
+
+
+def written(field: str, name: str, key: str, value: Any) -> str:
+    """The method as a test has it, with one number in another's place."""
+    before, _, rest = NEEDS.get(name, name).partition(":")
+    others = [part for part in rest.split(",") if part and not part.startswith(f"{key}=")]
+    return f"{before}:{','.join([*others, f'{key}={value}'])}"
+
+
+@pytest.mark.parametrize(("field", "name", "key"), [k for k, h in NUMBERS.items() if numeric(h)])
+def test_numbers_have_limits_within_which_methods_work(
+    field: str, name: str, key: str, model: Model, files: dict[str, str]
+) -> None:
+    table, hint = choices(Options)[field].table, NUMBERS[field, name, key]
+    assert table is not None
+    limits = next(each for each in hint.__metadata__ if isinstance(each, methods.Within))
+    whole = "int" in str(hint)
+    ends = [f"{int(end) if whole else end}" for end in (limits.least, limits.most)]
+    several = "+".join([*ends, ends[0]][: 2 if key == "gradient" else 3])
+    small = cut(scene_block(), Window(50, 45, 48, 48))
+    plain = {} if field == "upsampler" else {"upsampler": "none"}
+    for value in [several] if "tuple" in str(hint) else ends:
+        text = written(field, name, key, value)
+        options = replace(options_for(field, text, files), **plain)
+        if (key, value) in TOO_DEEP:
+            with pytest.raises(OptionError, match="the model has 3"):
+                Segmenter(model, words_for(text), options)
+            continue
+        segmenter = Segmenter(model, words_for(text), options)
+        found = mapped(segmenter, small, 1000)["labels"]
+        assert (found[small.valid] < 4).all()
+    for value in ("-1e-9", "0", "1e-30", "1e30", "nan", "inf", "-inf", "-1", "9" * 30, "9" * 9000):
+        if not limits.least <= float(value) <= limits.most:
+            text = written(field, name, key, value)
+            with pytest.raises(OptionError, match=rf"{key} is .*; give a (whole )?number from "):
+                methods.resolve(table, text)
+
+
+TOO_DEEP = {("last", "64"), ("depth", "65")}
+"""What needs more blocks than the model of these tests has."""
 
 
 def test_the_same_method_in_other_words_is_the_same_run() -> None:

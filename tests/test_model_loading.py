@@ -322,7 +322,7 @@ def test_configs_that_are_none(content: bytes, said: str, folder: Path, tmp_path
         ('{"logit_scale": 1e999}', "logit_scale is inf"),
         ('{"logit_scale": true}', "logit_scale is True"),
         ('{"window": 1000000000000}', "window is 1000000000000"),
-        ('{"attention": "naclip:std=0"}', "width"),
+        ('{"attention": "naclip:std=0"}', "std is 0.0"),
         ('{"blend": "none"}', "blend is 'none'"),
         ("[" * 9000, "is not JSON"),
         ("[]", "is not a JSON object"),
@@ -563,7 +563,7 @@ def test_padding_puts_the_larger_half_after() -> None:
 def test_unknown_attention() -> None:
     with pytest.raises(OptionError, match="segearth"):
         methods.resolve(methods.ATTENTIONS, "segearht")
-    with pytest.raises(OptionError, match="width"):
+    with pytest.raises(OptionError, match="std"):
         methods.resolve(methods.ATTENTIONS, "naclip:std=0")
     with pytest.raises(OptionError, match="depth"):
         methods.resolve(methods.ATTENTIONS, "gem:depth=1")

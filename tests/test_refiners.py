@@ -187,12 +187,12 @@ def test_the_global_logits_go_the_way_of_the_patches() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("guided:radius=0", "1 pixel or more"),
-        ("guided:eps=0", "an eps above 0"),
-        ("lposs:alpha=1", "below 1"),
-        ("lposs:side=4", "an odd side"),
-        ("laplace:cell=0", "1 or more"),
-        ("laplace:floor=0", "a floor above 0"),
+        ("guided:radius=0", "a whole number from 1 to 256"),
+        ("guided:eps=0", "a number from 1e-05"),
+        ("lposs:alpha=1", "alpha is 1.0; give a number from 0 to 0.999"),
+        ("lposs:side=4", "an odd number"),
+        ("laplace:cell=0", "from 1 to 64"),
+        ("laplace:floor=0", "from 0.01 to 1"),
         ("laplace:gradient=0.1", "give two"),
         ("laplace:words=some", "full or diag"),
     ],

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import rioxarray  # noqa: F401  # makes .rio
 import shapely
 import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from rasterio.transform import from_origin
 from rasters import UTM, make
 from typer.testing import CliRunner
@@ -393,6 +394,29 @@ def test_labels_on_another_grid_are_those_of_regions(
     assert len(np.unique(labels[80:95, 100:140])) == 1
 
 
+def test_polygons_with_many_corners_are_cut_to_pieces_of_the_scene(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pixel's region is that of whole polygons, drawn at once."""
+    rng = np.random.default_rng(0)
+    angles = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
+    outlines = []
+    for middle, far in ((75, 60), (100, 70), (20, 15)):
+        length = far * (0.7 + 0.3 * rng.random(len(angles)))
+        at = middle + length * np.stack([np.cos(angles), np.sin(angles)])
+        outlines.append(shapely.Polygon(np.c_[500_000 + 2 * at[0], 5_000_000 - 2 * at[1]]))
+    path = tmp_path / "coast.gpkg"
+    table = gpd.GeoDataFrame(geometry=outlines, crs=UTM)
+    table.to_file(path)
+    order = table.area.sort_values(ascending=False).index
+    wanted = rasterize(
+        [(table.geometry[k], k + 1) for k in order], SIZE, transform=PLACE, dtype="int32"
+    )
+    monkeypatch.setattr("geoseg.io.regions._SIDE", 40)
+    grid = Grid(rasterio.crs.CRS.from_string(UTM), PLACE, *SIZE)
+    assert np.array_equal(open_regions(path, grid).numbers_in(grid.window), wanted)
+
+
 # -- kinds of files --------------------------------------------------------------------------------
 
 
@@ -410,12 +434,26 @@ def test_regions_come_in_many_ways(scene: Path, pixels: Array, kind: str, tmp_pa
     vector = tmp_path / "parcels.geojson"
     parcels().to_crs(4326).to_file(vector)
     regions = {
-        "polygons": vector, "table": parcels(), "array": array, "series": parcels().geometry,
+        "polygons": vector, "table": parcels(fid=["x", "y", "z"], Parcel=1), "array": array,
+        "series": parcels().geometry,
     }.get(kind, path)  # fmt: skip
     run = mapped(scene, tmp_path / "out", regions, tile=64)
     assert np.array_equal(raster(run.out), by_hand(pixels, numbers, "mean")[0])
     names = {Path(file).name for file in run.files}
     assert ("regions.csv" in names) == (kind in ("numbers", "coarse", "array"))
+    told = {
+        "table": "a GeoDataFrame of 3 polygons (EPSG:32631)",
+        "series": "a GeoSeries of 3 polygons (EPSG:32631)",
+        "array": f"a DataArray of {SIZE[0]} x {SIZE[1]} pixels",
+    }.get(kind, str(regions))
+    assert run.report["regions"]["path"] == run.report["options"]["regions"] == told
+    assert "/geoseg-" not in (run.out / "run.json").read_text()  # where objects pass through
+    assert mapped(scene, tmp_path / "out", regions, tile=64, update=True).status == "skipped"
+    if kind == "table":  # with names that no GeoPackage has room for
+        products = Products(preview=False)
+        mapped(scene, tmp_path / "out", regions, products=products, overwrite=True)
+        names = list(gpd.read_file(tmp_path / "out" / "regions.gpkg"))
+        assert names[:3] == ["parcel", "given_fid", "given_Parcel"]
 
 
 def test_a_raster_of_numbers_gets_a_table(scene: Path, tmp_path: Path) -> None:
@@ -437,6 +475,7 @@ def test_polygons_come_back_with_their_attributes(scene: Path, suffix: str, tmp_
     table["Pixels"] = [0.5, np.nan, 2, 3, 4]
     table["day"] = np.array(["2024-05-01"] * 5, "datetime64[ms]")
     products = Products(preview=False, polygons=suffix)
+    table["Owner"] = "w"  # no format but Parquet has both
     with pytest.warns(GeosegWarning, match="written as given_Pixels"):
         run = mapped(scene, tmp_path / "out", table.to_crs(3857), products=products)
     path = tmp_path / "out" / f"regions.{suffix}"
@@ -446,6 +485,7 @@ def test_polygons_come_back_with_their_attributes(scene: Path, suffix: str, tmp_
     assert found["plants"].tolist() == [1, 2, 3, 5]
     assert found["given_Pixels"].isna().tolist() == [False, True, False, False]
     assert found["owner"].isna().tolist() == [False, True, False, False]
+    assert found["given_Owner"].tolist() == ["w"] * 4
     assert found["day"].astype(str).str[:10].eq("2024-05-01").all()
     labels, numbers = raster(run.out), numbers_of()
     for index in range(3):
@@ -473,7 +513,7 @@ def test_regions_without_pixels_are_counted_aloud(scene: Path, tmp_path: Path) -
         run = mapped(scene, tmp_path / "out", parcels(tiny | {"a": (30, 30, 9, 9)}))
     assert run.report["regions"]["on_the_map"] == 1
     empty = make(tmp_path / "none.tif", np.zeros((1, *SIZE), np.uint8), transform=PLACE)
-    with pytest.warns(GeosegWarning, match="1 of 1 regions on the scene have no class"):
+    with pytest.warns(GeosegWarning, match="no pixel of the scene with data lies in a region"):
         mapped(scene, tmp_path / "none", empty)
 
 
@@ -528,6 +568,7 @@ def test_what_is_no_help_is_refused_before_the_work(
         ({"crs": None}, "has no place|has no CRS"),
         ({"transform": from_origin(0, 0, 2, 2)}, "no ground in common"),
         ({"dtype": "float32"}, "holds fractions"),
+        ({"dtype": "int64"}, "numbers from 2\\^53 on cannot be told apart; number the regions"),
         ({"count": 2}, "choose the raster of regions with --regions-layer"),
     ],
 )
@@ -538,6 +579,8 @@ def test_a_raster_that_is_no_help_is_refused(
     values = np.repeat(values, change.get("count", 1), 0)
     if values.dtype.kind == "f":
         values += 0.5
+    if values.dtype == np.int64:
+        values += 2**60
     path = make(tmp_path / "numbers.tif", values, **({"transform": PLACE} | change))
     if "crs" in change:  # which the scene's stands for, and a warning says so
         with pytest.warns(GeosegWarning, match="has no CRS, taking the scene's"):
@@ -562,7 +605,7 @@ def test_a_file_without_crs_is_refused(scene: Path, tmp_path: Path) -> None:
         ({"region_min_area_m2": 3}, "--region-min-area says how"),
         ({"regions": "superpixels", "regions_layer": "x"}, "--regions-layer is for regions of a"),
         ({"regions": "superpixel:size=9"}, "did you mean superpixels"),
-        ({"regions": "superpixels:size=1"}, "size of 1; give 2 to 64 pixels"),
+        ({"regions": "superpixels:size=1"}, "size is 1; give a whole number from 2 to 64"),
         ({"regions": "superpixels:sise=8"}, "no key 'sise'; did you mean size"),
         ({"regions": "x.gpkg", "region_agreement": 50}, "--region-agreement is 50"),
         ({"regions": ["x.gpkg"]}, "regions is a list; give superpixels"),
@@ -752,12 +795,34 @@ def test_hidden_words_and_thresholds_hold_for_regions(words: geoseg.Model) -> No
         assert found.scores.shape == (3, 80, 96)
 
 
-def test_raw_pixels_have_no_superpixels(scene: Path, tmp_path: Path) -> None:
-    with pytest.raises(geoseg.errors.TileError, match="superpixels need colours from 0 to 1"):
-        mapped(
-            scene, tmp_path / "out", "superpixels",
+@pytest.mark.parametrize("what", ["superpixels", "guided", "laplace", "lposs"])
+def test_raw_pixels_are_no_colours(scene: Path, tmp_path: Path, what: str) -> None:
+    options = {"regions": what} if what == "superpixels" else {"refine": what}
+    with pytest.raises(OptionError, match=f"{what} needs colours from 0 to 1, and the scorer sees"):
+        geoseg.segment_to_files(
+            scene, NAMES, tmp_path / "out", options=options,
             reading=Reading(stretch="raw"), scorer=geoseg.Scorer(brightest),
         )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bands", [(1,), (1, 2, 3, 1)])
+@pytest.mark.parametrize("what", ["guided", "laplace", "lposs"])
+def test_refiners_of_colours_need_three_bands(
+    scene: Path, tmp_path: Path, what: str, bands: tuple[int, ...]
+) -> None:
+    def scores(windows: torch.Tensor) -> torch.Tensor:
+        return windows[:, :1].expand(-1, 3, -1, -1)
+
+    def run(refine: str) -> geoseg.pipeline.Run:
+        return geoseg.segment_to_files(
+            scene, NAMES, tmp_path / "out", options={"refine": refine},
+            reading=Reading(bands=bands), scorer=geoseg.Scorer(scores), products=BARE,
+        )  # fmt: skip
+
+    with pytest.raises(OptionError, match=f"{what} looks at red, green and blue.* take pamr"):
+        run(what)
+    run("pamr:iterations=1")
 
 
 @pytest.mark.parametrize("fast", [False, True])

@@ -601,11 +601,11 @@ def test_given_wins_over_model_over_general() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (lambda: Options(cls_bias=-0.3), OptionError, "0 or more"),
+        (lambda: Options(cls_bias=-0.3), OptionError, "0 to 1000000"),
         (lambda: Options(threshold=1.5), OptionError, "0 to 1"),
         (lambda: Options(threshold=0.5, background="lava"), OptionError, "lava"),
         (lambda: Options(background="water"), OptionError, "needs a threshold"),
-        (lambda: Options(logit_scale=0), OptionError, "above 0"),
+        (lambda: Options(logit_scale=0), OptionError, "from 0.001"),
         (lambda: Options(batch_size=0), OptionError, "1 or more"),
         (lambda: Options(blend="linear"), OptionError, "hann"),
         (lambda: Options(precision="fp8"), OptionError, "bf16"),

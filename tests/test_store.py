@@ -350,6 +350,19 @@ def test_what_is_no_stores_is_never_replaced(
     assert contents(copy) == before
 
 
+def test_what_desktops_leave_in_a_store_is_nobodys(
+    tmp_path: Path, scene: Path, model: geoseg.Model, copy: Path
+) -> None:
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._zarr.json", "fast/.DS_Store"):
+        (copy / name).write_bytes(b"left behind")
+    assert geoseg.open_store(copy).tiers
+    geoseg.encode(scene, copy, model=model, tile=TILE, overwrite=True)
+    assert geoseg.open_store(copy).tiers
+    (copy / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"holds thesis\.txt, which is no store's"):
+        geoseg.encode(scene, copy, model=model, overwrite=True)
+
+
 def test_what_is_there_is_not_replaced(
     tmp_path: Path, scene: Path, model: geoseg.Model, copy: Path
 ) -> None:

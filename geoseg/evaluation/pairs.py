@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geoseg._address import is_address
-from geoseg._inputs import is_file, is_folder
+from geoseg._inputs import is_clutter, is_file, is_folder
 from geoseg.errors import EvaluationError, not_found
 from geoseg.evaluation.truth import RASTER_SUFFIXES, is_vector
 from geoseg.io.vectors import VECTOR_SUFFIXES
@@ -89,7 +89,9 @@ def _label_rasters(labels: Path) -> list[Path]:
     if (labels / LABELS_NAME).is_file():
         return [labels / LABELS_NAME]
     found = sorted(labels.glob(f"*/{LABELS_NAME}")) or sorted(
-        path for path in labels.glob("*.tif") if path.name != CONFIDENCE_NAME
+        path
+        for path in labels.glob("*.tif")
+        if path.name != CONFIDENCE_NAME and not is_clutter(path)
     )
     if not found:
         raise EvaluationError(

@@ -39,6 +39,7 @@ from geoseg.text.vocabulary import Vocabulary, VocabularySource
 from geoseg.types import PixelBlock, Window
 
 _ALL = slice(None)
+_COLOURS = 3
 _TOKEN_PIXELS = 256
 """Pixels of a window that cost about what a patch of a model of words does."""
 
@@ -252,13 +253,16 @@ class Network:
         """How many scores it gives of a pixel; otherwise as `probe`."""
         return int(self._tried(scene, planes).shape[-1])
 
-    def _tried(self, scene: Readable, planes: slice) -> Tensor:
+    def middle(self, scene: Readable, planes: slice = _ALL) -> PixelBlock:
+        """Pixels of one window in the middle of a scene."""
         height, width = scene.shape
         side = self._window or max(height, width)
         rows, cols = min(side, height), min(side, width)
-        window = Window((height - rows) // 2, (width - cols) // 2, rows, cols)
-        block = scene.read(window)
-        block = PixelBlock(block.rgb[planes], block.valid)
+        block = scene.read(Window((height - rows) // 2, (width - cols) // 2, rows, cols))
+        return PixelBlock(block.rgb[planes], block.valid)
+
+    def _tried(self, scene: Readable, planes: slice) -> Tensor:
+        block = self.middle(scene, planes)
         self.refuse_few_numbers(len(block.rgb))
         try:
             found = self(self.normalise(block)[None])
@@ -440,8 +444,32 @@ class NetworkSegmenter(Segmenter):
         )
 
     def probe(self, scene: Readable) -> None:
-        """As `Network.probe`."""
+        """As `Network.probe`; also refuses pixels that no refiner can look at."""
+        self._refuse_pixels(self.network.middle(scene))
         self.network.probe(scene)
+
+    def _refuse_pixels(self, block: PixelBlock) -> None:
+        chosen, bands = self.options, len(block.rgb)
+        made = zip(chosen.refine, chosen.method("refine"), strict=True)
+        looking = [
+            text.partition(":")[0]
+            for text, method in made
+            if not getattr(method, "any_pixels", False)
+        ]
+        if looking and bands != _COLOURS:
+            raise OptionError(
+                f"--refine {looking[0]} looks at red, green and blue, and the scorer sees {bands} "
+                f"band{'s' if bands > 1 else ''}; take pamr, or leave it out"
+            )
+        looking = [f"--refine {text}" for text in looking]
+        if chosen.regions_of_scene:
+            looking.append(f"--regions {chosen.regions}")
+        low, high = float(block.rgb.min()), float(block.rgb.max())
+        if looking and not 0 <= low <= high <= 1:
+            raise OptionError(
+                f"{looking[0]} needs colours from 0 to 1, and the scorer sees {low:.3g} to "
+                f"{high:.3g}; leave --stretch raw, or {looking[0].split()[0]}, out"
+            )
 
     @functools.cached_property
     def recipe(self) -> NetworkRecipe:

@@ -8,12 +8,14 @@ tiles of a run add up and `geoseg.run.regions` decides.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from geoseg.errors import OptionError, TileError
+from geoseg.errors import TileError
 from geoseg.inference.decide import Decided, Decision
+from geoseg.methods import Within
 from geoseg.options.segmentation import RegionRule
 from geoseg.types import BoolArray, FloatArray
 
@@ -40,23 +42,12 @@ class Superpixels:
     moves to the mean of the pixels of its cell that have joined it. A superpixel depends on
     nothing farther away than six cells, and reaches no farther than the nine. It may have several
     parts.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be.
     """
 
-    size: int = 8
+    size: Annotated[int, Within(2, 64)] = 8
     """Side of a cell in pixels."""
-    compactness: int = 8
+    compactness: Annotated[int, Within(1, 64)] = 8
     """How many steps of 8-bit colour weigh as much as a cell's side."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.size <= 64:
-            raise OptionError(f"superpixels have a size of {self.size}; give 2 to 64 pixels")
-        if not 1 <= self.compactness <= 64:
-            raise OptionError(f"superpixels have a compactness of {self.compactness}; give 1 to 64")
 
     @property
     def reach(self) -> int:

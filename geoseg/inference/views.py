@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Within
 
 Score = Callable[[Tensor], Tensor]
 """Windows ``(B, 3, H, W)`` to logits ``(B, H, W, Q)``."""
@@ -92,19 +92,10 @@ class ItaClipViews:
 
     Aydın et al., "ITACLIP: Boosting Training-Free Semantic Segmentation", CVPRW 2025. Grey and blur
     are of normalised pixels, as there.
-
-    Raises
-    ------
-    OptionError
-        If the share is not within 0 and 1.
     """
 
-    share: float = 0.75
+    share: Annotated[float, Within(0.01, 0.99)] = 0.75
     """Of the three views that are not flipped in the mean."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise OptionError(f"views itaclip have share {self.share:g}; give one between 0 and 1")
 
     def views(self) -> Sequence[View]:
         """Five views."""

@@ -12,7 +12,7 @@ from typing import Any
 import rasterio
 from rasterio.drivers import raster_driver_extensions
 
-from geoseg._inputs import file_looks_like, is_folder, shown
+from geoseg._inputs import file_looks_like, is_clutter, is_folder, shown
 
 _RASTERS = {*raster_driver_extensions(), "jp2", "j2k", "vrt", "nc", "h5", "hdf", "img"}
 _SHOWN_NAMES = 5
@@ -82,7 +82,8 @@ def _rasters_below(path: Path) -> list[str]:
 
 
 def _is_raster(name: str) -> bool:
-    return Path(name).suffix.lower().removeprefix(".") in _RASTERS
+    path = Path(name)
+    return path.suffix.lower().removeprefix(".") in _RASTERS and not is_clutter(path)
 
 
 def _such_as(names: Sequence[str]) -> str:

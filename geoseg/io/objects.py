@@ -12,9 +12,11 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import xarray
 from shapely.geometry.base import BaseGeometry
 
+from geoseg._inputs import shown
 from geoseg.errors import OptionError, SceneError, passing_files
 from geoseg.io._handles import open_dataset
 from geoseg.io.array import ArrayScene, time_of
@@ -22,6 +24,7 @@ from geoseg.io.flags import classes_in, looks_like_mask
 from geoseg.io.grid import pieces
 from geoseg.io.placing import spatial_dims
 from geoseg.io.planes import fill_of
+from geoseg.io.vectors import field_names
 from geoseg.options import Reading
 from geoseg.types import LabelClass, Window
 
@@ -54,10 +57,13 @@ def on_disk(*objects: Any, needed: int = 1) -> Iterator[tuple[Any, ...]]:
     OptionError
         If it is something else.
     """
-    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder):
+    with TemporaryDirectory(prefix="geoseg-") as folder, passing_files(folder) as names:
         if any(one is None for one in objects[:needed]):
             raise OptionError(f"this is None; {_GIVE}")
-        yield tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
+        paths = tuple(_path_of(one, Path(folder) / str(i)) for i, one in enumerate(objects))
+        pairs = zip(objects, paths, strict=True)
+        names |= {str(path): _called(one) for one, path in pairs if path is not one}
+        yield paths
 
 
 @contextmanager
@@ -194,6 +200,18 @@ def may_be_computed(labels: xarray.DataArray) -> bool:
     return "geoseg_version" in labels.attrs and MARK not in labels.encoding
 
 
+def _called(value: Any) -> str:
+    """What an object is, in a few words."""
+    kind = type(value).__name__
+    if is_array(value):
+        size = " x ".join(map(str, label_array(value).shape))
+        return f"a {kind} of {size} pixels"
+    if isinstance(value, gpd.GeoSeries | gpd.GeoDataFrame):
+        crs = "no CRS" if value.crs is None else value.crs.to_string()
+        return f"a {kind} of {len(value)} polygons ({shown(crs)})"
+    return f"a {kind}"
+
+
 def _path_of(value: Any, folder: Path) -> Any:
     if value is None or isinstance(value, str | Path):
         return value
@@ -209,10 +227,12 @@ def _path_of(value: Any, folder: Path) -> Any:
     if not isinstance(value, gpd.GeoDataFrame):
         raise OptionError(f"this is a {type(value).__name__}; {_GIVE}")
     path = folder / "table.gpkg"
-    simple = value.reset_index(drop=True)
-    for name in simple.columns.drop(simple.geometry.name):
-        if simple[name].dtype == object:
-            simple[name] = simple[name].map(lambda one: None if one is None else str(one))
+    columns = pd.DataFrame(value.drop(columns=value.geometry.name)).reset_index(drop=True)
+    columns.columns = field_names([str(name) for name in columns])
+    for name in columns:
+        if columns[name].dtype == object:
+            columns[name] = columns[name].map(lambda one: None if one is None else str(one))
+    simple = gpd.GeoDataFrame(columns, geometry=value.geometry.to_numpy(), crs=value.crs)
     with warnings.catch_warnings():  # that it has no CRS, which is said where one is needed
         warnings.simplefilter("ignore", UserWarning)
         simple.to_file(path, layer="table", engine="pyogrio")

@@ -34,8 +34,12 @@ IntArray = npt.NDArray[np.int64]
 Overlap = Literal["smallest", "largest"]
 """Which of several polygons a pixel belongs to."""
 
+_ALIKE = 2**53
+"""From here on whole numbers are the same where they are read as float64."""
 _SIDE = 512
 """Pixels a side of the pieces of a scene in which polygons are laid on pixels."""
+_CORNERS, _BESIDE = 1000, 2
+"""Corners from which on a polygon is cut to a piece, and pixels that are left around it."""
 _KEPT = 64
 """Such pieces that are kept: two rows of them in the widest lanes."""
 
@@ -83,9 +87,16 @@ class PolygonRegions:
 
     def _burnt(self, row: int, col: int) -> npt.NDArray[np.int32]:
         out = np.zeros((_SIDE, _SIDE), np.int32)
-        near = np.sort(self._tree.query(shapely.box(col, row, col + _SIDE, row + _SIDE)))
-        if near.size:
-            pairs = zip(self.shapes[near], self.numbers[near].tolist(), strict=True)
+        here = (col, row, col + _SIDE, row + _SIDE)
+        near = np.sort(self._tree.query(shapely.box(*here)))
+        shapes, numbers = self.shapes[near], self.numbers[near]
+        # Of a coast with a million corners each piece would draw all; the same pixels sooner.
+        long = shapely.get_num_coordinates(shapes) > _CORNERS
+        around = np.add(here, (-_BESIDE, -_BESIDE, _BESIDE, _BESIDE))
+        shapes[long] = shapely.clip_by_rect(shapes[long], *around)
+        some = ~shapely.is_empty(shapes)
+        if some.any():
+            pairs = zip(shapes[some], numbers[some].tolist(), strict=True)
             rasterize(pairs, out=out, transform=Affine.translation(col, row))
         return out
 
@@ -115,7 +126,7 @@ class RasterRegions(LaidRaster):
         Raises
         ------
         SceneError
-            If the raster is damaged there, or holds fractions.
+            If the raster is damaged there, or holds fractions or too large numbers.
         """
         values = self.values(window, window.shape)
         known = np.isfinite(values) & (values > 0)
@@ -124,6 +135,11 @@ class RasterRegions(LaidRaster):
         found = np.where(known, values, 0)
         if (found != np.rint(found)).any():
             raise SceneError(f"{self.path}: holds fractions; regions are whole numbers")
+        if (found >= _ALIKE).any():
+            raise SceneError(
+                f"{self.path}: holds {found.max():.0f}, and numbers from 2^53 on cannot be told "
+                "apart; number the regions from 1"
+            )
         return found.astype(np.int64)
 
     def touches(self, window: Window) -> bool:

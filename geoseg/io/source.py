@@ -258,6 +258,8 @@ class RasterSource:
             raise OptionError(
                 f"gsd {gsd:g} m would make more than 2^40 pixels of {self.path}; give a larger one"
             )
+        if min(height / fy, width / fx) < 0.5:  # the centre of its pixels lies beyond the scene
+            raise OptionError(f"gsd {gsd:g} m is larger than {self.path} is; give a smaller one")
         if abs(fx - 1) < 1e-6 and abs(fy - 1) < 1e-6:
             return self
         return replace(self, grid=self.native_grid.scaled(fx, fy))

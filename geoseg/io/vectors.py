@@ -5,7 +5,7 @@ Areas of interest, zones, regions and truth all come through :func:`read_polygon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -293,6 +293,32 @@ def _polygons_in(shape: Any) -> Any:
         return None
     parts = [part for part in map(_polygons_in, shape.geoms) if part is not None]
     return shapely.union_all(shapely.make_valid(parts)) if parts else None
+
+
+_GIVEN = "given_"
+_RESERVED = ("fid", "geom", "geometry", "bbox")
+"""Names that a format keeps for itself."""
+
+
+def field_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """Names of attributes that every format has room for, and nobody else has, in any case.
+
+    Parameters
+    ----------
+    names
+        As they are; what cannot stay gets ``given_`` before it.
+    taken
+        Names of others.
+    """
+    used = {name.lower() for name in (*taken, *_RESERVED)}
+    found, given = list[str](), {name.lower() for name in names}
+    for name in names:
+        new = name
+        while new.lower() in used or (new != name and new.lower() in given):
+            new = f"{_GIVEN}{new}"
+        used.add(new.lower())
+        found.append(new)
+    return found
 
 
 # -- placing --------------------------------------------------------------------------------------

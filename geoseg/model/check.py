@@ -14,9 +14,9 @@ from geoseg._inputs import is_file, named_file, shown
 from geoseg.errors import GeosegError, WeightsError
 from geoseg.methods import UPSAMPLERS, resolve
 from geoseg.model.checkpoint import StateDict, folded_text, read_state_dict
-from geoseg.model.loading import Model, load_model, looks_like_quick_gelu
+from geoseg.model.loading import Model, known_activation, load_model
 from geoseg.model.published import published
-from geoseg.model.spec import ModelSpec
+from geoseg.model.spec import BUNDLED, ModelSpec, parts_of
 from geoseg.model.upsampling.base import Fit
 
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.")
@@ -75,7 +75,7 @@ def check_model(text: str, upsampler_weights: str | None = None) -> Checked:
     if is_file(text):
         state = read_state_dict(named_file(text, "weights file", WeightsError))
         architecture = _architecture(state, Path(text))
-        quick = looks_like_quick_gelu(Path(text), state)
+        quick = known_activation(Path(text), state)
         spec = f"{architecture}{'-quickgelu' if quick else ''}:{text}"
     parsed = ModelSpec.parse(spec)
     try:
@@ -171,7 +171,8 @@ def _of_model(model: Model, spec: ModelSpec) -> Iterator[Finding]:
             for side, value in ((16, known.b16), (32, known.b32))
             if value is not None
         ]
-        yield Finding("published", None, f"{known.name} ({', '.join(scores)}): {known.advice}")
+        said = f"by its name {known.name} ({', '.join(scores)}): {known.advice}"
+        yield Finding("published", None, said)
 
 
 def _words(model: Model) -> int:
@@ -182,16 +183,21 @@ def _activation(model: Model, spec: ModelSpec) -> Finding:
     block = model.clip.visual.transformer.resblocks[0]
     quick = type(block.mlp.gelu).__name__ == "QuickGELU"
     name = "QuickGELU" if quick else "plain GELU"
-    told = spec.kind == "tag" or quick
-    if told:
-        return Finding("activation", True, name)
-    other = f"{spec.architecture}-quickgelu" if spec.architecture else "quick_gelu in the config"
+    files = [file for _, file in parts_of(spec.source)] if spec.kind == "file" else [model.weights]
+    known = (known_activation(Path(file), read_state_dict(file)) for file in files)
+    if spec.kind == "tag" or spec.text == BUNDLED or any(each is not None for each in known):
+        return Finding("activation", True, name)  # with the other it would not have loaded
+    if spec.architecture:
+        plain = spec.architecture.removesuffix("-quickgelu")
+        other = plain if quick else f"{plain}-quickgelu"
+    else:
+        other = f'"quick_gelu": {"false" if quick else "true"} in the config'
     return Finding(
         "activation",
         None,
-        f"{name}; nothing in the file says which it was trained with. If it was tuned from "
-        f"OpenAI's weights with QuickGELU, take {other}: the other one loads without complaint and "
-        "gives wrong maps",
+        f"{name}; nothing in the file or its name says which it was trained with. If it was the "
+        f"other one, as in files that were tuned from {'LAION' if quick else 'OpenAI'}'s weights, "
+        f"take {other}: the wrong one loads without complaint and gives wrong maps",
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
 _QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn|farslip|lrsclip|longclip", re.IGNORECASE)
+_PLAIN_GELU_NAMES = re.compile(r"laion-?2b|datacomp|commonpool", re.IGNORECASE)
 _LONG_TEXT_KEY = "positional_embedding_res"
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -296,16 +297,19 @@ def _check_activation(located: Located, spec: ModelSpec, state: StateDict) -> No
     The mismatch loads without complaint and quietly ruins every feature, so where anything says
     which activation the weights want, it must agree with the config.
     """
-    if located.quick_gelu_weights is None:
-        wants_quick = any(looks_like_quick_gelu(file, state) for file in located.files)
-        if not wants_quick or located.config.get("quick_gelu", False):
-            return
-    elif located.quick_gelu_weights == bool(located.config.get("quick_gelu", False)):
+    wanted = located.quick_gelu_weights
+    if wanted is None:
+        told = (known_activation(file, state) for file in located.files)
+        wanted = max((each for each in told if each is not None), default=None)
+    if wanted is None or wanted == bool(located.config.get("quick_gelu", False)):
         return
-    if located.config.get("quick_gelu", False):
+    if not wanted:
+        way_out = f'set "quick_gelu": false in the model_cfg of its {CONFIG_FILE}'
+        if plain := spec.architecture.removesuffix("-quickgelu"):
+            way_out = f"use {plain}{'/' if spec.kind == 'tag' else ':'}{shown(spec.source)}"
         raise WeightsError(
-            f"{spec.text}: these weights were trained with plain GELU, but the architecture has "
-            f"QuickGELU; use {spec.architecture.removesuffix('-quickgelu')}/{spec.source}"
+            f"{shown(spec.text)}: these weights were trained with plain GELU, but the architecture "
+            f"has QuickGELU, which would quietly give wrong maps; {way_out}"
         )
     if spec.architecture:
         way_out = f"write {spec.architecture}-quickgelu:{shown(spec.source)}"
@@ -318,15 +322,22 @@ def _check_activation(located: Located, spec: ModelSpec, state: StateDict) -> No
     )
 
 
-def looks_like_quick_gelu(weights: Path, state: StateDict) -> bool:
-    """Whether file name, hub folder or tensors say that these are OpenAI-type weights.
+def known_activation(weights: Path, state: StateDict) -> bool | None:
+    """Whether weights were trained with QuickGELU, by file name, hub folder or tensors.
 
-    A text tower with a second table of positions is LongCLIP's, which always has QuickGELU.
+    A text tower with a second table of positions is LongCLIP's, which always has it.
+
+    Returns
+    -------
+    bool or None
+        True for QuickGELU, False for plain GELU, None if nothing tells.
     """
-    names = [weights.name, *(p for p in weights.parts if p.startswith("models--"))]
-    if any(_QUICK_GELU_NAMES.search(name) for name in names):
+    if _LONG_TEXT_KEY in state or not _OPENAI_STATE_KEYS.isdisjoint(state):
         return True
-    return _LONG_TEXT_KEY in state or not _OPENAI_STATE_KEYS.isdisjoint(state)
+    names = [weights.name, *(p for p in weights.parts if p.startswith("models--"))]
+    kinds = {True: _QUICK_GELU_NAMES, False: _PLAIN_GELU_NAMES}
+    told = (quick for quick, known in kinds.items() if any(map(known.search, names)))
+    return next(told, None)
 
 
 _TOWER = "visual."

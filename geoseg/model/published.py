@@ -42,7 +42,10 @@ PUBLISHED = (
         "LRSCLIP", r"lrsclip|dgtrs", 33.2, None,
         "a little better than OpenAI's; QuickGELU, a text tower of 248 positions",
     ),
-    PublishedEncoder("CLIP (OpenAI)", r"openai|clip[-_]vit|^vit-", 32.3, 27.3, "the reference"),
+    PublishedEncoder(
+        "CLIP (OpenAI)", r"openai|clip-vit-(base|large)-patch|^vit-[bl]-\d\d(.336px)?\.pt$",
+        32.3, 27.3, "the reference",
+    ),
     PublishedEncoder("MetaCLIP", r"metaclip", 28.0, None, "worse than OpenAI's"),
     PublishedEncoder("SkyCLIP", r"skyclip|skyscript", None, 26.8, "worse than OpenAI's"),
     PublishedEncoder("RemoteCLIP", r"remoteclip", None, 23.2, "worse than OpenAI's"),
@@ -51,6 +54,6 @@ PUBLISHED = (
 
 
 def published(file_name: str) -> PublishedEncoder | None:
-    """What is known of a file by its name; the most telling name goes first."""
+    """What is known of a file by its name alone; the most telling name goes first."""
     special = sorted(PUBLISHED, key=lambda each: each.name == "CLIP (OpenAI)")
     return next((e for e in special if re.search(e.pattern, file_name, re.IGNORECASE)), None)

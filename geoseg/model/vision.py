@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
-from geoseg.model.attention.trunk import Attention, Context, Scoring, Trunk, Words
+from geoseg.model.attention.trunk import Attention, Checking, Context, Scoring, Trunk, Words
 from geoseg.options.segmentation import ClsSource
 from geoseg.runtime.matmul import full_width
 
@@ -115,15 +114,8 @@ class DenseEncoder:
         self.backbone = backbone
         self.attention = attention
         self.cls_source = cls_source
-        blocks, wanted = len(visual.transformer.resblocks), getattr(attention, "last", 1)
-        if wanted > blocks:
-            raise OptionError(
-                f"the attention is asked for in the last {wanted} blocks, and the model has "
-                f"{blocks}; give fewer"
-            )
-        check = getattr(attention, "check", None)
-        if check is not None and backbone is not None:
-            check(int(visual.transformer.resblocks[-1].attn.num_heads), backbone)
+        if isinstance(attention, Checking):
+            attention.check(Trunk(visual), backbone)
         self.native_grid: tuple[int, int] = (int(visual.grid_size[0]), int(visual.grid_size[1]))
         self._known_positions: dict[tuple[int, int], Tensor] = {}
 

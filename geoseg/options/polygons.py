@@ -72,7 +72,8 @@ class VectorOptions:
     split: int = option(
         0,
         "Cut polygons that reach over more pixels than this along a grid of so many, so that maps "
-        "of them stay fast to draw; parts share their edges exactly, and may be small.",
+        "of them stay fast to draw; parts share their edges exactly, and those below --min-area "
+        "stay with another.",
         SHAPE,
         metavar="PX",
         holds=lambda value: value == 0 or value >= _LEAST_SPLIT,

@@ -17,7 +17,6 @@ from geoseg._fields import (
     documented,
     not_negative,
     option,
-    positive,
     settle,
 )
 from geoseg._files import absolute
@@ -62,6 +61,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     }
 }
 """Values that stand together, by name: the SegEarth-OV paper's."""
+_LEAST_SCALE, _LARGEST_FACTOR = 0.001, 1e6
+"""Beyond them probabilities are all the same, or none."""
 WORDS_ONLY = frozenset(
     {
         "preset",
@@ -132,8 +133,8 @@ class Options:
         "Subtract λ times the window's global logits from every pixel.",
         METHOD,
         metavar="λ",
-        holds=not_negative,
-        wanted="0 or more (logits become patch - bias * cls)",
+        holds=lambda value: 0 <= value <= _LARGEST_FACTOR,
+        wanted=f"0 to {_LARGEST_FACTOR:.0f} (logits become patch - bias * cls)",
     )
     cls_source: ClsSource = option(
         "modified",
@@ -237,8 +238,8 @@ class Options:
         "Factor on logits before the softmax.",
         METHOD,
         metavar="S",
-        holds=positive,
-        wanted="a value above 0",
+        holds=lambda value: _LEAST_SCALE <= value <= _LARGEST_FACTOR,
+        wanted=f"a value from {_LEAST_SCALE} to {_LARGEST_FACTOR:.0f}",
     )
     templates: str | tuple[str, ...] = option(
         "imagenet",

@@ -14,7 +14,7 @@ from typing import Any
 from geoseg._address import without_secrets
 from geoseg._files import writing_to
 from geoseg._optional import require
-from geoseg.errors import GeosegError, OptionError, OutputError, heard_warnings, warn
+from geoseg.errors import GeosegError, OptionError, OutputError, heard_warnings, in_words, warn
 from geoseg.inference.lane import TileResult
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.fingerprint import remember
@@ -190,7 +190,7 @@ class _SceneRun:
             self.scene, reading, self.area, self.method, self.products, self.plan.tile
         )
         if self.regions is not None:
-            self.facts |= {"--regions": self.regions.identity()}
+            self.facts |= {"--regions": in_words(self.regions.identity())}
         self.decision = self.segmenter.decision
         rasters = WorkRasters(
             self.folder.work,
@@ -305,7 +305,11 @@ class _SceneRun:
         assert regions is not None
         if self.holes or self.area is not None:
             return
-        given = len(regions.shapes) if isinstance(regions, PolygonRegions) else 1
+        if not isinstance(regions, PolygonRegions):
+            if not found:
+                warn(f"{regions.path}: no pixel of the scene with data lies in a region")
+            return
+        given = len(regions.shapes)
         if found < _MANY * given:
             warn(
                 f"{regions.path}: {given - found} of {given} regions on the scene have no class, "

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from geoseg._files import whole_file, writing_to
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, in_words
 from geoseg.inference.decide import Decision, lead, runner_up
 from geoseg.inference.lane import TileResult
 from geoseg.inference.regions import votes
@@ -113,6 +113,12 @@ class Sums:
             np.savez_compressed(file, **vars(self))
             return file.getvalue()
 
+    @staticmethod
+    def numbers_in(path: Path) -> IntArray:
+        """The numbers alone, of what `as_bytes` has written."""
+        with np.load(path) as stored:
+            return np.asarray(stored["numbers"])
+
     @classmethod
     def read(cls, path: Path) -> Sums:
         """Read what `as_bytes` has written."""
@@ -161,9 +167,7 @@ class SumFiles:
     def total(self, tiles: Sequence[int], none: Sums) -> Sums:
         """Sums of some tiles together."""
         paths = [self._path(tile) for tile in tiles]
-        numbers = none.numbers
-        for path in paths:
-            numbers = np.union1d(numbers, Sums.read(path).numbers)
+        numbers = np.unique(np.concatenate([none.numbers, *map(Sums.numbers_in, paths)]))
         return Sums.total(map(Sums.read, paths), numbers, none)
 
     def _path(self, tile: int) -> Path:
@@ -285,8 +289,8 @@ class RegionTable:
     def report(self, source: GivenRegions, options: Resolved) -> dict[str, Any]:
         """What ``run.json`` says of the regions."""
         return {
-            "path": source.path,
-            "identity": source.identity(),
+            "path": in_words(source.path),
+            "identity": in_words(source.identity()),
             "given": getattr(source, "given", None),
             "on_the_map": len(self.numbers),
             "applied": int(self.applied.sum()),

@@ -11,6 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from geoseg.errors import in_words
 from geoseg.inference.network import NetworkSegmenter
 from geoseg.inference.segmenter import Segmenter
 from geoseg.io.aoi import Aoi
@@ -224,7 +225,7 @@ def class_report(vocabulary: Vocabulary, grid: Grid, tally: Tally) -> dict[str, 
 def method_report(method: Method) -> dict[str, Any]:
     """Model, options and the parameters of all methods."""
     options = method.without_words(asdict(method.options))
-    sources = options.pop("sources")
+    sources, options["regions"] = options.pop("sources"), in_words(options["regions"])
     return {
         "model": method.model,
         "options": options | {"batch_size": method.batch_size, "precision": method.precision},

@@ -23,7 +23,7 @@ import zarr
 from geoseg._address import without_secrets
 from geoseg._fields import choices
 from geoseg._files import absolute, writing_to
-from geoseg._inputs import shown
+from geoseg._inputs import is_clutter, shown
 from geoseg.errors import OptionError, OutputError
 from geoseg.inference.lane import TilePixels
 from geoseg.io.aoi import Aoi
@@ -103,7 +103,7 @@ class StoreFolder(OutputFolder):
                 return False
         if path.name in _PARTS:
             return (path / GROUP).is_file()
-        return path.name in (self.work.name, MOSAIC, STACK, CLAIM)
+        return is_clutter(path) or path.name in (self.work.name, MOSAIC, STACK, CLAIM)
 
     def publish_store(self, made: Path, names: Sequence[str]) -> None:
         """Put a complete store where it belongs; the old record goes first, the new comes last."""

@@ -29,6 +29,9 @@ from geoseg.types import Window
 
 _SURVEYED = {"store": 256, "scene": 32}
 """Windows that say what the scene is like as a whole: read from a store, or encoded for it."""
+_WINDOWS, _TOKENS = 256, 2**16
+"""Windows at most that say what an outline is like, and tokens at most of all outlines together:
+256 MiB of 512 numbers each."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,36 @@ def survey(seen: Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]
 
 
 def tokens_in(
-    outline: BaseGeometry, seen: Seen
+    outline: BaseGeometry, seen: Seen, outlines: int = 1
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Unit tokens in an outline, of all windows that see it, and how much of each."""
+    """Unit tokens ``(n, D)`` in an outline, of the windows that see it, and how much of each.
+
+    Of an outline that many windows see it is a fixed sample of them and of their tokens, whose
+    shares stand for the others: memory has a bound, for so many ``outlines`` together.
+    """
     left, top, right, bottom = outline.bounds
     row, col = int(top), int(left)
     box = Window(row, col, max(int(np.ceil(bottom)) - row, 1), max(int(np.ceil(right)) - col, 1))
     tokens, shares = [np.zeros((0, seen.model.embedding_size))], [np.zeros(0)]
-    for window in seen.lattice.touching(box):
-        inside = _shares(outline, window, seen) if seen.holds(window) else np.zeros(0)
-        if inside.any():
+    shapely.prepare(outline)
+    windows = [
+        one
+        for one in seen.lattice.touching(box)
+        if outline.intersects(shapely.box(one.col, one.row, one.col_stop, one.row_stop))
+        and seen.holds(one)
+    ]
+    if len(windows) > _WINDOWS:
+        some = np.random.default_rng(0).choice(len(windows), _WINDOWS, replace=False)
+        windows = [windows[k] for k in np.sort(some)]
+    most = max(_TOKENS // (outlines * max(len(windows), 1)), 1)
+    for window in windows:
+        inside = _shares(outline, window, seen)
+        places = np.flatnonzero(inside)
+        if len(places):
+            kept = places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)]
             found = seen.tokens(window)[0].numpy()
-            tokens.append(found[inside > 0])
-            shares.append(inside[inside > 0])
+            tokens.append(found[kept])
+            shares.append(inside[kept] * (inside.sum() / inside[kept].sum()))
     return np.concatenate(tokens), np.concatenate(shares)
 
 

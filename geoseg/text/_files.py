@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from geoseg._address import as_given, is_address
-from geoseg._inputs import looks_like, named_path, read_at_most, shown
+from geoseg._inputs import is_clutter, looks_like, named_path, read_at_most, shown
 from geoseg._remote import read_at_most as read_address
 from geoseg.errors import VocabularyError, not_found
 
@@ -99,7 +99,9 @@ def _neighbours(path: Path) -> str:
     """Name the files beside a missing one that the user may have meant."""
     try:
         names = sorted(
-            entry.name for entry in path.parent.iterdir() if entry.suffix in _CLASS_FILES
+            entry.name
+            for entry in path.parent.iterdir()
+            if entry.suffix in _CLASS_FILES and not is_clutter(entry)
         )
     except (OSError, ValueError):
         return f" (and neither does its folder {shown(path.parent)})"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoseg.errors import OptionError
+from geoseg.methods import Share
 from geoseg.text.queries import Embed, Queries
 
 
@@ -21,17 +22,13 @@ class Describe:
     Raises
     ------
     OptionError
-        If the share is not within 0 and 1; where it is called, if no class has a description.
+        Where it is called, if no class has a description.
     """
 
-    share: float = 0.2
+    share: Share = 0.2
     """Of the description; 0 leaves the words."""
     unit: bool = True
     """Scale the mixture to unit length; ITACLIP does not."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise OptionError(f"describe: share is {self.share:g}; give one from 0 to 1")
 
     def __call__(self, queries: Queries, embed: Embed) -> Queries:
         """Mix."""

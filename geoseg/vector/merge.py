@@ -89,7 +89,10 @@ class _Shared:
 
     def between(self, low: int, high: int) -> _Shared:
         """Edges whose first end lies in a range."""
-        some = slice(*np.searchsorted(self.one, np.array((low, high), np.int32)))
+        return self.where(slice(*np.searchsorted(self.one, np.array((low, high), np.int32))))
+
+    def where(self, some: slice | npt.NDArray[np.bool_]) -> _Shared:
+        """Some of the edges, in their order."""
         return _Shared(self.one[some], self.other[some], self.length[some])
 
 
@@ -171,6 +174,9 @@ class SmallMerger:
         In m²; components below it are small.
     connectivity
         4 or 8, as for the polygons.
+    codes
+        Values that stand for one class; small components join others of their own class alone,
+        unless each value is a class.
     """
 
     def __init__(
@@ -182,8 +188,10 @@ class SmallMerger:
         pixel_size: tuple[float, float],
         min_area: float,
         connectivity: int = 4,
+        codes: int = 1,
     ) -> None:
         self._numbering = Numbering(width, void)
+        self._codes = codes
         self._void = void
         self._pixel_area = pixel_area
         self._pixel_size = pixel_size
@@ -257,7 +265,7 @@ class SmallMerger:
 
     def decide(self) -> None:
         """Settle what becomes of every component that is too small."""
-        group, nodes, around = _settle(self._nodes(), self._edges, self._min_area)
+        group, nodes, around = _settle(self._nodes(), self._edges, self._min_area, self._codes)
         self._numbers = [group[number] for number in self._numbers]
         self._new_value = nodes.value
         self._spare = _spare(nodes, around, self._min_area)
@@ -346,6 +354,7 @@ def _settle(
     nodes: _Nodes,
     edges: Callable[[npt.NDArray[np.bool_]], Iterable[_Shared]],
     min_area: float,
+    codes: int,
 ) -> tuple[Numbers, _Nodes, FloatArray]:
     """Return the group of each component, the groups, and the length of their boundaries.
 
@@ -356,7 +365,7 @@ def _settle(
     """
     count, group = len(nodes.value), None
     pieces: Pieces = partial(edges, nodes.several)
-    while (target := _targets(nodes, pieces, min_area)) is not None:
+    while (target := _targets(nodes, pieces, min_area, codes)) is not None:
         count, label = _trees(target)
         del target
         value = _of_largest(count, label, nodes)
@@ -382,7 +391,7 @@ def _only(shared: _Shared) -> Pieces:
     return lambda: [shared]
 
 
-def _targets(nodes: _Nodes, pieces: Pieces, min_area: float) -> Numbers | None:
+def _targets(nodes: _Nodes, pieces: Pieces, min_area: float, codes: int) -> Numbers | None:
     """Neighbour that each group joins; -1 for one that stays, None if all do."""
     areas = _rounded(nodes.area)
     small = areas < min_area
@@ -391,6 +400,8 @@ def _targets(nodes: _Nodes, pieces: Pieces, min_area: float) -> Numbers | None:
     longest = np.zeros(len(areas), np.float32)
     target = np.full(len(areas), -1, np.int32)
     for part in pieces():
+        if codes > 1:
+            part = part.where(nodes.value[part.one] // codes == nodes.value[part.other] // codes)
         length = _rounded(part.length)
         asks = np.flatnonzero(small[part.one])
         _offer(part.one[asks], part.other[asks], length[asks], areas, longest, target)

@@ -282,7 +282,7 @@ class _Job:
                     _relabelled(values, stages),
                     None if scores is None else scores.read(window),
                     self._second(window),
-                    next((stage.spare for stage in stages if isinstance(stage, SmallMerger)), None),
+                    next((s.spare for s in reversed(stages) if isinstance(s, SmallMerger)), None),
                 )
                 if progress is not None:
                     height = strips.shape[0]
@@ -319,22 +319,9 @@ class _Job:
         strips, options = self.strips, self.options
         height, width = strips.shape
         stages: list[Stage] = []
-        if options.min_area_m2 > 0 and not options.drop_small:
-            wide, high = np.hypot(*self.ground.metres_per_pixel().T)
-
-            def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
-                col, row = strips.to_raster(np.column_stack([col, row])).T
-                return self.ground.pixel_area(row, col)
-
-            merger = SmallMerger(
-                width,
-                void=self.void,
-                pixel_area=pixel_area,
-                pixel_size=(float(wide), float(high)),
-                min_area=options.min_area_m2,
-                connectivity=options.connectivity,
-            )
-            stages.append(merger)
+        merges = options.min_area_m2 > 0 and not options.drop_small
+        if merges:
+            stages.append(self._merger(1))
         if options.split:
             splitter = Splitter(
                 width,
@@ -343,6 +330,8 @@ class _Job:
                 connectivity=options.connectivity,
             )
             stages.append(splitter)
+            if merges:
+                stages.append(self._merger(CODES))
         for before, stage in enumerate(stages):
             for done, (_, values) in strips.with_rows_done():
                 stage.count(_relabelled(values, stages[:before]))
@@ -352,6 +341,24 @@ class _Job:
             for earlier in stages[:before]:
                 earlier.rewind()
         return stages, len(stages) + 1
+
+    def _merger(self, codes: int) -> SmallMerger:
+        """What gives small polygons to a neighbour, or small parts to another of their polygon."""
+        wide, high = np.hypot(*self.ground.metres_per_pixel().T)
+
+        def pixel_area(row: FloatArray, col: FloatArray) -> FloatArray:
+            col, row = self.strips.to_raster(np.column_stack([col, row])).T
+            return self.ground.pixel_area(row, col)
+
+        return SmallMerger(
+            self.strips.shape[1],
+            void=self.void * codes,
+            pixel_area=pixel_area,
+            pixel_size=(float(wide), float(high)),
+            min_area=self.options.min_area_m2,
+            connectivity=self.options.connectivity,
+            codes=codes,
+        )
 
     def features(
         self, batch: list[Polygons], totals: _Totals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from rasterio.crs import CRS
 
 from geoseg._files import csv_cell, whole_file, writing_to
 from geoseg.errors import warn
+from geoseg.io.vectors import field_names
 from geoseg.types import LabelClass
 from geoseg.vector.write import Layer, VectorFile
 
 Columns = Mapping[str, npt.NDArray[Any]]
 LAYER = "regions"
-_RESERVED = ("fid", "geom", "geometry", "bbox")
-"""Names that a format keeps for itself."""
 _BATCH = 10_000
 
 
@@ -56,8 +55,7 @@ def write_polygons(
         Where attributes of the table have a name that is needed, and get another.
     """
     own = table.drop(columns=table.geometry.name)
-    taken = {name.lower() for name in (*columns, *_RESERVED)}
-    names = _names([str(name) for name in own], taken)
+    names = field_names([str(name) for name in own], columns)
     kept = {name: _plain(own.iloc[:, k]) for k, name in enumerate(names)}
     renamed = [name for name in names if name not in own]
     if renamed:
@@ -83,21 +81,6 @@ def write_table(path: Path, numbers: npt.NDArray[np.int64], columns: Columns) ->
         table[name] = table[name].map(csv_cell)
     with writing_to(path), whole_file(path) as part:
         table.to_csv(part, index=False)
-
-
-_GIVEN = "given_"
-
-
-def _names(names: Sequence[str], taken: set[str]) -> list[str]:
-    """Names of attributes that no format and no column of ours has already."""
-    found, used = [], taken | {name.lower() for name in names}
-    for name in names:
-        new = name
-        while name.lower() in taken and new.lower() in used:
-            new = f"{_GIVEN}{new}"
-        used.add(new.lower())
-        found.append(new)
-    return found
 
 
 def _plain(column: pd.Series) -> npt.NDArray[Any]:

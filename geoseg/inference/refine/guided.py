@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Within
 
 _PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
@@ -20,24 +20,12 @@ class Guided:
     In each window of ``(2 radius + 1)²`` pixels logits are fitted by ``a · rgb + b``; a pixel's
     logit is the mean of what all windows around it say. Windows end where the scene does, and
     nodata takes no part.
-
-    Raises
-    ------
-    OptionError
-        If the radius is below 1 or eps is not above 0.
     """
 
-    radius: int = 4
+    radius: Annotated[int, Within(1, 256)] = 4
     """In pixels."""
-    eps: float = 0.01
+    eps: Annotated[float, Within(1e-5, 1000)] = 0.01
     """Variance of colour, in [0, 1], below which the image is taken for flat."""
-
-    def __post_init__(self) -> None:
-        if self.radius < 1 or not 0 < self.eps < math.inf:
-            raise OptionError(
-                f"guided has radius {self.radius} and eps {self.eps:g}; give 1 pixel or more, and "
-                "an eps above 0"
-            )
 
     @property
     def reach(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from geoseg.errors import OptionError
 from geoseg.inference.refine import Asked, SceneRefiner
 from geoseg.inference.refine.chebyshev import solved
 from geoseg.inference.refine.scene import Readable
+from geoseg.methods import Within
 from geoseg.types import Window
 
 _GREY = (0.299 / 0.26862954, 0.587 / 0.26130258, 0.114 / 0.27577711)
@@ -40,37 +40,26 @@ class Laplace:
     Raises
     ------
     OptionError
-        If a value cannot be.
+        If there is one gradient, or more than two.
     """
 
-    cell: int = 4
+    cell: Annotated[int, Within(1, 64)] = 4
     """Side of a cell in pixels; cells begin at the scene's first pixel."""
-    strength: float = 1.0
+    strength: Annotated[float, Within(0, 1000)] = 1.0
     """Factor on the edges; 0 leaves logits as they are."""
-    steps: int = 25
-    floor: float = 0.3
+    steps: Annotated[int, Within(1, 200)] = 25
+    floor: Annotated[float, Within(0.01, 1)] = 0.3
     """Least confidence that a cell is taken to have."""
     words: Literal["full", "diag"] = "full"
     """Likeness of words: all of it, or its diagonal alone, as the released program has it."""
-    gradient: tuple[float, ...] = ()
+    gradient: Annotated[tuple[float, ...], Within(0, 1e12)] = ()
     """Mean change of grey from cell to cell, across and down; measured over the scene where it is
     left out, and taken as 0.1 for `Segmenter.predict`, which knows no scene."""
 
     def __post_init__(self) -> None:
-        if self.cell < 1 or self.steps < 1:
-            raise OptionError(
-                f"laplace has cells of {self.cell} pixels and {self.steps} steps; give 1 or more"
-            )
-        if not 0 <= self.strength < math.inf or not 0 < self.floor <= 1:
-            raise OptionError(
-                f"laplace has strength {self.strength:g} and floor {self.floor:g}; give a strength "
-                "of 0 or more, and a floor above 0, 1 at most"
-            )
-        if self.gradient and (
-            len(self.gradient) != 2 or not all(0 <= each < math.inf for each in self.gradient)
-        ):
+        if len(self.gradient) not in (0, 2):
             said = "+".join(f"{each:g}" for each in self.gradient)
-            raise OptionError(f"laplace: gradient is {said}; give two, like 0.1+0.1")
+            raise OptionError(f"refiner laplace: gradient is {said}; give two, like 0.1+0.1")
 
     @property
     def reach(self) -> int:
@@ -89,6 +78,8 @@ class Laplace:
         for place in self.places(scene.shape):
             block = scene.read(place)
             rgb, valid = torch.from_numpy(block.rgb), torch.from_numpy(block.valid)
+            if len(rgb) != len(_GREY):  # which a run refuses
+                return self
             grey, known = cells_of(grey_of(rgb)[..., None], valid, self.cell)
             for axis, (change, both) in enumerate(_changes(grey[..., 0], known)):
                 total[axis] += float(change[both].double().sum())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from geoseg.errors import OptionError
 from geoseg.inference.refine.chebyshev import solved
+from geoseg.methods import Within
 
 _COLUMNS_AT_A_TIME = 512
 """Columns that are refined at once, besides what is reached around them: weights are large."""
@@ -35,28 +36,20 @@ class Lposs:
     Raises
     ------
     OptionError
-        If a value cannot be.
+        If the side is even.
     """
 
-    alpha: float = 0.95
+    alpha: Annotated[float, Within(0, 0.999)] = 0.95
     """How far labels spread; 0 leaves them."""
-    tau: float = 0.01
+    tau: Annotated[float, Within(0.001, 100)] = 0.01
     """Distance in Lab / (100, 128, 128) at which a weight falls to 1/e."""
-    side: int = 13
+    side: Annotated[int, Within(3, 63)] = 13
     """Of the square, in pixels; odd."""
-    steps: int = 25
+    steps: Annotated[int, Within(1, 200)] = 25
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1 or not 0 < self.tau < math.inf:
-            raise OptionError(
-                f"lposs has alpha {self.alpha:g} and tau {self.tau:g}; give an alpha from 0 to "
-                "below 1, and a tau above 0"
-            )
-        if self.side < 3 or self.side % 2 == 0 or self.steps < 1:
-            raise OptionError(
-                f"lposs has side {self.side} and {self.steps} steps; give an odd side of 3 or "
-                "more, and 1 step or more"
-            )
+        if self.side % 2 == 0:
+            raise OptionError(f"refiner lposs: side is {self.side}; give an odd number of pixels")
 
     @property
     def reach(self) -> int:

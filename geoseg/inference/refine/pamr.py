@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Within
 from geoseg.model.pamr import averaged, weights_of_neighbours
 
 
@@ -19,23 +20,14 @@ class Pamr:
     several distances. Beyond the edge of the scene the edge is repeated; nodata takes no part.
 
     Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020.
-
-    Raises
-    ------
-    OptionError
-        If a value is below 1.
     """
 
-    iterations: int = 10
-    dilations: tuple[int, ...] = (1, 2, 4)
+    iterations: Annotated[int, Within(1, 100)] = 10
+    dilations: Annotated[tuple[int, ...], Within(1, 64)] = (1, 2, 4)
     """Distances of the rings in pixels; papers take 8 and 16 for photographs."""
 
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or min(self.dilations, default=0) < 1:
-            raise OptionError(
-                f"pamr has {self.iterations} iterations and dilations "
-                f"{'+'.join(map(str, self.dilations))}; give 1 or more of each"
-            )
+    any_pixels: ClassVar[bool] = True
+    """Whether it looks at any number of bands, of any values."""
 
     @property
     def reach(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
+from geoseg.methods import Share, Within
 from geoseg.model.attention.last_block import gaussian_bias
-from geoseg.model.attention.middle import check_weight
 from geoseg.model.attention.proxy import resized
 from geoseg.model.attention.trunk import Context, Grid, Trunk, Words
 
@@ -34,20 +34,15 @@ class Cass:
     that fits it best moves towards the patches that it fits best. Scores have a share of the
     window's own logits, and no CLS bias. The backbone sees the window itself; the released program
     gives it a square picture whose colours two slips have changed.
-
-    Raises
-    ------
-    OptionError
-        If a share is none, or the cut is below 0.
     """
 
     backbone: str = "vit_base_patch8_224.dino"
     """timm's name of a vision transformer, as wide as CLIP's heads together or a multiple."""
-    global_share: float = 0.1
+    global_share: Share = 0.1
     """Of the window's logits in the scores."""
-    prototype_share: float = 0.03
+    prototype_share: Share = 0.03
     """How far the best word of a cluster moves."""
-    cut: float = 0.5
+    cut: Annotated[float, Within(0, 100)] = 0.5
     """Distance at which the tree of words is cut into clusters; 0 leaves each by itself."""
     stretch: bool = True
     """Stretch the singular values that are kept."""
@@ -56,13 +51,7 @@ class Cass:
     has_cls: ClassVar[bool] = False
     on_its_grid: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_weight("cass", "global_share", self.global_share)
-        check_weight("cass", "prototype_share", self.prototype_share)
-        if not 0 <= self.cut < float("inf"):
-            raise OptionError(f"cass: cut is {self.cut:g}; give 0 or more")
-
-    def check(self, heads: int, backbone: Backbone) -> None:
+    def check(self, trunk: Trunk, backbone: Backbone | None) -> None:
         """Refuse a backbone whose keys so many heads cannot share.
 
         Raises
@@ -70,7 +59,8 @@ class Cass:
         OptionError
             That says so.
         """
-        if backbone.width % heads:
+        heads = int(trunk.blocks[-1].attn.num_heads)
+        if backbone is not None and backbone.width % heads:
             raise OptionError(
                 f"cass: backbone {self.backbone} has {backbone.width} numbers a token, which the "
                 f"model's {heads} heads cannot share; take another"

@@ -10,39 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
-from geoseg.model.attention.middle import check_weight, scaled_blocks
+from geoseg.methods import Factor, Share
+from geoseg.model.attention.middle import ReadsEarlier
 from geoseg.model.attention.trunk import Context, Grid, Trunk, Words
 
 
 @dataclass(frozen=True)
-class Cliper:
+class Cliper(ReadsEarlier):
     """Sun et al., "CLIPer: Hierarchically Improving Spatial Representation of CLIP", 2024.
 
     Its first part, without the diffusion model. The scores of patches are probabilities, the mean
     over blocks plus those of the last block spread by its attention: 0 to about 2, without CLS
     bias. The mean of all classes' words is a further word that takes what is like all of them. A
     window at a time; the original adds half of what one pass over the whole image gives.
-
-    Raises
-    ------
-    OptionError
-        If the scale or the share cannot be.
     """
 
-    scale: float = 100.0
+    scale: Factor = 100.0
     """Factor on cosines before their softmax over the words."""
-    cut: float = 0.1
+    cut: Share = 0.1
     """Last-block probabilities below this share of a word's largest in the window become 0."""
 
     antialias_positions: ClassVar[bool] = False
     has_cls: ClassVar[bool] = False
     bilinear_positions: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_weight("cliper", "cut", self.cut)
-        if not 0 < self.scale < float("inf"):
-            raise OptionError(f"cliper: scale is {self.scale:g}; give a number above 0")
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Tokens of the last block alone, gathered by the earlier blocks' attention."""
@@ -67,7 +57,6 @@ class Cliper:
 
     def _walk(self, trunk: Trunk, x: Tensor, *, every: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """All blocks, and then of some windows at a time what `_gathered` makes of them."""
-        scaled_blocks((1,), len(trunk.blocks))  # there must be earlier blocks
         inputs, maps = [], _zero_maps(trunk, x)
         for block in trunk.blocks[:-1]:
             if every:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
-from geoseg.model.attention.middle import scaled_blocks
+from geoseg.methods import Within
+from geoseg.model.attention.middle import ReadsEarlier, scaled_blocks
 from geoseg.model.attention.proxy import resized
 from geoseg.model.attention.trunk import Block, Context, Grid, Trunk
 
@@ -19,7 +19,7 @@ _SPATIAL = (6, 7, 8, 9, 10)
 
 
 @dataclass(frozen=True)
-class CorrClip:
+class CorrClip(ReadsEarlier):
     """Zhang et al., "CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary
     Semantic Segmentation", ICCV 2025.
 
@@ -29,22 +29,17 @@ class CorrClip:
     token for every region that has seen nothing else. There is no CLS token of the result, and so
     no CLS bias. The released program takes the smallest number in a window for no region, also
     where every pixel has one; here only 0 is none.
-
-    Raises
-    ------
-    OptionError
-        If a value cannot be.
     """
 
     backbone: str = "vit_base_patch8_224.dino"
     """timm's name of a vision transformer."""
-    sharpness: float = 4.0
+    sharpness: Annotated[float, Within(0, 1000)] = 4.0
     """Factor on the backbone's cosines before the softmax."""
-    distance: float = 0.2
+    distance: Annotated[float, Within(0, 2)] = 0.2
     """Regions nearer than this, in cosines of their means, are one."""
-    spatial: float = 1.0
+    spatial: Annotated[float, Within(0, 100)] = 1.0
     """Share of the earlier blocks' values."""
-    semantic: float = 0.5
+    semantic: Annotated[float, Within(0, 100)] = 0.5
     """Share of the regions' CLS tokens."""
 
     antialias_positions: ClassVar[bool] = False
@@ -53,11 +48,6 @@ class CorrClip:
     reads_regions: ClassVar[bool] = True
     embeds: ClassVar[bool] = True
     """Tokens come out in the joint space."""
-
-    def __post_init__(self) -> None:
-        for name in ("sharpness", "distance", "spatial", "semantic"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise OptionError(f"corrclip's {name} is {getattr(self, name):g}; give 0 or more")
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """The three branches, each through the last layer norm and the projection."""

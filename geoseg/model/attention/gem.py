@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
+from geoseg.methods import Within
 from geoseg.model.attention.trunk import Block, Context, Grid, Trunk, row_softmax
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -19,22 +23,29 @@ class Gem:
 
     Bousselham et al., "Grounding Everything: Emerging Localization Properties in Vision-Language
     Transformers", CVPR 2024.
-
-    Raises
-    ------
-    OptionError
-        If the depth is below 2.
     """
 
-    depth: int = 7
+    depth: Annotated[int, Within(2, 65)] = 7
+    """In models of fewer blocks the default is all of them."""
     residual: bool = False
     """Add up the blocks' outputs instead of taking the last one."""
 
     antialias_positions: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.depth < 2:
-            raise OptionError(f"gem's depth is {self.depth}; give 2 or more")
+    def check(self, trunk: Trunk, backbone: Backbone | None) -> None:
+        """Refuse a model with fewer blocks.
+
+        Raises
+        ------
+        OptionError
+            That says so.
+        """
+        most = len(trunk.blocks) + 1
+        if self.depth > max(most, Gem.depth):
+            raise OptionError(
+                f"gem's depth is {self.depth}, and the model has {most - 1} blocks; give {most} or "
+                "less"
+            )
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Return the GEM stream."""

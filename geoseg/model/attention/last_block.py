@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
+from geoseg.methods import Within
 from geoseg.model.attention.trunk import Block, Context, Grid, Trunk, attend
 
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
+
 _QQ, _KK, _VV, _QK = ("q", "q"), ("k", "k"), ("v", "v"), ("q", "k")
+
+
+Patches = Annotated[float, Within(0.1, 1000)]
+"""Width of a Gaussian over patches: narrower ones see one patch, wider ones all alike."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +78,24 @@ class LastBlocks(LastBlock):
     """The same attention in several last blocks beside the ordinary stream, their outputs summed.
 
     SegEarth-OV-2's rule. Each block's input is that of the ordinary model.
-
-    Raises
-    ------
-    OptionError
-        If the number of blocks is below 1.
     """
 
-    last: int = 1
+    last: Annotated[int, Within(1, 64)] = 1
     """How many blocks."""
 
-    def __post_init__(self) -> None:
-        if self.last < 1:
-            raise OptionError(f"the attention of {self.last} last blocks: give 1 or more")
+    def check(self, trunk: Trunk, backbone: Backbone | None) -> None:
+        """Refuse a model with fewer blocks.
+
+        Raises
+        ------
+        OptionError
+            That says so.
+        """
+        if self.last > len(trunk.blocks):
+            raise OptionError(
+                f"the attention is asked for in the last {self.last} blocks, and the model has "
+                f"{len(trunk.blocks)}; give fewer"
+            )
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Ordinary blocks, and the modified ones among them."""
@@ -155,23 +168,12 @@ class ClipTrase(LastBlocks):
 
 @dataclass(frozen=True)
 class Naclip(LastBlocks):
-    """Hajimiri et al., "Pay Attention to Your Neighbours", WACV 2025.
+    """Hajimiri et al., "Pay Attention to Your Neighbours", WACV 2025."""
 
-    Raises
-    ------
-    OptionError
-        If the width is not above 0.
-    """
-
-    std: float = 5.0
+    std: Patches = 5.0
     """Width of the Gaussian over patch distance, in patches."""
 
     terms = (_KK,)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.std > 0:
-            raise OptionError(f"naclip's Gaussian width is {self.std}; give patches above 0")
 
     def _bias(self, grid: Grid, device: torch.device) -> Tensor | None:
         return gaussian_bias(grid, self.std, device)

@@ -13,20 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from geoseg.errors import OptionError
+from geoseg.methods import Share, Within
 from geoseg.model.attention.last_block import LastBlock
 from geoseg.model.attention.trunk import Context, Grid, Trunk, attend
+
+if TYPE_CHECKING:
+    from geoseg.model.backbone import Backbone
 
 _QQ, _KK, _VV, _QK = ("q", "q"), ("k", "k"), ("v", "v"), ("q", "k")
 _DEPTH = 12
 """Blocks of the model in whose numbers blocks are named."""
 
 Pairs = list[tuple[Tensor, Tensor]]
+_Earlier = Within(1, _DEPTH - 1)
+OneBlock = Annotated[int, _Earlier]
+"""Number of a block before the last, from 1, as of a model of 12."""
+Blocks = Annotated[tuple[int, ...], _Earlier]
 
 
 def scaled_blocks(blocks: Sequence[int], depth: int) -> list[int]:
@@ -44,47 +52,27 @@ def scaled_blocks(blocks: Sequence[int], depth: int) -> list[int]:
     return [min(max(round(n * depth / _DEPTH), 1), depth - 1) for n in blocks]
 
 
-def check_weight(method: str, key: str, value: float) -> None:
-    """Refuse a share that is none.
+class ReadsEarlier:
+    """What attentions of blocks before the last have in common: there must be one."""
 
-    Raises
-    ------
-    OptionError
-        If it is not within 0 and 1.
-    """
-    if not 0 <= value <= 1:
-        raise OptionError(f"{method}: {key} is {value:g}; give a share from 0 to 1")
+    def check(self, trunk: Trunk, backbone: Backbone | None) -> None:
+        """Refuse a model of one block.
 
-
-def check_blocks(method: str, key: str, blocks: Sequence[int]) -> None:
-    """Refuse blocks that no model of 12 has before its last.
-
-    Raises
-    ------
-    OptionError
-        If one is not from 1 to 11, or there are none.
-    """
-    if not blocks or not all(1 <= n < _DEPTH for n in blocks):
-        said = "+".join(map(str, blocks)) or "empty"
-        raise OptionError(
-            f"{method}: {key} is {said}; give numbers from 1 to {_DEPTH - 1}, as of a model of "
-            f"{_DEPTH} blocks"
-        )
+        Raises
+        ------
+        OptionError
+            That says so.
+        """
+        scaled_blocks((1,), len(trunk.blocks))
 
 
 @dataclass(frozen=True)
-class MiddleBlocks(LastBlock):
-    """A base attention and the maps of middle blocks.
+class MiddleBlocks(ReadsEarlier, LastBlock):
+    """A base attention and the maps of middle blocks."""
 
-    Raises
-    ------
-    OptionError
-        If the weight is not a share, or a block cannot be.
-    """
-
-    weight: float = 0.6
+    weight: Share = 0.6
     """Share of the middle blocks; 0 leaves the base attention as it is, factor and all."""
-    blocks: tuple[int, ...] = (2, 5, 8, 11)
+    blocks: Blocks = (2, 5, 8, 11)
     """Which, from 1, as of a model of 12 blocks; others take those at the same share of depth."""
 
     middle: ClassVar[tuple[tuple[str, str], ...]] = (_QK,)
@@ -92,11 +80,6 @@ class MiddleBlocks(LastBlock):
     factor: ClassVar[float] = 3.0
     mean: ClassVar[bool] = False
     """Take the mean of the middle maps, not their sum."""
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__.lower()
-        check_weight(name, "weight", self.weight)
-        check_blocks(name, "blocks", self.blocks)
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Ordinary blocks, whose queries and keys are kept where wanted, then the last one."""
@@ -155,8 +138,8 @@ class ItaClip(MiddleBlocks):
     """
 
     residual: bool = True
-    weight: float = 0.5
-    blocks: tuple[int, ...] = (7, 8, 10)
+    weight: Share = 0.5
+    blocks: Blocks = (7, 8, 10)
 
     terms = middle = (_QQ, _KK)
     factor = 1.0
@@ -174,15 +157,11 @@ class ReAttn(MiddleBlocks):
     turned (``--views d4`` averages logits over turns instead).
     """
 
-    weight: float = 0.8
+    weight: Share = 0.8
     """Share of the middle blocks among patches; the rest is likeness of tokens."""
-    blocks: tuple[int, ...] = (6, 7, 8, 9)
-    late: tuple[int, ...] = (9, 10, 11)
+    blocks: Blocks = (6, 7, 8, 9)
+    late: Blocks = (9, 10, 11)
     """Blocks whose tokens are compared, numbered as ``blocks``."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_blocks("reattn", "late", self.late)
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Ordinary blocks, then values gathered by what they have seen."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Within
 from geoseg.model.attention.last_block import LastBlocks
 from geoseg.model.attention.trunk import Grid, attend
 
@@ -21,23 +22,13 @@ class Pearl(LastBlocks):
     In each head, keys are rotated so that they lie as near to the queries as a rotation can bring
     them; to the similarity of queries and turned keys comes some of that of centred keys among
     themselves.
-
-    Raises
-    ------
-    OptionError
-        If a value is below 0.
     """
 
-    own: float = 0.08
+    own: Annotated[float, Within(0, 100)] = 0.08
     """Factor on the keys' similarity among themselves."""
-    steps: int = 0
+    steps: Annotated[int, Within(0, 100)] = 0
     """0 takes the rotation itself; the released program takes 5 Newton-Schulz steps towards it,
     which do not reach it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.own < float("inf") or self.steps < 0:
-            raise OptionError(f"pearl has own {self.own:g} and steps {self.steps}; give 0 or more")
 
     @property
     def needed(self) -> str:

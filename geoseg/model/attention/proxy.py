@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Factor, Within
 from geoseg.model.attention.trunk import Context, Grid, Trunk
 
 
@@ -21,28 +21,18 @@ class Proxy:
     Cosines of the backbone's patches, less ``beta`` times their mean over the window, weigh the
     last block's values where they are above 0; a patch always sees itself. Tokens lie on the
     backbone's grid. There is no CLS token of the result, and so no CLS bias.
-
-    Raises
-    ------
-    OptionError
-        If a value is not above 0.
     """
 
     backbone: str = "vit_base_patch8_224.dino"
     """timm's name of a vision transformer: DINO, DINOv2, DINOv3 and others."""
-    beta: float = 1.2
+    beta: Annotated[float, Within(0, 100)] = 1.2
     """Factor on the mean cosine that is taken away."""
-    gamma: float = 3.0
+    gamma: Factor = 3.0
     """Factor on what is left, before the softmax."""
 
     antialias_positions: ClassVar[bool] = False
     has_cls: ClassVar[bool] = False
     on_its_grid: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for name in ("beta", "gamma"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise OptionError(f"proxy's {name} is {getattr(self, name):g}; give one above 0")
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Ordinary blocks, then the last one's values on the backbone's grid."""

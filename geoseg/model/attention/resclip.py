@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.errors import OptionError
-from geoseg.model.attention.last_block import gaussian_bias
-from geoseg.model.attention.middle import MiddleBlocks, Pairs, check_weight
+from geoseg.methods import Factor, Share
+from geoseg.model.attention.last_block import Patches, gaussian_bias
+from geoseg.model.attention.middle import Blocks, MiddleBlocks, Pairs
 from geoseg.model.attention.trunk import Context, Grid, Trunk, Words, attend
 from geoseg.model.pamr import averaged, weights_of_neighbours
 
@@ -29,42 +30,29 @@ class ResClip(MiddleBlocks):
     ``feedback`` a first labelling of the window says which patches belong together: logits of all
     words, PAMR along the window's image, the most frequent word of each patch; patches of one word
     attend to each other. That runs the last block twice, and PAMR once a window.
-
-    Raises
-    ------
-    OptionError
-        If a share, a width, a factor or a scale cannot be.
     """
 
-    weight: float = 0.4
+    weight: Share = 0.4
     """Share of the middle blocks; 0 leaves them out, factor and all."""
-    blocks: tuple[int, ...] = (6, 7, 8, 9)
+    blocks: Blocks = (6, 7, 8, 9)
     base: Literal["naclip", "sclip", "clearclip"] = "naclip"
-    std: float = 5.0
+    std: Patches = 5.0
     """Width of naclip's Gaussian and of the blur of the feedback, in patches."""
-    strength: float = 2.0
+    strength: Factor = 2.0
     """Factor on the mixture with the middle blocks."""
     feedback: bool = True
-    feedback_weight: float = 0.7
+    feedback_weight: Share = 0.7
     """Share of the feedback in the similarities; 0 leaves it out, factor and all."""
-    feedback_strength: float = 1.8
+    feedback_strength: Factor = 1.8
     """Factor on the similarities with the feedback."""
-    threshold: float = 0.35
+    threshold: Share = 0.35
     """First labels below this probability become the first word."""
-    scale: float = 40.0
+    scale: Factor = 40.0
     """Factor on the first logits."""
     decay: bool = True
     """Patches of one word with others between them belong together less, the farther they are."""
 
     mean = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_weight("resclip", "feedback_weight", self.feedback_weight)
-        check_weight("resclip", "threshold", self.threshold)
-        for key in ("std", "strength", "feedback_strength", "scale"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise OptionError(f"resclip: {key} is {getattr(self, key)}; give a number above 0")
 
     @property
     def reads_words(self) -> bool:

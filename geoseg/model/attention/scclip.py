@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
-from geoseg.model.attention.middle import check_blocks, check_weight, scaled_blocks
+from geoseg.methods import Within
+from geoseg.model.attention.middle import Blocks, OneBlock, ReadsEarlier, scaled_blocks
 from geoseg.model.attention.trunk import Block, Context, Grid, Trunk
 
 _EPS = 1e-6
@@ -20,7 +20,7 @@ _SHARPNESS = 3.0
 
 
 @dataclass(frozen=True)
-class ScClip:
+class ScClip(ReadsEarlier):
     """Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation", 2024.
 
     Patches that stick out of their neighbours in the space of tokens (local outlier factor) are
@@ -28,38 +28,25 @@ class ScClip:
     tokens, before and after the last block; and the sum of several blocks' tokens takes the same
     way. There is no CLS token of the result, and so no CLS bias. The outlier factor is the released
     program's, whose reachability is a token's own distance.
-
-    Raises
-    ------
-    OptionError
-        If a share, a number of neighbours or a block cannot be.
     """
 
-    neighbours: int = 30
+    neighbours: Annotated[int, Within(1, 1000)] = 30
     """Of the outlier factor; fewer where a window has fewer patches."""
-    outliers: float = 0.05
+    outliers: Annotated[float, Within(0, 0.5)] = 0.05
     """Share of a window's patches that are taken for outliers."""
-    beta: float = 0.4
+    beta: Annotated[float, Within(0, 0.99)] = 0.4
     """Cosines below it count nothing where tokens are gathered."""
-    middle: int = 9
+    middle: OneBlock = 9
     """Block whose tokens are compared, from 1, as of a model of 12 blocks."""
-    post: int = 4
+    post: OneBlock = 4
     """Block whose tokens are compared after the last block."""
-    fused: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10)
+    fused: Blocks = (4, 5, 6, 7, 8, 9, 10)
     """Blocks whose tokens are added up."""
-    cls_weight: float = 0.3
+    cls_weight: Annotated[float, Within(0, 100)] = 0.3
     """Factor on the CLS token that is added to all patches."""
 
     antialias_positions: ClassVar[bool] = False
     has_cls: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_weight("scclip", "outliers", self.outliers)
-        check_blocks("scclip", "middle", (self.middle,))
-        check_blocks("scclip", "post", (self.post,))
-        check_blocks("scclip", "fused", self.fused)
-        if self.neighbours < 1:
-            raise OptionError(f"scclip has {self.neighbours} neighbours; give 1 or more")
 
     def run(self, trunk: Trunk, x: Tensor, context: Context) -> tuple[Tensor, Grid]:
         """Ordinary blocks, then the two streams through the last one."""

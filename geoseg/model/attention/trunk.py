@@ -94,6 +94,14 @@ class Proxied(Attention, Protocol):
     """Whether tokens come out on the grid of that model's patches, not on CLIP's."""
 
 
+@runtime_checkable
+class Checking(Attention, Protocol):
+    """An attention that not every model can have."""
+
+    def check(self, trunk: Trunk, backbone: Backbone | None) -> None:
+        """Refuse a model, or one beside it, that cannot have it, with an ``OptionError``."""
+
+
 class Trunk:
     """The blocks of an open_clip vision transformer, and the parts that attentions use.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError
+from geoseg.methods import Within
 from geoseg.model.upsampling.base import Fit
 
 
@@ -49,24 +50,14 @@ class Jbu:
     as they are.
 
     Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007.
-
-    Raises
-    ------
-    OptionError
-        If a value is impossible.
     """
 
-    radius: int = 2
+    radius: Annotated[int, Within(1, 8)] = 2
     """Reach in tokens."""
-    sigma_space: float = 0.7
+    sigma_space: Annotated[float, Within(0.01, 1000)] = 0.7
     """Width of the distance weight, in tokens."""
-    sigma_color: float = 0.15
+    sigma_color: Annotated[float, Within(0.001, 1000)] = 0.15
     """Width of the colour weight, for RGB in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        for name in ("radius", "sigma_space", "sigma_color"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"jbu's {name} is {getattr(self, name)}; give a value above 0")
 
     def build(self, fit: Fit) -> JbuUpsampler:
         """Make the upsampler; it needs no weights."""
