@@ -51,11 +51,12 @@ _PARTS = (GROUP, "cls", "full", "fast")
 """What of a store's folder is the store; its record comes first."""
 _KEPT = (*SETTLED["fast"], "exact")
 """Options that a store is made with."""
-_FITTED_WINDOWS, _FITTED_TOKENS, _FITTED_SHARE, _FEWEST_FITTED = 256, 2**16, 16, 16
+_FITTED_WINDOWS, _FITTED_TOKENS, _FITTED_SHARE, _FEWEST_FITTED = 256, 2**16, 16, 32
 """Windows that say which directions lead, at most. Where they are encoded for that alone also
 tokens at most, and one window in how many of the scene, but so many at least."""
-_TOKEN_PROBES, _TOKENS_A_PROBE = 256, 64
-"""Exact tokens at most that are kept beside codes, and how many were seen for each."""
+_LEFT_OUT, _TOKEN_PROBES, _TOKENS_A_PROBE = 4, 256, 16
+"""One in how many of those windows fits nothing: its exact tokens say how near codes are. How many
+of these are kept at most, and how many were seen for each."""
 _PROBES, _PROBE_SIDE, _PROBE_CHANNELS, _WINDOWS_A_PROBE = 4, 8, 64, 64
 """Places at most whose exact vectors are kept, cells of their sides, numbers worked out at once,
 and windows of a scene for each place."""
@@ -191,16 +192,18 @@ class EncodeRun:
     # -- tokens -----------------------------------------------------------------------------
 
     def _channels(self, r: int) -> dict[str, npt.NDArray[Any]]:
-        """Directions of the tokens of a fixed sample of windows, and some of these tokens."""
+        """Directions of the tokens of a fixed sample of windows, and tokens of others beside."""
         size = self.layout.embedding
 
         def seen(window: Window) -> torch.Tensor:
             return self.segmenter.seen(self.scene, window).patches[0].float()
 
         found = list(in_order(seen, list(self._some()), most=_FITTED_WINDOWS, share=False))
-        tokens = torch.cat(found) if found else torch.zeros(1, size)  # a scene without data
-        made = Channels.fitted(tokens, r).to(torch.device("cpu"))
-        probes = tokens[:: max(-(-len(tokens) // _TOKEN_PROBES), _TOKENS_A_PROBE)].cpu()
+        found = found or [torch.zeros(1, size)]  # a scene without data
+        left_out = -(-len(found) // _LEFT_OUT)
+        made = Channels.fitted(torch.cat(found[left_out:] or found), r).to(torch.device("cpu"))
+        beside = torch.cat(found[:left_out])
+        probes = beside[:: max(-(-len(beside) // _TOKEN_PROBES), _TOKENS_A_PROBE)].cpu()
         return {
             "full/basis": made.basis.numpy(),
             "full/scale": made.scale.numpy(),
