@@ -45,6 +45,7 @@ LEAST_SHARE = 0.01
 REAL_SIDE = 1024
 SIDE, EXAMPLES, POINTS = 48, 3, 20
 """Of a square that an example lies in, in pixels; examples a class; corrected places."""
+_SCENES_A_SEED = 1000
 PLACE = rasterio.transform.from_origin(500000, 5000000, 1, 1)
 
 
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, help="drawn scenes of 512 x 512 pixels [12]")
     parser.add_argument("--folder", type=Path, help="keeps scenes and stores for the next time")
     parser.add_argument("--scenes", type=Path, default=REAL_SCENES, help="folder with real scenes")
+    parser.add_argument("--seed", type=int, default=0, help="other drawn scenes and examples [0]")
     given = parser.parse_args()
     count = given.drawn or (1 if given.quick else 12)
     warnings.simplefilter("ignore", geoseg.errors.GeosegWarning)
@@ -106,34 +108,33 @@ def main() -> None:
         folder = given.folder or Path(name)
         folder.mkdir(exist_ok=True)
         model = geoseg.load_model("geoseg-tiny", device="cpu")
-        rows = measure("samples", samples(folder, model), Path(name))
-        rows += measure("drawn", drawn(folder, model, count), Path(name))
+        first = _SCENES_A_SEED * given.seed
+        rows = measure("samples", samples(folder, model, first), Path(name))
+        rows += measure("drawn", drawn(folder, model, range(first, first + count)), Path(name))
         if not given.quick:
             rows += aerial(given.scenes, folder, model)
     names = dict.fromkeys(name for row in rows for name in row)
     rows = [{name: row.get(name) for name in names} for row in rows]
     _common.table(rows)
     if not given.no_save:
-        _common.save("prompts", rows, drawn=count)
+        _common.save("prompts", rows, drawn=count, seed=given.seed)
 
 
-def samples(folder: Path, model: geoseg.Model) -> Iterator[Case]:
+def samples(folder: Path, model: geoseg.Model, first: int) -> Iterator[Case]:
     """The tiles that come with geoseg."""
-    for number, path in enumerate(sorted(SAMPLES.glob("*_labels.tif"))):
+    for number, path in enumerate(sorted(SAMPLES.glob("*_labels.tif")), first):
         with rasterio.open(path) as raster:
             labels = raster.read(1)
         scene = path.with_name(path.name.replace("_labels", ""))
         yield case(folder, scene, labels, model, number)
 
 
-def drawn(folder: Path, model: geoseg.Model, count: int) -> Iterator[Case]:
+def drawn(folder: Path, model: geoseg.Model, numbers: range) -> Iterator[Case]:
     """Scenes that the model has not seen."""
-    made: Iterator[Any] = held_out_scenes(count)
-    for number in range(count):
+    for number in numbers:
         scene, truth = folder / f"drawn_{number}.tif", folder / f"drawn_{number}.npy"
         if not truth.exists():
-            made = held_out_scenes(1, first_seed=500_000 + number)
-            one = next(made)
+            one = next(held_out_scenes(1, first_seed=500_000 + number))
             bands = one.picture.transpose(2, 0, 1)
             form = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
             height, width = bands.shape[1:]

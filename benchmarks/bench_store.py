@@ -5,6 +5,10 @@ The ratio of an answer's time to that of encoding is the result, with bytes a pi
 how near the fast tier's logits are, and the memory of the answers. Weights are random in
 ViT-B/16's shape (windows of 224 every 112 pixels, upsampler jbu); labels of the full tier are
 compared with those of `segment` on a part of the scene.
+
+With ``--channels 64 128 …`` the full tier keeps so many leading directions in place of all
+channels: how small it becomes, which share of labels are not `segment`'s, and how far the farthest
+logit of the scene is from `segment`'s, against the bound that is stated for these words.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,9 @@ import numpy as np
 from bench_speed import random_model
 
 import geoseg
+from geoseg.io.scene import open_scene
 from geoseg.testing import write_scene
+from geoseg.types import Window
 
 CLASSES = "building; road; water; tree; grass; cropland; bare soil; car"
 BARE = geoseg.Products(polygons="none", preview=False, confidence=False)
@@ -33,15 +39,24 @@ def main() -> None:
     parser = _common.parser(__doc__)
     parser.add_argument("--side", type=int, help="pixels of the scene's side [4000]")
     parser.add_argument("--model", help="a model's specification, in place of random weights")
+    parser.add_argument("--channels", type=int, nargs="+", metavar="R", help="see above")
+    parser.add_argument(
+        "--scene", type=Path, help="a scene in place of a drawn one, for --channels"
+    )
     given = parser.parse_args()
-    side = given.side or (448 if given.quick else 4000)
+    side = given.side or (448 if given.quick else 1000 if given.channels else 4000)
     model = geoseg.load_model(given.model) if given.model else random_model()
     options = geoseg.Options(templates="none") if given.model else OPTIONS
     with tempfile.TemporaryDirectory() as name:
-        rows = measure(Path(name), model, options, side)
+        if given.channels:
+            scene = given.scene or write_scene(Path(name) / "scene.tif", side, side)
+            rows = by_channels(Path(name), scene, model, options, given.channels)
+        else:
+            rows = measure(Path(name), model, options, side)
     _common.table(rows)
     if not given.no_save:
-        _common.save("store", rows, side=side, model=given.model or "ViT-B/16's shape")
+        what = "store_channels" if given.channels else "store"
+        _common.save(what, rows, side=side, model=given.model or "ViT-B/16's shape")
 
 
 def measure(
@@ -91,6 +106,39 @@ def measure(
     rows[2]["stated bound"] = fast["logit_error_bound"]
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def by_channels(
+    folder: Path,
+    scene: Path,
+    model: geoseg.Model,
+    options: geoseg.Options,
+    channels: Sequence[int],
+) -> list[dict[str, Any]]:
+    opened = open_scene(scene, geoseg.Reading())
+    block = opened.read(Window(0, 0, *opened.shape))
+    exact = geoseg.Segmenter(model, CLASSES, options).logits(block)
+    rows = []
+    for r in (None, *channels):
+        kept = geoseg.StoreOptions(tier="full", channels=r)
+        store = geoseg.encode(
+            scene, folder / f"{r}.store", model=model, options=options, store=kept
+        )
+        size = sum(f.stat().st_size for f in (store.path / "full").rglob("*") if f.is_file())
+        asked = store._segmenter(CLASSES, False, geoseg.Options(templates="none"), model, "cpu")
+        logits, told = asked.logits(block), asked.source
+        rows.append(
+            {
+                "channels": r or "all",
+                "energy missed": None if r is None else 1 - store.facts["channels"]["energy"],
+                "bytes a pixel": size / block.valid.size,
+                "other labels": float(np.mean(logits.argmax(0) != exact.argmax(0))),
+                "logit error": float(np.abs(logits - exact).max()),
+                "found on tokens": told.get("logit_error_found"),
+                "stated bound": told.get("logit_error_bound"),
+            }
+        )
+    return rows
 
 
 def timed(call: Callable[[], None]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -108,13 +108,13 @@ def encode(
     except KeyboardInterrupt as stop:
         stop.add_note("run the same command with --resume to go on")
         raise
-    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
-    layout: dict[str, Any] = store.facts["layout"]
-    pixels = layout["height"] * layout["width"]
     if as_json:
-        told = {name: store.facts[name] for name in ("geoseg", "identity", "layout", "options")}
-        _run.print_json({"store": str(store.path), "bytes": size} | told)
+        names = ("geoseg", "identity", "layout", "channels", "options")
+        told = {name: store.facts[name] for name in names if name in store.facts}
+        _run.print_json({"store": str(store.path), "bytes": store.size} | told)
     elif not quiet:
         console = _run.console(stderr=True)
-        words = f"{store!r}: {size / 1e6:,.1f} MB, {size / pixels:.1f} bytes a pixel"
+        held = store.summary["store"]
+        size, density = held["bytes"] / 1e6, held["bytes_a_pixel"]
+        words = f"{store!r}: {size:,.1f} MB, {density:.1f} bytes a pixel"
         console.print(_run.printable(words), soft_wrap=True)

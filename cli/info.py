@@ -18,7 +18,10 @@ from geoseg_cli.fields import takes
 def info(
     scenes: Annotated[
         list[str],
-        typer.Argument(metavar="SCENE", help="The scene; several files with --rgb or --mosaic."),
+        typer.Argument(
+            metavar="SCENE",
+            help="The scene; several files with --rgb or --mosaic. Or a store of geoseg encode.",
+        ),
     ],
     *,
     model: options.ModelOption = DEFAULT_MODEL,
@@ -36,8 +39,9 @@ def info(
 
     The time comes from the start of this command and from encoding a few windows here and now, and
     its range from how much those differ; without the model's weights on this machine it is left
-    out.
+    out. Of a store: what it holds, and how it was encoded.
     """
+    from geoseg.ask import is_store, open_store
     from geoseg.errors import OptionError
     from geoseg.inspect import inspect_scene
     from geoseg.io.expand import expand_scenes
@@ -48,16 +52,19 @@ def info(
     as_one = mosaic or reading.rgb
     if len(scenes) > 1 and not as_one:
         raise OptionError("info is of one scene; files that are one go with --rgb or --mosaic")
-    facts = inspect_scene(
-        expand_scenes(scenes) if as_one else scenes[0],
-        model=model,
-        scorer=None if scorer.call is None else scorer,
-        options=chosen,
-        reading=reading,
-        tile=tile,
-        device=device,
-        begun=CLOCK,
-    )
+    if not as_one and is_store(scenes[0]):
+        facts = open_store(scenes[0]).summary
+    else:
+        facts = inspect_scene(
+            expand_scenes(scenes) if as_one else scenes[0],
+            model=model,
+            scorer=None if scorer.call is None else scorer,
+            options=chosen,
+            reading=reading,
+            tile=tile,
+            device=device,
+            begun=CLOCK,
+        )
     if as_json:
         _run.print_json(facts)
     else:

@@ -204,11 +204,43 @@ class Store:
         """Specification of the model that it was encoded with."""
         return str(self.facts["model"]["spec"])
 
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """What it holds and how it was encoded, in sections; plain JSON values."""
+        layout, facts, size = self._file.layout, self.facts, self.size
+        full = "full" in self.tiers
+        energy = facts.get("channels", {}).get("energy", 1.0)
+        return {
+            "store": {
+                "path": str(self.path),
+                "width": layout.width,
+                "height": layout.height,
+                "tiers": list(self.tiers),
+                "channels": (layout.channels or layout.embedding) if full else None,
+                "share_of_energy_kept": energy if full else None,
+                "bytes": size,
+                "bytes_a_pixel": round(size / (layout.width * layout.height), 3),
+            },
+            "encoded": {
+                "scene": facts["scene"]["path"],
+                "model": self.model,
+                "geoseg": facts["geoseg"],
+                **facts["options"],
+            },
+        }
+
     def __repr__(self) -> str:
         layout = self._file.layout
+        some = "" if layout.channels is None else f" of {layout.channels} channels"
+        tiers = " and ".join(name + some * (name == "full") for name in self.tiers)
         return (
-            f"Store({self.path}: {layout.width} x {layout.height} pixels, "
-            f"{' and '.join(self.tiers)}, {self.facts['model']['spec']})"
+            f"Store({self.path}: {layout.width} x {layout.height} pixels, {tiers}, "
+            f"{self.facts['model']['spec']})"
         )
 
     def _repr_html_(self) -> str:

@@ -253,6 +253,11 @@ class Segmenter:
     def __reduce__(self) -> tuple[object, ...]:
         return type(self.recipe).segmenter, (self.recipe,)
 
+    def __copy__(self) -> Segmenter:
+        made = object.__new__(type(self))  # without the way to another process and back
+        made.__dict__.update(self.__dict__)
+        return made
+
     @property
     def recipe(self) -> Any:
         """What another process needs to make the same segmenter."""

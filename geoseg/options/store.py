@@ -35,9 +35,22 @@ class StoreOptions:
         64, "Leading directions of the scene that the fast tier keeps.", STORE, metavar="R"
     )
     cell: int = option(4, "Side of the fast tier's cells, in pixels.", STORE, metavar="PX")
+    channels: int | None = option(
+        None,
+        "Leading directions of the scene along which the full tier keeps its tokens: smaller, and "
+        "its logits are near within a bound that ask states. [default: all channels]",
+        STORE,
+        metavar="R",
+        holds=lambda value: value >= 1,
+        wanted="1 or more",
+    )
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.channels is not None and self.tier == "fast":
+            raise OptionError(
+                "--channels is of the full tier, which --tier fast does not keep; give one of them"
+            )
         if self.directions < 1:
             raise OptionError(f"directions {self.directions}: give 1 or more")
         if not 1 <= self.cell <= _LARGEST_CELL:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 import shapely
+import torch
 import zarr
 
 from geoseg._address import without_secrets
 from geoseg._fields import choices
 from geoseg._files import absolute, writing_to
-from geoseg._inputs import is_clutter
+from geoseg._inputs import is_clutter, shown
 from geoseg.errors import OptionError, OutputError
 from geoseg.inference.lane import TilePixels
 from geoseg.io.aoi import Aoi
@@ -36,25 +38,25 @@ from geoseg.run.result import ProgressCallback
 from geoseg.run.scenes import MOSAIC, STACK, open_area
 from geoseg.run.tiles import TileJob, run_tiles
 from geoseg.runtime.allocator import kept_memory
-from geoseg.store.encoding import (
-    Encoding,
-    FieldSegmenter,
-    FieldTile,
-    Tokens,
-    leading_directions,
-)
-from geoseg.store.layout import BLOCK, GROUP, LAYOUT, MARK, Layout, StoreFile, shard_side
+from geoseg.runtime.threads import in_order
+from geoseg.store.channels import Channels, leading_directions
+from geoseg.store.encoding import Encoding, FieldSegmenter, FieldTile, Tokens
+from geoseg.store.layout import BLOCK, GROUP, MARK, Layout, StoreFile, shard_side
 from geoseg.store.plans import FieldPlan, WindowPlan
 from geoseg.store.recorded import MARGIN, SETTLED
 from geoseg.tiling.tiles import TilePlan
-from geoseg.types import FloatArray, Window
+from geoseg.types import Window
 
 _PARTS = (GROUP, "cls", "full", "fast")
 """What of a store's folder is the store; its record comes first."""
 _KEPT = (*SETTLED["fast"], "exact")
 """Options that a store is made with."""
-_FITTED_WINDOWS = 256
-"""Windows that say which directions lead."""
+_FITTED_WINDOWS, _FITTED_TOKENS, _FITTED_SHARE, _FEWEST_FITTED = 256, 2**16, 16, 32
+"""Windows that say which directions lead, at most. Where they are encoded for that alone also
+tokens at most, and one window in how many of the scene, but so many at least."""
+_LEFT_OUT, _TOKEN_PROBES, _TOKENS_A_PROBE = 4, 256, 16
+"""One in how many of those windows fits nothing: its exact tokens say how near codes are. How many
+of these are kept at most, and how many were seen for each."""
 _PROBES, _PROBE_SIDE, _PROBE_CHANNELS, _WINDOWS_A_PROBE = 4, 8, 64, 64
 """Places at most whose exact vectors are kept, cells of their sides, numbers worked out at once,
 and windows of a scene for each place."""
@@ -146,6 +148,8 @@ class EncodeRun:
         self.blocks = FieldPlan(self.layout, region)
         self.method = Method.of(self.segmenter)
         self.facts = _facts(self)
+        self.first = 0 if self.layout.channels is None else 1
+        """Number of the first shard in the journal, after that of what is fitted before."""
         self.made = self.folder.work / "store"
 
     def execute(self, *, resume: bool) -> None:
@@ -167,6 +171,9 @@ class EncodeRun:
         journal = self.folder.open_journal(self.facts, resume=resume)
         self._open(fresh=not journal.finished)
         with kept_memory():
+            if (r := self.layout.channels) is not None:
+                self._fitted(journal, 0, lambda: self._channels(r))
+                self.segmenter = self.segmenter.keeping(self._kept_channels())
             self._encode(journal)
             if "fast" in self.wanted.tiers:
                 self._make_field(journal)
@@ -184,10 +191,49 @@ class EncodeRun:
 
     # -- tokens -----------------------------------------------------------------------------
 
+    def _channels(self, r: int) -> dict[str, npt.NDArray[Any]]:
+        """Directions of the tokens of a fixed sample of windows, and tokens of others beside."""
+        size = self.layout.embedding
+
+        def seen(window: Window) -> torch.Tensor:
+            return self.segmenter.seen(self.scene, window).patches[0].float()
+
+        found = list(in_order(seen, list(self._some()), most=_FITTED_WINDOWS, share=False))
+        found = found or [torch.zeros(1, size)]  # a scene without data
+        left_out = -(-len(found) // _LEFT_OUT)
+        made = Channels.fitted(torch.cat(found[left_out:] or found), r).to(torch.device("cpu"))
+        beside = torch.cat(found[:left_out])
+        probes = beside[:: max(-(-len(beside) // _TOKEN_PROBES), _TOKENS_A_PROBE)].cpu()
+        return {
+            "full/basis": made.basis.numpy(),
+            "full/scale": made.scale.numpy(),
+            "full/probes": probes.numpy(),
+        }
+
+    def _kept_channels(self) -> Channels:
+        return Channels.of(self._array("full/basis")[:], self._array("full/scale")[:])
+
+    def _some(self) -> Iterator[Window]:
+        """Windows with data, of the whole scene or area, in no order."""
+        windows = self.windows.lattice.touching(self.windows.grown)
+        tokens = self.layout.grid[0] * self.layout.grid[1]
+        share = max(len(windows) // _FITTED_SHARE, _FEWEST_FITTED)
+        left = min(share, _FITTED_WINDOWS, max(_FITTED_TOKENS // tokens, 1))
+        area = self._wide_area
+        for k in np.random.default_rng(0).permutation(len(windows)).tolist():
+            window = windows[k]
+            inside = area is None or area.mask(window).any()
+            if left and inside and not self.scene.is_empty(window):
+                left -= 1
+                yield window
+
+    @cached_property
+    def _wide_area(self) -> _Grown | None:
+        return None if self.area is None else _Grown(self.area, MARGIN)
+
     def _encode(self, journal: Journal) -> None:
-        self._verify(journal, self.windows, 0, self._shard)
-        area = None if self.area is None else _Grown(self.area, MARGIN)
-        job = TileJob(self.scene, self.segmenter, self.windows, area)
+        self._verify(journal, self.windows, self.first, self._shard)
+        job = TileJob(self.scene, self.segmenter, self.windows, self._wide_area)
 
         def write(index: int, found: Tokens) -> dict[str, int]:
             rows, cols = self.windows.places(index)
@@ -198,18 +244,18 @@ class EncodeRun:
                 lattice.row_starts.searchsorted([w.row for w in found.places]) - rows.start,
                 lattice.col_starts.searchsorted([w.col for w in found.places]) - cols.start,
             )
-            blocks["cls"][at], blocks["full/patches"][at] = found.cls, found.patches
-            blocks["full/steps"][at] = found.steps
+            for name, values in found.arrays.items():
+                blocks[name][at] = values
             return self._write(blocks, (rows, cols))
 
-        self._fill("encode", job, journal, 0, write, self.client)
+        self._fill("encode", job, journal, self.first, write, self.client)
 
     def _shard(
         self, index: int, empty: tuple[int, int] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
         """What lies in a shard, or an empty one of a shape."""
         found = {}
-        for name in ("cls", "full/patches", "full/steps"):
+        for name in self.layout.token_arrays:
             array: Any = self.group[name]
             if empty is None:
                 found[name] = np.ascontiguousarray(array[self.windows.places(index)])
@@ -220,13 +266,20 @@ class EncodeRun:
     # -- the field --------------------------------------------------------------------------
 
     def _make_field(self, journal: Journal) -> None:
-        first = len(self.windows)
+        first = self.first + len(self.windows)
         store = self._store()
         known = np.argwhere(np.isfinite(store.cls_tokens[..., 0]))
         if not len(known):  # a scene without data
             known = np.zeros((0, 2), int)
         some = known[np.linspace(0, len(known) - 1, min(len(known), _FITTED_WINDOWS)).astype(int)]
-        directions = self._directions(journal, store, some)
+
+        def leading() -> dict[str, npt.NDArray[Any]]:
+            units = (store.units(*one) for one in some.tolist())
+            found = leading_directions(units, self.layout.embedding, self.layout.directions)
+            return {"fast/basis": found.numpy()}
+
+        self._fitted(journal, first, leading)
+        directions = self._array("fast/basis")[:]
         segmenter = FieldSegmenter(store, directions, str(self.segmenter.device))
         self._verify(journal, self.blocks, first + 1, self._blocks_of)
         job = TileJob(self.scene, segmenter, self.blocks, self.area)
@@ -247,20 +300,6 @@ class EncodeRun:
 
         self._fill("directions", job, journal, first + 1, write, None, nothing)
         self._probe(store, some)
-
-    def _directions(self, journal: Journal, store: StoreFile, some: npt.NDArray[Any]) -> FloatArray:
-        """Directions that were fitted before the run was interrupted, or are fitted now."""
-        index = len(self.windows)
-        record = journal.finished.get(index)
-        if record is not None and "fast/basis" in self.group:
-            basis = np.ascontiguousarray(self._array("fast/basis")[:])
-            if _checksums({"basis": basis}) == record.checksums:
-                return basis
-        basis = leading_directions(store, [tuple(one) for one in some], self.layout.directions)
-        self.group.create_array("fast/basis", data=basis, chunks=basis.shape, overwrite=True)
-        journal.forget([index, *(k for k in journal.finished if k > index)])
-        journal.add(TileRecord(index, 0, _checksums({"basis": basis})))
-        return basis
 
     def _blocks_of(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """What lies in the blocks of a tile."""
@@ -308,6 +347,24 @@ class EncodeRun:
         self.group.create_array("fast/places", data=at, overwrite=True)
 
     # -- in common --------------------------------------------------------------------------
+
+    def _fitted(
+        self, journal: Journal, index: int, fit: Callable[[], dict[str, npt.NDArray[Any]]]
+    ) -> None:
+        """Keep arrays that were fitted before the run was interrupted, or fit them now.
+
+        What came after those that are gone goes with them.
+        """
+        record = journal.finished.get(index)
+        if record is not None and all(name in self.group for name in record.checksums):
+            kept = {name: np.ascontiguousarray(self._array(name)[:]) for name in record.checksums}
+            if _checksums(kept) == record.checksums:
+                return
+        made = fit()
+        for name, values in made.items():
+            self.group.create_array(name, data=values, chunks=values.shape, overwrite=True)
+        journal.forget([k for k in journal.finished if k >= index])
+        journal.add(TileRecord(index, 0, _checksums(made)))
 
     def _array(self, name: str) -> Any:
         return self.group[name]
@@ -410,10 +467,10 @@ class EncodeRun:
         if reading["mask"] is not None:
             reading["mask"] = absolute(reading["mask"])
         facts = {
-            MARK: LAYOUT,
+            MARK: self.layout.number,
             "geoseg": version("geoseg"),
             "identity": digest(self.facts),
-            "layout": asdict(self.layout) | {"tiers": list(tiers)},
+            "layout": self.layout.facts(tiers),
             "scene": {
                 "path": absolute(self.scene.path),
                 "reading": reading,
@@ -434,6 +491,9 @@ class EncodeRun:
             },
             "options": kept,
         }
+        if self.layout.channels is not None:
+            energy = self._kept_channels().energy(self._array("full/probes")[:])
+            facts["channels"] = {"kept": self.layout.channels, "energy": round(energy, 6)}
         return dict(without_secrets(facts))
 
     def _finish(self) -> None:
@@ -480,6 +540,13 @@ def _layout(scene: Scene, segmenter: Encoding, wanted: StoreOptions, tile: int |
     (height, width), chosen = scene.shape, segmenter.options
     lattice = segmenter.lattice(height, width)
     grid, size = segmenter.patches(lattice.window_shape), segmenter.model.embedding_size
+    kept = wanted.channels
+    if kept is not None and kept > size:
+        raise OptionError(
+            f"--channels {kept}: tokens of {shown(segmenter.model.spec)} have {size}; give fewer, "
+            "or leave it out"
+        )
+    numbers = size if kept is None else kept + 1
     return Layout(
         height,
         width,
@@ -487,10 +554,11 @@ def _layout(scene: Scene, segmenter: Encoding, wanted: StoreOptions, tile: int |
         chosen.stride,
         grid,
         size,
-        shard_side(2 * grid[0] * grid[1] * size, tile, chosen.stride),
+        shard_side(2 * grid[0] * grid[1] * numbers, tile, chosen.stride),
         wanted.tiers,
-        min(wanted.directions, size),
+        min(wanted.directions, kept or size),
         wanted.cell,
+        kept,
     )
 
 
@@ -511,7 +579,8 @@ def _facts(run: EncodeRun) -> dict[str, Any]:
         "--directions": run.layout.directions,
         "--cell": run.layout.cell,
         "--tile": run.layout.shard,
-        "the layout of stores": LAYOUT,
+        "the layout of stores": run.layout.number,
+        **({} if run.layout.channels is None else {"--channels": run.layout.channels}),
     }
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geoseg.errors import OptionError, TileError
+from geoseg.errors import OptionError
 from geoseg.inference.lane import USUAL, TilePixels
 from geoseg.inference.merge import merged
+from geoseg.inference.recipe import Recipe
 from geoseg.inference.scorer import PixelEncoder
 from geoseg.inference.segmenter import Segmenter, with_data
 from geoseg.model.loading import Model
 from geoseg.model.vision import DenseFeatures, padding_to_patch
 from geoseg.options import Options
+from geoseg.run.tiles import PixelSource
+from geoseg.runtime.matmul import full_width
+from geoseg.store.channels import Channels, in_steps
 from geoseg.store.field import Block, Cells, quantised
-from geoseg.store.layout import BLOCK, STEPS, StoreFile
+from geoseg.store.layout import BLOCK, StoreFile
 from geoseg.store.recorded import RecordedModel, RecordedSegmenter
 from geoseg.text.queries import Queries
 from geoseg.tiling.tiles import Lane
@@ -38,12 +42,8 @@ class Tokens:
     """Features of the windows of a shard."""
 
     places: Sequence[Window]
-    cls: FloatArray
-    """``(B, D)``."""
-    patches: npt.NDArray[np.int16]
-    """``(B, N, D)``, in steps."""
-    steps: FloatArray
-    """``(B, N)``."""
+    arrays: Mapping[str, npt.NDArray[Any]]
+    """``(B, …)`` by the names that they have in the store."""
     windows: int
     retried: str = ""
 
@@ -59,11 +59,32 @@ class Encoding(Segmenter):
 
     def __init__(self, model: Model, vocabulary: Any, options: Options) -> None:
         super().__init__(model, WORDS, replace(options, templates="none"))
+        self._channels: Channels | None = None
         if self.reads_words:
             raise OptionError(
                 f"attention {self.options.attention} reads the words of a map, and what is encoded "
                 "here is there before them; take another"
             )
+
+    def keeping(self, channels: Channels) -> Encoding:
+        """The same encoder, of whose tokens some channels are kept."""
+        made = copy.copy(self)
+        made._channels = channels.to(self.device)
+        return made
+
+    @property
+    def recipe(self) -> EncodingRecipe:
+        """What another process needs to make the same encoder."""
+        known = super().recipe
+        return EncodingRecipe(
+            **{each.name: getattr(known, each.name) for each in fields(Recipe)},
+            channels=self._channels,
+        )
+
+    def seen(self, scene: PixelSource, window: Window) -> DenseFeatures:
+        """Features of one window of a scene."""
+        images = self.encoder.normalise(scene.read(window))[None]
+        return self.encode(F.pad(images, self._padding(window.shape)))
 
     def patches(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Patches of windows of a size, down and across."""
@@ -102,48 +123,52 @@ class Encoding(Segmenter):
         for each in tiles:
             windows, here = with_data(each), each.tile.read
             if not windows:
-                none = np.empty((0, 0), np.float32)
-                yield Tokens((), none, none.astype(np.int16), none, 0)
+                yield Tokens((), {}, 0)
                 continue
             area = replace(
                 self._area(each.block, windows, here, each.sent), corner=(here.row, here.col)
             )
             padding = self._padding(windows[0].shape)
 
-            def work(some: Sequence[Window]) -> tuple[npt.NDArray[Any], ...]:
+            def work(some: Sequence[Window]) -> dict[str, npt.NDArray[Any]]:
                 found = self.encode(F.pad(area.batch(some), padding))  # noqa: B023
-                return found.cls.cpu().numpy(), *_in_steps(found.patches)
+                return {name: made.cpu().numpy() for name, made in self._kept(found)}
 
             run = self._batches.run(work, area, stop=stop, share_threads=False)
             with closing(run):
                 found = [features for _, features in run]
-            cls, patches, steps = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            yield Tokens(area.places(windows), cls, patches, steps, len(windows))
+            arrays = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+            yield Tokens(area.places(windows), arrays, len(windows))
+
+    def _kept(self, found: DenseFeatures) -> Iterator[tuple[str, Tensor]]:
+        """What is kept of some windows, by the names of arrays."""
+        yield "cls", found.cls
+        if self._channels is None:
+            numbers, steps = in_steps(found.patches)
+        else:
+            numbers, steps, worst = self._channels.kept(found.patches.float())
+            yield "full/worst", worst
+        yield "full/patches", numbers
+        yield "full/steps", steps
 
 
-def _in_steps(patches: Tensor) -> tuple[npt.NDArray[np.int16], FloatArray]:
-    """Tokens as whole numbers of steps of their own: as small as float16, and ten times nearer."""
-    largest = patches.abs().amax(-1)
-    if not bool(largest.isfinite().all()):
-        raise TileError(
-            "features of a window are not finite, so the model's weights, its precision or the "
-            "scene's pixels are out of bounds; try --precision fp32"
-        )
-    steps = (largest.float() / STEPS).clamp_min(torch.finfo(torch.float32).tiny)
-    numbers = (patches.float() / steps[..., None]).round_().to(torch.int16)
-    return numbers.cpu().numpy(), steps.cpu().numpy()
+@dataclass(frozen=True)
+class EncodingRecipe(Recipe):
+    """An encoder on its way, with the channels that it keeps."""
 
+    channels: Channels | None = field(default=None, compare=False)
 
-def leading_directions(store: StoreFile, windows: Sequence[tuple[int, int]], r: int) -> FloatArray:
-    """Leading directions ``(D, r)`` of the unit patch tokens of some windows."""
-    size = store.layout.embedding
-    moment = torch.zeros(size, size, dtype=torch.float64)
-    for row, col in windows:
-        unit = F.normalize(store.patches(row, col).double(), dim=-1)
-        moment += unit.T @ unit
-    _, vectors = torch.linalg.eigh(moment)
-    directions: FloatArray = vectors[:, -r:].flip(1).float().contiguous().numpy()
-    return directions
+    def segmenter(self) -> Encoding:
+        """Make the encoder, whose model is loaded once in a process.
+
+        Raises
+        ------
+        OptionError, WeightsError
+            As `Recipe.segmenter`.
+        """
+        made = super().segmenter()
+        assert isinstance(made, Encoding)
+        return made if self.channels is None else made.keeping(self.channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +208,7 @@ class FieldSegmenter(RecordedSegmenter):
             vectors, np.arange(count, dtype=np.int32), np.zeros(count, np.float32), count
         )
 
+    @full_width()
     def features(self, images: Tensor, places: Sequence[Window]) -> DenseFeatures:
         """Features from the store; how much of them the directions miss is noted."""
         found = super().features(images, places)

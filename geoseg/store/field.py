@@ -35,6 +35,17 @@ Known = dict[tuple[int, int], Tensor | None]
 """Logits at the cells of blocks, by their rows and columns."""
 
 
+def averages(upsampler: str) -> bool:
+    """Whether pixels of an upsampler are means of tokens, so that a bound of these is theirs."""
+    return upsampler.partition(":")[0] in _AVERAGING
+
+
+def near(bound: float | None, found: float | None) -> dict[str, float | None]:
+    """What ``run.json`` says of how near logits are; None for what is not known."""
+    errors = {"logit_error_bound": bound, "logit_error_found": found}
+    return {name: None if error is None else round(error, 6) for name, error in errors.items()}
+
+
 class Cells:
     """Means of a field over the cells of an area, from strips that come one after another.
 
@@ -133,7 +144,7 @@ class Field:
         self._all = text.cpu()
         self._text = self._all @ basis  # (Q, r)
         self._outside = (self._all - self._text @ basis.T).norm(dim=-1)
-        self._averages = store.facts["options"]["upsampler"].partition(":")[0] in _AVERAGING
+        self._averages = averages(store.facts["options"]["upsampler"])
         self.queries = len(text)
         cls = torch.from_numpy(store.cls_tokens)
         self._run = cls.isfinite().all(-1)
@@ -215,6 +226,8 @@ class Field:
             top, left, side = row % BLOCK + 1, col % BLOCK + 1, len(vectors)
             near = cells[:, top : top + side, left : left + side].permute(1, 2, 0)
             found = max(found, float((vectors @ self._all.T - near).abs().max()))
+        # What the tokens of a store with channels lack, the exact vectors lack too.
+        found += (store.nearness(self._all) or (0.0, 0.0))[1]
         return bound, found if len(exact) else None
 
     def _between(self, cells: Tensor, part: Window) -> Tensor:

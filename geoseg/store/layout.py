@@ -6,7 +6,12 @@
     ├── cls        (R, C, D)     CLS token of every window of the lattice; NaN where none was run
     ├── full/
     │   ├── patches (R, C, N, D) int16: patch tokens after the last block and projection
-    │   └── steps   (R, C, N)    what makes numbers of them
+    │   ├── steps   (R, C, N)    what makes numbers of them
+    │   │                        with --channels r, where patches are codes (R, C, N, r + 1):
+    │   ├── basis   (D, r)       leading directions of the scene's unit patch tokens
+    │   ├── scale   (r + 1,)     what else makes numbers of codes
+    │   ├── worst   (R, C, 2)    the most that the directions, and rounding, miss of a unit token
+    │   └── probes  (P, D)       exact tokens, which say how near codes are
     └── fast/
         ├── basis   (D, r)       leading directions of the scene's unit patch tokens
         ├── field   (y, x, r, b + 2, b + 2)   int8: the merged direction field in them, in blocks
@@ -23,7 +28,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 import zarr
 from torch import Tensor
 from zarr.codecs import BloscCodec
@@ -40,11 +46,12 @@ from geoseg._inputs import is_there, shown
 from geoseg.errors import SceneError, TileError, not_found
 from geoseg.model.vision import DenseFeatures
 from geoseg.options.store import Tier
+from geoseg.store.channels import Channels
 from geoseg.tiling.lattice import Lattice
 from geoseg.types import Window
 
-LAYOUT = 2
-"""Number of this layout; stores of another one are refused."""
+LAYOUT, LAYOUT_OF_CHANNELS = 2, 3
+"""Numbers of this layout, without and with channels; stores of another one are refused."""
 MARK = "geoseg_store"
 GROUP = "zarr.json"
 """Record of a group, which comes last."""
@@ -73,6 +80,29 @@ class Layout:
     """Of the fast tier, r."""
     cell: int
     """Pixels of a side of the fast tier's cells."""
+    channels: int | None = None
+    """Directions of the full tier; None keeps all channels as they are."""
+
+    @property
+    def number(self) -> int:
+        """Which layout this is."""
+        return LAYOUT if self.channels is None else LAYOUT_OF_CHANNELS
+
+    def facts(self, tiers: Sequence[str]) -> dict[str, Any]:
+        """What a store of some tiers says of it; plain JSON values."""
+        told = asdict(self) | {"tiers": list(tiers)}
+        return {name: value for name, value in told.items() if value is not None}
+
+    @property
+    def numbers(self) -> int:
+        """Of a token."""
+        return self.embedding if self.channels is None else self.channels + 1
+
+    @property
+    def token_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that are filled shard by shard."""
+        usual = ("cls", "full/patches", "full/steps")
+        return usual if self.channels is None else (*usual, "full/worst")
 
     @cached_property
     def lattice(self) -> Lattice:
@@ -108,9 +138,9 @@ class Layout:
         tokens = self.grid[0] * self.grid[1]
         root.create_array(
             "full/patches",
-            shape=(rows, cols, tokens, size),
-            chunks=(1, 1, tokens, size),
-            shards=(side, side, tokens, size),
+            shape=(rows, cols, tokens, self.numbers),
+            chunks=(1, 1, tokens, self.numbers),
+            shards=(side, side, tokens, self.numbers),
             dtype="int16",
             fill_value=LOST_TOKEN,
             compressors=None,  # noise to a compressor, and in the way of reading
@@ -124,6 +154,14 @@ class Layout:
             fill_value=np.nan,
             compressors=None,
         )
+        if self.channels is not None:
+            root.create_array(
+                "full/worst",
+                shape=(rows, cols, 2),
+                chunks=(side, side, 2),
+                dtype="float32",
+                fill_value=np.nan,
+            )
 
     def make_field(self, root: zarr.Group) -> None:
         """Make the arrays of the direction field."""
@@ -163,8 +201,8 @@ class Layout:
 
 LOST = -128
 """In ``field``: a block that nobody has written."""
-STEPS, LOST_TOKEN = 2**15 - 1, -(2**15)
-"""Largest number in ``patches``, and that of what nobody has written."""
+LOST_TOKEN = -(2**15)
+"""In ``patches``: a token that nobody has written."""
 
 
 def shard_side(token_bytes: int, tile: int | None, stride: int) -> int:
@@ -205,11 +243,11 @@ def open_group(path: Path) -> zarr.Group:
         ) from error
     if found is None:
         raise SceneError(f"{shown(path)} is not a store of geoseg encode")
-    if found != LAYOUT:
+    if found not in (LAYOUT, LAYOUT_OF_CHANNELS):
         made_by = group.attrs.get("geoseg", "another version")
         raise SceneError(
             f"{shown(path)} has layout {shown(found)}, made by geoseg {shown(made_by)}, and this "
-            f"version reads layout {LAYOUT}; encode the scene anew"
+            f"version reads layouts {LAYOUT} and {LAYOUT_OF_CHANNELS}; encode the scene anew"
         )
     return group
 
@@ -300,6 +338,19 @@ class StoreFile:
         return {}
 
     @cached_property
+    def channels(self) -> Channels | None:
+        """Directions along which it keeps its tokens; None for all channels."""
+        if self.layout.channels is None:
+            return None
+        return Channels.of(self.read("full/basis"), self.read("full/scale"))
+
+    def nearness(self, text: Tensor) -> tuple[float, float] | None:
+        """How far cosines of queries with tokens are from exact ones; None with all channels."""
+        if self.channels is None:
+            return None
+        return self.channels.error(text, self.read("full/worst"), self.read("full/probes"))
+
+    @cached_property
     def cls_tokens(self) -> npt.NDArray[np.float32]:
         """CLS tokens ``(R, C, D)``; NaN where no window was run."""
         return self.read("cls")
@@ -316,7 +367,7 @@ class StoreFile:
             raise SceneError(f"{self.path} was replaced while it was read; run again")
 
     def tokens(self, places: Sequence[Window]) -> DenseFeatures:
-        """Features of windows of the lattice, known by where they lie.
+        """Features of windows of the lattice, known by where they lie; patches as `patches`.
 
         Raises
         ------
@@ -347,6 +398,8 @@ class StoreFile:
     def patches(self, *place: int | slice) -> Tensor:
         """Patch tokens ``(…, N, D)`` float32 of windows, by their rows and columns.
 
+        Of a store with channels, their codes ``(…, N, r + 1)``.
+
         Raises
         ------
         TileError
@@ -355,4 +408,10 @@ class StoreFile:
         numbers, steps = (self.read(f"full/{name}", *place) for name in ("patches", "steps"))
         if not np.isfinite(steps).all() or (numbers[..., 0] == LOST_TOKEN).any():
             raise TileError(f"{self.path}: a part of the full tier is gone; encode the scene anew")
-        return torch.from_numpy(numbers).float().mul_(torch.from_numpy(steps)[..., None])
+        found = torch.from_numpy(numbers).float().mul_(torch.from_numpy(steps)[..., None])
+        return found if self.channels is None else found.mul_(self.channels.scale)
+
+    def units(self, row: int, col: int) -> Tensor:
+        """Unit patch tokens ``(N, D)`` float64 of a window, as far as the store holds them."""
+        unit = F.normalize(self.patches(row, col).double(), dim=-1)
+        return unit if self.channels is None else unit @ self.channels.rows().double()

@@ -26,7 +26,9 @@ class WindowPlan(TilePlan):
         step = layout.shard * layout.stride
         super().__init__(layout.lattice, step, region, margin=margin, alone=True)
         self._shard = layout.shard
-        touched = layout.lattice.touching(self._grown(self.region))
+        self.grown = self._grown(self.region)
+        """Pixels that the windows see."""
+        touched = layout.lattice.touching(self.grown)
         first, last = touched[0], touched[-1]
         starts = layout.lattice.row_starts, layout.lattice.col_starts
         ends = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
+from torch import Tensor
 
 from geoseg.errors import OptionError, SceneError
 from geoseg.inference.merge import blend_weight
 from geoseg.io.grid import Grid
 from geoseg.io.scene import Scene
 from geoseg.model.loading import Model
-from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options
 from geoseg.store.encoding import WORDS, Encoding
 from geoseg.store.layout import StoreFile
@@ -43,7 +43,8 @@ class Seen:
     model: Model
     step: int
     """Pixels from one token to the next."""
-    tokens: Callable[[Sequence[Window]], DenseFeatures]
+    tokens: Callable[[Window], tuple[Tensor, Tensor]]
+    """Unit patch tokens ``(N, D)`` float64 of a window, and its CLS token ``(D,)``."""
     holds: Callable[[Window], bool]
     """Whether a window has data."""
     padding: tuple[int, int, int, int]
@@ -80,12 +81,18 @@ def seen_by_store(file: StoreFile, grid: Grid, device: str) -> Seen:
     padding = (before[0], across - before[0], before[1], down - before[1])
     cls, lattice = file.cls_tokens, layout.lattice
 
-    def holds(window: Window) -> bool:
+    def at(window: Window) -> tuple[int, int]:
         row = int(lattice.row_starts.searchsorted(window.row))
-        return bool(np.isfinite(cls[row, int(lattice.col_starts.searchsorted(window.col)), 0]))
+        return row, int(lattice.col_starts.searchsorted(window.col))
+
+    def tokens(window: Window) -> tuple[Tensor, Tensor]:
+        return file.units(*at(window)), torch.from_numpy(cls[at(window)])
+
+    def holds(window: Window) -> bool:
+        return bool(np.isfinite(cls[at(window)][0]))
 
     return Seen(
-        grid, lattice, named, named.step, file.tokens, holds, padding,
+        grid, lattice, named, named.step, tokens, holds, padding,
         file.facts["options"]["blend"], _SURVEYED["store"],
     )  # fmt: skip
 
@@ -96,9 +103,9 @@ def seen_by_encoder(source: Scene, model: Model, options: Options) -> Seen:
     lattice = encoding.lattice(*source.shape)
     padding = encoding._padding(lattice.window_shape)
 
-    def tokens(places: Sequence[Window]) -> DenseFeatures:
-        images = torch.stack([encoding.encoder.normalise(source.read(one)) for one in places])
-        return encoding.encode(F.pad(images, padding))
+    def tokens(window: Window) -> tuple[Tensor, Tensor]:
+        found = encoding.seen(source, window)
+        return F.normalize(found.patches[0].double(), dim=-1).cpu(), found.cls[0].cpu()
 
     return Seen(
         source.grid, lattice, model, encoding.pixels.step, tokens,
@@ -117,9 +124,9 @@ def survey(seen: Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]
         raise SceneError("the scene holds no data, so that nothing is like anything in it")
     tokens, cls = [], []
     for window in some:
-        features = seen.tokens([window])
-        tokens.append(F.normalize(features.patches[0].double(), dim=-1).mean(0).cpu().numpy())
-        cls.append(F.normalize(features.cls[0].double(), dim=-1).cpu().numpy())
+        units, one = seen.tokens(window)
+        tokens.append(units.mean(0).numpy())
+        cls.append(F.normalize(one.double(), dim=-1).numpy())
     overall = np.mean(cls, axis=0)
     # Some attentions give no CLS token: then there is no bias to be even with.
     return np.mean(tokens, axis=0), overall / max(float(np.linalg.norm(overall)), 1e-12)
@@ -153,7 +160,7 @@ def tokens_in(
         places = np.flatnonzero(inside)
         if len(places):
             kept = places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)]
-            found = F.normalize(seen.tokens([window]).patches[0].double(), dim=-1).cpu().numpy()
+            found = seen.tokens(window)[0].numpy()
             tokens.append(found[kept])
             shares.append(inside[kept] * (inside.sum() / inside[kept].sum()))
     return np.concatenate(tokens), np.concatenate(shares)

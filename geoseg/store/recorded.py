@@ -32,7 +32,8 @@ from geoseg.model.upsampling.base import Upsampler
 from geoseg.model.vision import DenseFeatures
 from geoseg.options import Options, Resolved
 from geoseg.options.store import Tier
-from geoseg.store.field import Field, Known
+from geoseg.runtime.matmul import full_width
+from geoseg.store.field import Field, Known, averages, near
 from geoseg.store.layout import MISSING, StoreFile
 from geoseg.text.templates import load_templates
 from geoseg.text.vocabulary import Vocabulary, VocabularySource
@@ -202,6 +203,8 @@ class RecordedSegmenter(Segmenter):
             )
         self.store = store
         super().__init__(model, vocabulary, _settled(store, model, options, self.tier))
+        kept = store.channels
+        self._from_codes = None if kept is None else kept.to(self.device).rows(self._text)
         reach = self.reach
         if store.facts["area"] is not None and reach > MARGIN:
             who = "the refiners" if self._voting is None else "refiners and superpixels"
@@ -216,6 +219,7 @@ class RecordedSegmenter(Segmenter):
     def _make_backbone(self) -> tuple[None, str | None]:
         return None, self.store.facts["model"].get("backbone_weights_sha256")
 
+    @full_width()
     def features(self, images: Tensor, places: Sequence[Window]) -> DenseFeatures:
         """Features of windows, read from the store."""
         found = self.store.tokens(places)
@@ -226,7 +230,10 @@ class RecordedSegmenter(Segmenter):
                 f"{self.store.path} holds windows of {found.grid} patches, and --upsampler "
                 f"{self.options.upsampler} wants {grid}; encode the scene with it"
             )
-        return replace(found, cls=found.cls.to(self.device), patches=found.patches.to(self.device))
+        patches = found.patches.to(self.device)
+        if self._from_codes is not None:
+            patches = patches @ self._from_codes
+        return replace(found, cls=found.cls.to(self.device), patches=patches)
 
     def known(self, windows: Sequence[Window], corner: tuple[int, int]) -> Sequence[Window]:
         """Those of some windows, counted from a corner of the scene, that the store holds."""
@@ -281,7 +288,17 @@ class RecordedSegmenter(Segmenter):
             "path": str(self.store.path),
             "tier": self.tier,
             "identity": self.store.facts["identity"],
-        }
+        } | self._nearness
+
+    @functools.cached_property
+    def _nearness(self) -> dict[str, Any]:
+        """How near logits are to those of exact features; nothing where they are the same."""
+        error = self.store.nearness(self._text.cpu())
+        if error is None:
+            return {}
+        bound, found = error
+        told = near(bound if averages(self.options.upsampler) else None, found)
+        return {"channels": self.store.layout.channels} | told
 
 
 class FastSegmenter(RecordedSegmenter):
@@ -314,7 +331,6 @@ class FastSegmenter(RecordedSegmenter):
     def _make_scorer(self, encoder: PixelEncoder, first: WindowStep) -> WindowScorer:
         chosen = self.options
         self._field = Field(self.store, self._text, chosen.cls_bias, chosen.blend)
-        self._bound, self._found = self._field.error()
         return FieldScorer(encoder, self._field)
 
     def _strips(
@@ -365,13 +381,9 @@ class FastSegmenter(RecordedSegmenter):
             for place in [place for place in known if place[0] < first // self.store.layout.block]:
                 del known[place]
 
-    @property
-    def source(self) -> dict[str, Any]:
-        """The store, and how near its logits are."""
-        return super().source | {
-            "logit_error_bound": round(self._bound, 6),
-            "logit_error_found": None if self._found is None else round(self._found, 6),
-        }
+    @functools.cached_property
+    def _nearness(self) -> dict[str, Any]:
+        return near(*self._field.error())
 
     def lattice(self, height: int, width: int) -> Lattice:
         """Pieces of the field; they do not overlap but at the scene's last rows and columns."""
