@@ -291,7 +291,13 @@ def test_check_says_what_nothing_tells(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "ok"), [("own.pt", None), ("FarSLIP1.pt", True), ("CLIP-laion2B.pt", False)]
+    ("name", "ok"),
+    [
+        ("own.pt", None),
+        ("FarSLIP1.pt", True),
+        ("CLIP-laion2B.pt", False),
+        ("quickgelu-of-laion2B.pt", True),
+    ],
 )
 def test_check_compares_quick_gelu_with_what_is_known_of_the_file(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ok: Any

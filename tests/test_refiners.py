@@ -191,6 +191,7 @@ def test_the_global_logits_go_the_way_of_the_patches() -> None:
         ("guided:eps=0", "a number from 1e-05"),
         ("lposs:alpha=1", "alpha is 1.0; give a number from 0 to 0.999"),
         ("lposs:side=4", "an odd number"),
+        ("lposs:side=21,steps=60", "reaches 610 pixels; give less"),
         ("laplace:cell=0", "from 1 to 64"),
         ("laplace:floor=0", "from 0.01 to 1"),
         ("laplace:gradient=0.1", "give two"),

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from geoseg.model.backbone import Backbone
 
 _OPENAI_STATE_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
-_QUICK_GELU_NAMES = re.compile(r"openai|metaclip|dfn|farslip|lrsclip|longclip", re.IGNORECASE)
+_QUICK_GELU_NAMES = re.compile(
+    r"quick.?gelu|openai|metaclip|dfn|farslip|lrsclip|longclip", re.IGNORECASE
+)
 _PLAIN_GELU_NAMES = re.compile(r"laion-?2b|datacomp|commonpool", re.IGNORECASE)
 _LONG_TEXT_KEY = "positional_embedding_res"
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)

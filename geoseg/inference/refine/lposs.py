@@ -15,6 +15,8 @@ from geoseg.methods import Within
 
 _COLUMNS_AT_A_TIME = 512
 """Columns that are refined at once, besides what is reached around them: weights are large."""
+_FARTHEST = 400
+"""Pixels; weights are kept of all pairs around so many more on each side."""
 _TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -36,20 +38,25 @@ class Lposs:
     Raises
     ------
     OptionError
-        If the side is even.
+        If the side is even, or it and the steps together reach too far for the memory.
     """
 
     alpha: Annotated[float, Within(0, 0.999)] = 0.95
     """How far labels spread; 0 leaves them."""
     tau: Annotated[float, Within(0.001, 100)] = 0.01
     """Distance in Lab / (100, 128, 128) at which a weight falls to 1/e."""
-    side: Annotated[int, Within(3, 63)] = 13
+    side: Annotated[int, Within(3, 21)] = 13
     """Of the square, in pixels; odd."""
-    steps: Annotated[int, Within(1, 200)] = 25
+    steps: Annotated[int, Within(1, 100)] = 25
 
     def __post_init__(self) -> None:
         if self.side % 2 == 0:
             raise OptionError(f"refiner lposs: side is {self.side}; give an odd number of pixels")
+        if self.reach > _FARTHEST:
+            raise OptionError(
+                f"refiner lposs: a side of {self.side} in {self.steps} steps reaches {self.reach} "
+                f"pixels; give less of one, for {_FARTHEST} or less"
+            )
 
     @property
     def reach(self) -> int:
