@@ -83,7 +83,7 @@ def _print(facts: dict[str, Any]) -> None:
     console = _run.console()
     if not console.is_terminal:
         for section, values in facts.items():
-            lines = [f"{name.replace('_', ' '):<20}{_text(v, name)}" for name, v in values.items()]
+            lines = [f"{name.replace('_', ' '):<19} {_text(v, name)}" for name, v in values.items()]
             typer.echo("\n".join([section, *lines, ""]))
         return
     for section, values in facts.items():
