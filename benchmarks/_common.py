@@ -43,7 +43,7 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
     content = {
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "arguments": sys.argv[1:],
+        "arguments": [Path(one).name if Path(one).is_absolute() else one for one in sys.argv[1:]],
         "machine": machine(),
         **facts,
         "rows": [dict(row) for row in rows],
