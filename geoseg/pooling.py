@@ -254,18 +254,21 @@ class Mixing:
     """Mean direction of its CLS tokens."""
 
     def best(self, found: Sequence[Example]) -> tuple[VocabularyClass, ...]:
-        """Classes by which left-out examples are told best.
+        """Classes by which left-out examples are told best, and none of them worse.
 
         Where the plain directions of the examples bring nothing to the words, those are tried in
-        which what varies within classes counts less, and no class may lose by them.
+        which what varies within classes counts less.
         """
-        share = self._best_share(found, whiten=False, cost=1.0)
+        share = self._best_share(found, whiten=False)
         if share or self.vectors is None:
             return self.classes(found, share)
-        return self.classes(found, self._best_share(found, whiten=True, cost=_COST), whiten=True)
+        return self.classes(found, self._best_share(found, whiten=True), whiten=True)
 
-    def _best_share(self, found: Sequence[Example], *, whiten: bool, cost: float) -> float:
-        """Share with which left-out examples are told best, token by token; the least of equals."""
+    def _best_share(self, found: Sequence[Example], *, whiten: bool) -> float:
+        """Share with which left-out examples are told best, token by token; the least of equals.
+
+        It has to be better than the words alone by a standard error over examples, which are few.
+        """
         several = {one.name for one in found if sum(o.name == one.name for o in found) > 1}
         if self.vectors is None or not several:
             return _USUAL_SHARE
@@ -277,7 +280,10 @@ class Mixing:
                 by_class.setdefault(one.name, []).append(right)
         scores = np.array([np.mean(some, axis=0) for some in by_class.values()])
         means = scores.mean(axis=0)
-        means[(scores < scores[:, :1] - cost).any(axis=0)] = -np.inf
+        each = np.array([right for some in by_class.values() for right in some])
+        by_chance = (each - each[:, :1]).std(axis=0, ddof=1) / np.sqrt(len(each))
+        means[means - means[0] < by_chance] = -np.inf
+        means[(scores < scores[:, :1] - _COST).any(axis=0)] = -np.inf
         return next(
             share
             for share, score in zip(_TRIED_SHARES, means, strict=True)
