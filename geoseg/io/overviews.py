@@ -1,7 +1,7 @@
 """Overviews of a raster, made only where there is something to see, and from arrays in memory.
 
 GDAL makes them of every block, stored or not, a minute and a half for ten gigapixels of nothing,
-and takes five times as long for the same most frequent values.
+and takes several times as long for the same most frequent values.
 """
 
 from __future__ import annotations
