@@ -75,8 +75,7 @@ def correct(
         "out": str(done.run.out),
         "right_before": done.before,
         "right_left_out": done.after,
-        "share": done.share,
-        "prior": done.prior,
+        "spread": done.spread,
         "moved": moved,
     }
     if as_json:

@@ -11,35 +11,37 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
-import scipy.special
+from shapely.geometry.base import BaseGeometry
 
 from geoseg._files import local_target
 from geoseg._inputs import is_there, shown
 from geoseg.ask import Store
 from geoseg.errors import OptionError, OutputError, SceneError, VocabularyError, warn
 from geoseg.inference.lane import TilePixels
-from geoseg.io.grid import pieces
+from geoseg.io.grid import Grid, pieces
 from geoseg.io.labels import LabelRaster
 from geoseg.options import Options, Products
-from geoseg.pooling import Example, Mixing, examples_on
+from geoseg.pooling import examples_on
+from geoseg.probe import Places, Probe
 from geoseg.run.folder import OutputFolder
 from geoseg.run.report import scene_report
 from geoseg.run.result import ProgressCallback, Run
 from geoseg.run.tiles import PixelSource
-from geoseg.store.pool import seen_by_store, survey, tokens_in
+from geoseg.store.pool import (
+    Survey,
+    directions_at,
+    seen_by_store,
+    survey,
+    survey_of_field,
+    tokens_in,
+)
 from geoseg.store.recorded import RecordedSegmenter
-from geoseg.text.vocabulary import Vocabulary, VocabularyClass
+from geoseg.text.embedding import embed_queries
+from geoseg.text.templates import load_templates
+from geoseg.text.vocabulary import Vocabulary
 from geoseg.tiling.tiles import TilePlan
 from geoseg.types import FloatArray, Window
 
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.35)
-"""Of examples in the queries of words, that are tried."""
-PRIORS = (0.0, 0.003, 0.01, 0.03)
-"""Standard deviations of a class's offset before anything is known of it; 0 leaves it alone."""
-_WORTH = 2
-"""Places more that have to be right before words are touched: one of a few is chance."""
-_FOLDS = 20
 _PIXELS_AT_A_TIME = 2**22
 
 
@@ -57,10 +59,9 @@ class Correction:
         Share of the corrected places that the old map has right, from 0 to 1.
     after
         Share that is right where each was left out, by what was learnt from the others.
-    share
-        Of the examples in the queries, from 0 to 1.
-    prior
-        Standard deviation of the offsets, in units of cosines.
+    spread
+        How far a usual pixel's log odds might be moved, as a standard deviation; 0 where nothing
+        that was learnt is better than the words.
     moved
         Pixels by their class before and after, of those that changed.
     """
@@ -69,8 +70,7 @@ class Correction:
     vocabulary: Vocabulary
     before: float
     after: float
-    share: float
-    prior: float
+    spread: float
     moved: dict[tuple[str, str], int]
 
 
@@ -88,9 +88,8 @@ def correct(
     """Make a map anew from a few places whose class a person knows.
 
     Offsets of the classes, and directions from the places beside the words, are fitted with a
-    strong belief that the map is right as it is. How strong, and how much of the directions, is
-    what tells most places right when each is left out in turn; if nothing tells two more of them
-    right than the map does, the words stay as they are.
+    strong belief that the map is right as it is. How strong is what left-out places speak for; if
+    by any belief the places of some class are told worse, the words stay as they are.
 
     Parameters
     ----------
@@ -121,10 +120,9 @@ def correct(
     if target.exists() and target.samefile(map):
         raise OutputError(f"{shown(target)} is the map that is corrected; give another --out")
     OutputFolder(target).check(overwrite=overwrite, resume=False)
-    places = _places(store, points, column, made.vocabulary)
-    fit = _Fit.of(store, made.vocabulary, made.options, places, fast=made.fast)
-    before, after, share, prior = fit.best()
-    corrected = fit.vocabulary(range(len(places)), share, prior)
+    known = _Known.of(store, made, points, column)
+    found = known.probe.best()
+    corrected = known.vocabulary(found.spread)
     run = store.to_files(
         corrected,
         target,
@@ -136,7 +134,7 @@ def correct(
         progress=progress,
     )
     moved = _moved(Path(map) / "labels.tif", target / "labels.tif", corrected.names)
-    return Correction(run, corrected, before, after, share, prior, moved)
+    return Correction(run, corrected, found.before, found.after, found.spread, moved)
 
 
 @dataclass(frozen=True)
@@ -228,179 +226,99 @@ def _options(report: dict[str, Any]) -> Options:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """A corrected place."""
+class _Known:
+    """What corrected places say of the classes of a map."""
 
-    name: str
-    pixel: tuple[int, int]
-    example: Example | None
-    """Its tokens, where the store has them."""
+    before: Vocabulary
+    words: FloatArray
+    """``(N, D)`` unit vectors of all its prompts."""
+    survey: Survey
+    probe: Probe
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        made: Mapped,
+        points: str | Path | gpd.GeoDataFrame,
+        column: str | None,
+    ) -> _Known:
+        """Ask the store what the map's words score at the places, and what these look like."""
+        source, reading = store._open(None, None)
+        classes = made.vocabulary
+        found = examples_on(points, source.grid, column, may_be_empty=True)
+        placed = _placed(found, source.grid, classes)
+        segmenter = store._segmenter(
+            classes, made.fast, replace(made.options, refine=()), None, "cpu"
+        )
+        looks, survey = _looks(store, placed, source.grid, segmenter.options.cls_bias)
+        pixels = store._pixels(segmenter, source, reading)
+        query_classes = np.asarray(segmenter._decision.query_classes.cpu().numpy())
+        truth, logits, seen = [], [], []
+        for (index, pixel, _), look in zip(placed, looks, strict=True):
+            asked = _logits_at(segmenter, pixels, pixel)
+            if asked is None or look is None:
+                continue
+            best = [
+                asked[query_classes == k].max() + c.offset for k, c in enumerate(classes.classes)
+            ]
+            truth.append(index)
+            logits.append(best)
+            seen.append(look)
+        if not truth:
+            raise OptionError("all corrected places lie where the scene has no data")
+        prompts = [word for entry in classes.classes for word in entry.prompts]
+        words = np.zeros((0, len(survey.mean)), np.float32)
+        if prompts:
+            words = embed_queries(segmenter.model, prompts, load_templates(made.options.templates))
+        places = Places(np.array(truth), np.array(logits, np.float64), np.array(seen))
+        return cls(classes, words, survey, Probe(places, survey, segmenter.options.logit_scale))
+
+    def vocabulary(self, spread: float) -> Vocabulary:
+        """Classes as the places make them."""
+        classes, hidden = self.before.classes, self.before.hidden
+        lean = self.probe.lean(spread)
+        return Vocabulary(lean.classes(classes, self.words, self.survey.mean), hidden)
 
 
-def _places(
-    store: Store, points: str | Path | gpd.GeoDataFrame, column: str | None, classes: Vocabulary
-) -> list[_Place]:
-    source, _ = store._open(None, None)
-    seen = None
-    if "full" in store.tiers:
-        seen = seen_by_store(store._file, source.grid, "cpu")
-    made, found = [], examples_on(points, source.grid, column, may_be_empty=True)
+_Placed = tuple[int, tuple[int, int], BaseGeometry]
+"""Class of a place, a pixel in its middle, and its outline in pixels."""
+
+
+def _placed(
+    found: Sequence[tuple[str, BaseGeometry]], grid: Grid, classes: Vocabulary
+) -> list[_Placed]:
+    placed: list[_Placed] = []
     for name, outline in found:
         if name not in classes:
             raise VocabularyError(
                 f"'{shown(name)}' is not a class of the map: {shown(', '.join(classes.names))}"
             )
         middle = outline.representative_point()
-        row = min(int(middle.y), source.grid.height - 1)
-        col = min(int(middle.x), source.grid.width - 1)
-        example = None
-        if seen is not None:
-            tokens, shares = tokens_in(outline, seen, len(found))
-            example = Example(name, tokens, shares) if len(shares) else None
-        made.append(_Place(classes[name].name, (row, col), example))
-    if len({place.name for place in made}) == 1 and len(classes) > 1:
+        pixel = min(int(middle.y), grid.height - 1), min(int(middle.x), grid.width - 1)
+        placed.append((classes.names.index(classes[name].name), pixel, outline))
+    names = {classes.names[index] for index, *_ in placed}
+    if len(names) == 1 and len(classes) > 1:
         warn(
-            f"all corrected places are '{shown(made[0].name)}', which nothing holds back then; "
+            f"all corrected places are '{shown(names.pop())}', which nothing holds back then; "
             "give some of other classes too, also where the map is right"
         )
-    return made
+    return placed
 
 
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Corrected places, and what classes could become by them."""
-
-    classes: Sequence[VocabularyClass]
-    places: Sequence[_Place]
-    truth: npt.NDArray[np.int64]
-    """Class of each place."""
-    logits: FloatArray
-    """``(n, Q)`` of the map's own queries there."""
-    query_classes: npt.NDArray[np.int64]
-    scale: float
-    hidden: tuple[VocabularyClass, ...]
-    mixing: Mixing | None
-    """None without tokens, or if there are examples in the classes already."""
-
-    @classmethod
-    def of(
-        cls,
-        store: Store,
-        vocabulary: Vocabulary,
-        options: Options,
-        places: Sequence[_Place],
-        *,
-        fast: bool,
-    ) -> _Fit:
-        """Ask the store what the map's words score at the places."""
-        source, reading = store._open(None, None)
-        plain = replace(options, refine=())
-        segmenter = store._segmenter(vocabulary, fast, plain, None, "cpu")
-        pixels = store._pixels(segmenter, source, reading)
-        found = [_logits_at(segmenter, pixels, place.pixel) for place in places]
-        kept = [(place, one) for place, one in zip(places, found, strict=True) if one is not None]
-        if not kept:
-            raise OptionError("all corrected places lie where the scene has no data")
-        some = [place for place, _ in kept]
-        mixing = None
-        has_words = all(entry.prompts and not entry.example for entry in vocabulary.classes)
-        has_words &= len(segmenter.text_embeddings) == len(vocabulary.queries)  # none is hidden
-        if has_words and all(place.example is not None for place in some):
-            seen = seen_by_store(store._file, source.grid, "cpu")
-            mixing = Mixing(vocabulary.classes, segmenter.text_embeddings, *survey(seen))
-        names = vocabulary.names
-        return cls(
-            vocabulary.classes,
-            some,
-            np.array([names.index(place.name) for place in some]),
-            np.stack([one for _, one in kept]),
-            np.asarray(segmenter._decision.query_classes.cpu().numpy()),
-            segmenter.options.logit_scale,
-            vocabulary.hidden,
-            mixing,
-        )
-
-    def best(self) -> tuple[float, float, float, float]:
-        """Part that is right before and after, and the share and prior that make it so."""
-        before = float(np.mean(self._told(self.classes, range(len(self.places))) == self.truth))
-        best = (before, before, 0.0, 0.0)
-        least = before + (_WORTH - 0.5) / len(self.places)
-        for share in SHARES if self.mixing is not None else (0.0,):
-            for prior in PRIORS:
-                after = self._left_out(share, prior)
-                if after > max(best[1], least):
-                    best = (before, after, share, prior)
-        return best
-
-    def _left_out(self, share: float, prior: float) -> float:
-        """Part of the places that is told right by the others."""
-        count = len(self.places)
-        folds = min(count, _FOLDS)
-        right = np.zeros(count, bool)
-        for fold in range(folds):
-            test = range(fold, count, folds)
-            train = [k for k in range(count) if k % folds != fold]
-            classes = self._classes(train, share, prior)
-            right[list(test)] = self._told(classes, test) == self.truth[list(test)]
-        return float(right.mean())
-
-    def vocabulary(self, some: Sequence[int], share: float, prior: float) -> Vocabulary:
-        """Classes as some places make them."""
-        return Vocabulary(tuple(self._classes(some, share, prior)), self.hidden)
-
-    def _classes(
-        self, some: Sequence[int], share: float, prior: float
-    ) -> Sequence[VocabularyClass]:
-        classes = self.classes
-        if share and some:
-            assert self.mixing is not None
-            examples = [e for k in some if (e := self.places[k].example) is not None]
-            classes = self.mixing.classes(examples, share)
-        if not prior or not some:
-            return classes
-        own, truth = self._scores(classes, some), self.truth[list(some)]
-
-        def cost(offsets: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-            scaled = self.scale * (own + offsets)
-            likely = scaled - scipy.special.logsumexp(scaled, axis=1, keepdims=True)
-            slope = self.scale * np.exp(likely)
-            slope[np.arange(len(truth)), truth] -= self.scale
-            loss = -likely[np.arange(len(truth)), truth].sum()
-            spread = offsets / prior**2
-            return float(loss + (offsets * spread).sum() / 2), slope.sum(0) + spread
-
-        found = scipy.optimize.minimize(cost, np.zeros(len(classes)), jac=True, method="L-BFGS-B")
-        return [
-            replace(entry, offset=float(np.clip(round(entry.offset + shift, 6), -1, 1)))
-            for entry, shift in zip(classes, found.x, strict=True)
-        ]
-
-    def _scores(
-        self, classes: Sequence[VocabularyClass], some: Sequence[int]
-    ) -> npt.NDArray[np.float64]:
-        """Best logit ``(n, K)`` of every class at some places."""
-        logits = self.logits[list(some)].astype(np.float64)
-        if self.mixing is not None and self.mixing.vectors is not None:
-            for index, entry in enumerate(classes):
-                if entry.example:
-                    own = self.query_classes == index
-                    example = np.array(entry.example)
-                    mixed = (1 - entry.share) * self.mixing.vectors[own] + entry.share * example
-                    at = np.array([self._mean(k) @ example for k in some])
-                    score = (1 - entry.share) * logits[:, own] + entry.share * at[:, None]
-                    logits[:, own] = score / np.linalg.norm(mixed, axis=1)
-        best = np.full((len(logits), len(classes)), -np.inf)
-        for index, entry in enumerate(classes):
-            best[:, index] = logits[:, self.query_classes == index].max(1) + entry.offset
-        return best
-
-    def _mean(self, place: int) -> npt.NDArray[np.float64]:
-        example = self.places[place].example
-        assert example is not None
-        return example.mean
-
-    def _told(self, classes: Sequence[VocabularyClass], some: Sequence[int]) -> Any:
-        return self._scores(classes, some).argmax(1)
+def _looks(
+    store: Store, placed: Sequence[_Placed], grid: Grid, bias: float
+) -> tuple[list[npt.NDArray[np.float64] | None], Survey]:
+    """Mean token ``(D,)`` of each place, None where there is none, and of the scene."""
+    file = store._file
+    if "full" not in store.tiers:
+        basis = file.read("fast/basis").astype(np.float64)
+        pixels = np.array([pixel for _, pixel, _ in placed])
+        return list(directions_at(file, pixels, grid) @ basis.T), survey_of_field(file)
+    seen = seen_by_store(file, grid, "cpu").without_bias(bias)
+    found = (tokens_in(outline, seen, len(placed)) for *_, outline in placed)
+    means = [shares @ tokens / shares.sum() if len(shares) else None for tokens, shares in found]
+    return means, survey(seen)
 
 
 def _logits_at(

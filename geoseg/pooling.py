@@ -26,8 +26,9 @@ from geoseg.io.vectors import lay_polygons, read_polygons
 from geoseg.model.loading import Model, load_model
 from geoseg.model.spec import DEFAULT_MODEL
 from geoseg.options import Options, Reading
+from geoseg.probe import UNTRIED, Places, Probe
 from geoseg.runtime.gdal import bounded_cache
-from geoseg.store.pool import Seen, seen_by_encoder, seen_by_store, survey, tokens_in
+from geoseg.store.pool import Seen, Survey, seen_by_encoder, seen_by_store, survey, tokens_in
 from geoseg.text.embedding import embed_queries
 from geoseg.text.queries import Queries
 from geoseg.text.templates import load_templates
@@ -53,10 +54,11 @@ def examples(
 ) -> Vocabulary:
     """Make queries of what is to be seen where examples lie.
 
-    The unit features in the examples of a class are averaged, the scene's own mean is taken away,
-    and what is left is a direction that speaks for the class: by itself where the class has no
-    words, else mixed into the queries of its words. What comes back is a vocabulary like any other:
-    for this scene, for others that are mapped with the same model, and for ``.save("….toml")``.
+    Classes without words are known by what tells the unit features in their examples from those in
+    others. Those with words lean towards their examples, as a linear probe that begins at the words
+    (few-shot adaptation in the manner of CLAP, CVPR 2024), as far as left-out examples speak for
+    it. What comes back is a vocabulary like any other: for this scene, for others that are mapped
+    with the same model, and for ``.save("….toml")``.
 
     Parameters
     ----------
@@ -71,11 +73,12 @@ def examples(
     column
         The one with the class names; by default ``class``, or one that is called like that.
     share
-        Of the example in the queries of a class that has words too, from 0 to 1; None tries some
-        and takes the one with which each example is told best by the others. Where words do that
-        as well by themselves, they are left as they are.
+        Of the direction from the scene's mean feature to that of the examples in the queries of a
+        class that has words too, from 0 to 1, in place of what left-out examples speak for. Where
+        words do as well by themselves, these leave them as they are.
     model, options, reading, device
-        As for `geoseg.segment`; a store has its own, and of the options only templates count.
+        As for `geoseg.segment`; a store has its own, and of the options only templates, CLS bias
+        and scale count.
 
     Returns
     -------
@@ -107,6 +110,8 @@ def examples(
             how = as_made(Reading, reading)
             source = scene if isinstance(scene, Scene) else open_scene(as_given(scene), how)
             seen = seen_by_encoder(source, loaded, chosen)
+        asked = chosen.resolve(seen.model.defaults)
+        seen = seen.without_bias(asked.cls_bias)
         found = _collected(examples_on(where, seen.grid, column), seen)
         known = survey(seen)
     names = list(dict.fromkeys(one.name for one in found))
@@ -137,8 +142,8 @@ def examples(
     words = [word for entry in parts for word in entry.prompts]
     templates = load_templates(chosen.templates)
     vectors = embed_queries(seen.model, words, templates) if words else None
-    mixing = Mixing(parts, vectors, *known)
-    made = mixing.best(found) if share is None else mixing.classes(found, share)
+    mixing = Mixing(parts, vectors, known)
+    made = mixing.best(found, asked.logit_scale) if share is None else mixing.classes(found, share)
     before = () if classes is None else Vocabulary.parse(classes).hidden
     return Vocabulary(made[:kept], (*made[kept:], *before))
 
@@ -248,106 +253,64 @@ class Mixing:
     parts: Sequence[VocabularyClass]
     vectors: FloatArray | None
     """Of all words."""
-    scene: npt.NDArray[np.float64]
-    """Mean unit token of the scene."""
-    cls: npt.NDArray[np.float64]
-    """Mean direction of its CLS tokens."""
+    survey: Survey
+    """Of the scene, its tokens without the CLS bias."""
 
-    def best(self, found: Sequence[Example]) -> tuple[VocabularyClass, ...]:
-        """Classes by which left-out examples are told best, and none of them worse.
-
-        Where the plain directions of the examples bring nothing to the words, those are tried in
-        which what varies within classes counts less.
-        """
-        share = self._best_share(found, whiten=False)
-        if share or self.vectors is None:
-            return self.classes(found, share)
-        return self.classes(found, self._best_share(found, whiten=True), whiten=True)
-
-    def _best_share(self, found: Sequence[Example], *, whiten: bool) -> float:
-        """Share with which left-out examples are told best, token by token; the least of equals.
-
-        It has to be better than the words alone by a standard error over examples, which are few.
-        """
-        several = {one.name for one in found if sum(o.name == one.name for o in found) > 1}
-        if self.vectors is None or not several:
-            return _USUAL_SHARE
-        by_class: dict[str, list[list[float]]] = {}
-        for one in found:
-            if one.name in several:
-                learnt = self._learnt([other for other in found if other is not one], whiten=whiten)
-                right = [self._right(one, learnt, share) for share in _TRIED_SHARES]
-                by_class.setdefault(one.name, []).append(right)
-        scores = np.array([np.mean(some, axis=0) for some in by_class.values()])
-        means = scores.mean(axis=0)
-        each = np.array([right for some in by_class.values() for right in some])
-        by_chance = (each - each[:, :1]).std(axis=0, ddof=1) / np.sqrt(len(each))
-        means[means - means[0] < by_chance] = -np.inf
-        means[(scores < scores[:, :1] - _COST).any(axis=0)] = -np.inf
-        return next(
-            share
-            for share, score in zip(_TRIED_SHARES, means, strict=True)
-            if score >= means.max() - _WORTH
-        )
-
-    def _right(self, one: Example, learnt: Learnt, share: float) -> float:
-        """Part of an example's tokens that others tell right."""
-        vocabulary = Vocabulary(self._mixed(learnt, share))
-        queries = Queries.of(vocabulary, lambda words: self._words())
-        logits = one.tokens @ queries.vectors.T + queries.offset
-        told = queries.class_of[logits.argmax(-1)]
-        right = told == [n.casefold() for n in vocabulary.names].index(one.name.casefold())
-        return float(one.shares @ right / one.shares.sum())
-
-    def _words(self) -> FloatArray:
-        assert self.vectors is not None
-        return self.vectors
-
-    def classes(
-        self, found: Sequence[Example], share: float, *, whiten: bool = False
-    ) -> tuple[VocabularyClass, ...]:
-        """Classes with their examples; what they score halfway to the scene's mean stays."""
+    def best(self, found: Sequence[Example], scale: float) -> tuple[VocabularyClass, ...]:
+        """Classes that lean towards their examples as far as left-out examples speak for it."""
         if self.vectors is None:
             return self._told_apart(found)
-        return self._mixed(self._learnt(found, whiten=whiten), share)
+        words = self.vectors
+        base = self._mixed(found, None)
+        queries = Queries.of(Vocabulary(base), lambda _: words)
+        names = [entry.name.casefold() for entry in base]
+        places = Places(
+            np.array([names.index(one.name.casefold()) for one in found]),
+            np.array([_logits(one, queries) for one in found]),
+            np.array([one.mean for one in found]),
+        )
+        probe = Probe(places, self.survey, scale)
+        several = len(found) > len(set(places.truth.tolist()))
+        spread = probe.best().spread if several else UNTRIED
+        return probe.lean(spread).classes(base, words, self.survey.mean)
 
-    def _learnt(self, found: Sequence[Example], *, whiten: bool) -> Learnt:
-        """What some examples say of their classes: mean token, and direction from the scene's.
+    def classes(self, found: Sequence[Example], share: float) -> tuple[VocabularyClass, ...]:
+        """Classes with so much of their examples; what they score halfway to the scene's mean
+        stays."""
+        return self._told_apart(found) if self.vectors is None else self._mixed(found, share)
 
-        No direction has a part in that of the CLS tokens: the CLS bias is to take the same from
-        all.
+    def _mixed(self, found: Sequence[Example], share: float | None) -> tuple[VocabularyClass, ...]:
+        """Classes of words with a share of their examples, and others of these alone.
+
+        What an example says of its class is how its mean token differs from the scene's. No
+        direction has a part in that of the CLS tokens: the CLS bias is to take the same from all.
         """
+        assert self.vectors is not None
+        vectors, (scene, cls) = self.vectors, (self.survey.mean, self.survey.cls)
         means = _means(found)
-        along: Whitened = lambda away: away - (away @ self.cls) * self.cls  # noqa: E731
-        if whiten:
-            along = self._whitening(found, means)
-        return {name: (mean, along(mean - self.scene)) for name, mean in means.items()}
-
-    def _mixed(self, learnt: Learnt, share: float) -> tuple[VocabularyClass, ...]:
-        """Classes of words with a share of what was learnt."""
-        vectors = self._words()
-        usual = float((vectors @ self.scene).mean())
+        usual = float((vectors @ scene).mean())
         made, first = [], 0
         for entry in self.parts:
             own = vectors[first : first + len(entry.prompts)]
             first += len(entry.prompts)
-            some = learnt.get(entry.name.casefold())
-            if some is None or (len(own) and not share):
+            mean = means.get(entry.name.casefold())
+            if mean is None or (len(own) and share is None):
                 made.append(entry)
                 continue
-            mean, away = some
+            away = mean - scene
+            away -= (away @ cls) * cls
             vector = away / max(float(np.linalg.norm(away)), 1e-12)
-            middle = float(vector @ (mean + self.scene) / 2)
+            middle = float(vector @ (mean + scene) / 2)
             shift = usual - middle
-            if len(own):
-                level = own @ self.scene
+            if len(own) and share is not None:
+                level = own @ scene
                 length = np.linalg.norm((1 - share) * own + share * vector, axis=-1).clip(1e-12)
                 shift = float(np.mean(level - ((1 - share) * level + share * middle) / length))
             made.append(
                 replace(
                     entry,
                     example=tuple(round(float(value), _DIGITS) for value in vector),
-                    share=share,
+                    share=1.0 if share is None else share,
                     offset=float(np.clip(round(entry.offset + shift, _DIGITS), -1, 1)),
                 )
             )
@@ -378,12 +341,12 @@ class Mixing:
 
     def _whitening(self, found: Sequence[Example], means: Mapping[str, Vector]) -> Whitened:
         """What divides by the covariance within classes, and leaves out the CLS tokens' part."""
-        size = len(self.scene)
+        size, cls = len(self.survey.mean), self.survey.cls
         spread = np.zeros((size, size))
         for one in found:
             away = one.tokens - means[one.name.casefold()]
             spread += (away * (one.shares / one.shares.sum())[:, None]).T @ away / len(found)
-        along = np.eye(size) - np.outer(self.cls, self.cls)
+        along = np.eye(size) - np.outer(cls, cls)
         ball = np.trace(spread) / size + _LEAST_SPREAD
         kept = (1 - _DRAWN) * along @ spread @ along + _DRAWN * ball * np.eye(size)
         factor = scipy.linalg.cho_factor(kept)
@@ -398,15 +361,15 @@ def _means(found: Sequence[Example]) -> dict[str, Vector]:
     return {name: np.asarray(np.mean(some, axis=0)) for name, some in own.items()}
 
 
+def _logits(one: Example, queries: Queries) -> Vector:
+    """Mean logit ``(K,)`` of the best query of every class in an example."""
+    logits = one.tokens @ queries.vectors.T + queries.offset
+    best = [logits[:, queries.class_of == index].max(1) for index in range(queries.classes)]
+    return np.asarray(np.array(best) @ one.shares / one.shares.sum())
+
+
 Vector = npt.NDArray[np.float64]
-Learnt = Mapping[str, tuple[Vector, Vector]]
 Whitened = Callable[[Vector], Vector]
 _DRAWN, _LEAST_SPREAD = 0.3, 1e-4
 """How far the covariance of examples, which are few, is drawn towards a ball's, and the least
 variance of that."""
-_TRIED_SHARES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
-_USUAL_SHARE = 0.2
-_WORTH = 0.01
-"""Part of the tokens that a larger share has to tell right beyond a smaller one."""
-_COST = 0.02
-"""Part of a class's tokens that may be told wrong where the words alone tell them right."""

@@ -105,11 +105,11 @@ def test_examples_hold_on_another_scene_and_in_a_file(
 def test_words_get_better_by_examples(store: Store, file: Path) -> None:
     words = Vocabulary.parse("brick, roof; lawn; lake")
     before = told_right(store.ask(words, options=QUICK).labels.values)
-    both = geoseg.examples(store, file, words)
+    both = geoseg.examples(store, file, words, options=QUICK)
     assert [entry.prompts for entry in both.classes] == [e.prompts for e in words.classes]
     after = told_right(store.ask(both, options=QUICK).labels.values)
     assert after > max(before, 0.8)
-    half = geoseg.examples(store, file, words, share=0.5)
+    half = geoseg.examples(store, file, words, share=0.5, options=QUICK)
     assert {entry.share for entry in half.classes} == {0.5}
 
 
@@ -252,10 +252,14 @@ def known_points(count: int) -> gpd.GeoDataFrame:
     return table(names, [shapely.Point(500000 + x, 5000000 - y) for x, y in at])
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("tier", "fast"), [("both", False), ("both", True), ("fast", True)])
 @pytest.mark.filterwarnings("ignore:.*smaller than a patch")
-def test_a_few_corrected_points_mend_a_map(both: Store, tmp_path: Path, fast: bool) -> None:
+def test_a_few_corrected_points_mend_a_map(
+    both: Store, scene: Path, model: geoseg.Model, tmp_path: Path, tier: str, fast: bool
+) -> None:
     bare = geoseg.Products(polygons="none", preview=False)
+    if tier == "fast":
+        both = geoseg.encode(scene, tmp_path / "fast.store", model=model, store={"tier": "fast"})
     made = both.to_files(
         "brick; lawn; lake", tmp_path / "map", fast=fast, options=QUICK, products=bare
     )
@@ -275,7 +279,7 @@ def test_a_few_corrected_points_mend_a_map(both: Store, tmp_path: Path, fast: bo
         list(COLOURS)[after[int(5000000 - p.y), int(p.x - 500000)]] for p in points.geometry
     ]})  # fmt: skip
     same = geoseg.correct(both, again.out, truth, tmp_path / "same", products=bare)
-    assert (same.before, same.share, same.prior, same.moved) == (1.0, 0.0, 0.0, {})
+    assert (same.before, same.spread, same.moved) == (1.0, 0.0, {})
 
 
 def test_corrections_of_other_maps_are_refused(
@@ -351,7 +355,7 @@ def test_a_map_is_not_replaced_by_its_correction(
     both.to_files("brick; lawn; lake", tmp_path / "map", options=QUICK, products=bare)
     with pytest.raises(OutputError, match="is the map that is corrected; give another --out"):
         geoseg.correct(both, tmp_path / "map", known_points(9), tmp_path / "map", overwrite=True)
-    monkeypatch.setattr("geoseg.correction._Fit.of", lambda *a, **k: pytest.fail("fitted"))
+    monkeypatch.setattr("geoseg.correction._Known.of", lambda *a, **k: pytest.fail("fitted"))
     for out, message in (("map", "is the map that is corrected"), ("old", "already holds")):
         (tmp_path / "old").mkdir(exist_ok=True)
         (tmp_path / "old" / "labels.tif").touch()

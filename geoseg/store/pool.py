@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ _SURVEYED = {"store": 256, "scene": 32}
 _WINDOWS, _TOKENS = 256, 2**16
 """Windows at most that say what an outline is like, and tokens at most of all outlines together:
 256 MiB of 512 numbers each."""
+_BLOCKS = 64
+"""Of the fast tier that say what the scene is like."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class Seen:
     padding: tuple[int, int, int, int]
     blend: Any
     surveyed: int
+
+    def without_bias(self, weight: float) -> Seen:
+        """The same, with so much of the CLS token taken off all: products with words are logits."""
+
+        def tokens(window: Window) -> tuple[Tensor, Tensor]:
+            units, cls = self.tokens(window)
+            return units - weight * _units(cls), cls
+
+        return replace(self, tokens=tokens) if weight else self
 
 
 def seen_by_store(file: StoreFile, grid: Grid, device: str) -> Seen:
@@ -114,22 +125,67 @@ def seen_by_encoder(source: Scene, model: Model, options: Options) -> Seen:
     )  # fmt: skip
 
 
-def survey(seen: Seen) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean unit token of a fixed sample of windows, and the direction of their CLS tokens."""
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a scene looks like as a whole."""
+
+    mean: npt.NDArray[np.float64]
+    """``(D,)`` mean token."""
+    covariance: npt.NDArray[np.float64]
+    """``(D, D)`` of the tokens about it."""
+    cls: npt.NDArray[np.float64]
+    """``(D,)`` mean direction of the CLS tokens, of unit length; 0 where an attention gives none:
+    then there is no bias to be even with."""
+
+    @classmethod
+    def of(
+        cls,
+        mean: npt.NDArray[np.float64],
+        square: npt.NDArray[np.float64],
+        units: npt.NDArray[np.float64],
+    ) -> Survey:
+        """From the mean of tokens, that of their squares ``(D, D)``, and unit CLS tokens."""
+        overall = units.mean(axis=0)
+        return cls(
+            mean,
+            square - np.outer(mean, mean),
+            overall / max(float(np.linalg.norm(overall)), 1e-12),
+        )
+
+
+def survey(seen: Seen) -> Survey:
+    """Look at a fixed sample of windows."""
     windows = seen.lattice.touching(Window(0, 0, seen.grid.height, seen.grid.width))
     at = np.linspace(0, len(windows) - 1, min(len(windows), 4 * seen.surveyed)).astype(int)
     some = [windows[k] for k in at if seen.holds(windows[k])]
     some = some[:: -(-len(some) // seen.surveyed)] if some else []
     if not some:
         raise SceneError("the scene holds no data, so that nothing is like anything in it")
-    tokens, cls = [], []
+    size = seen.model.embedding_size
+    mean, square, cls = np.zeros(size), np.zeros((size, size)), []
     for window in some:
-        units, one = seen.tokens(window)
-        tokens.append(units.mean(0).numpy())
-        cls.append(F.normalize(one.double(), dim=-1).numpy())
-    overall = np.mean(cls, axis=0)
-    # Some attentions give no CLS token: then there is no bias to be even with.
-    return np.mean(tokens, axis=0), overall / max(float(np.linalg.norm(overall)), 1e-12)
+        tokens, one = seen.tokens(window)
+        mean += tokens.mean(0).numpy() / len(some)
+        square += (tokens.T @ tokens).numpy() / (len(tokens) * len(some))
+        cls.append(_units(one).numpy())
+    return Survey.of(mean, square, np.array(cls))
+
+
+def survey_of_field(file: StoreFile) -> Survey:
+    """Look at a fixed sample of blocks of the fast tier, in whose directions all lies."""
+    known = np.argwhere(np.isfinite(file.read("fast/scale")[..., 0]))
+    if not len(known):
+        raise SceneError("the scene holds no data, so that nothing is like anything in it")
+    some = known[np.linspace(0, len(known) - 1, min(len(known), _BLOCKS)).astype(int)]
+    size = file.layout.directions
+    mean, square = np.zeros(size), np.zeros((size, size))
+    for block in some.tolist():
+        cells = _cells(file, block, np.s_[1:-1], np.s_[1:-1])
+        mean += cells.mean(0) / len(some)
+        square += cells.T @ cells / (len(cells) * len(some))
+    basis = file.read("fast/basis").astype(np.float64)
+    cls = file.cls_tokens[np.isfinite(file.cls_tokens).all(-1)]
+    return Survey.of(basis @ mean, basis @ square @ basis.T, _units(torch.from_numpy(cls)).numpy())
 
 
 def tokens_in(
@@ -182,10 +238,20 @@ def directions_at(
     vectors = np.zeros((len(pixels), file.layout.directions))
     for block in np.unique(blocks, axis=0).tolist():
         own = (blocks == block).all(1)
-        rows, cols = here[own].T // cell + 1
-        levels = file.read("fast/field", *block)[:, rows, cols].T
-        vectors[own] = levels * file.read("fast/scale", *block) + file.read("fast/offset", *block)
+        vectors[own] = _cells(file, block, *(here[own].T // cell + 1))
     return vectors
+
+
+def _cells(file: StoreFile, block: Sequence[int], rows: Any, cols: Any) -> npt.NDArray[np.float64]:
+    """Some cells ``(n, r)`` of a block of the fast tier."""
+    levels = file.read("fast/field", *block)[:, rows, cols].reshape(file.layout.directions, -1).T
+    scale, offset = (file.read(f"fast/{name}", *block) for name in ("scale", "offset"))
+    return np.asarray(levels * scale.astype(np.float64) + offset)
+
+
+def _units(vectors: Tensor) -> Tensor:
+    """Of unit length, ``(…, D)`` float64; what has no length stays 0."""
+    return F.normalize(vectors.double(), dim=-1)
 
 
 def _shares(outline: BaseGeometry, window: Window, seen: Seen) -> npt.NDArray[np.float64]:
