@@ -252,14 +252,27 @@ def known_points(count: int) -> gpd.GeoDataFrame:
     return table(names, [shapely.Point(500000 + x, 5000000 - y) for x, y in at])
 
 
-@pytest.mark.parametrize(("tier", "fast"), [("both", False), ("both", True), ("fast", True)])
+@pytest.mark.parametrize(
+    ("kept", "fast"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"tier": "fast"}, True),
+        ({"tier": "full", "channels": 24}, False),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*smaller than a patch")
 def test_a_few_corrected_points_mend_a_map(
-    both: Store, scene: Path, model: geoseg.Model, tmp_path: Path, tier: str, fast: bool
+    both: Store,
+    scene: Path,
+    model: geoseg.Model,
+    tmp_path: Path,
+    kept: dict[str, Any],
+    fast: bool,
 ) -> None:
     bare = geoseg.Products(polygons="none", preview=False)
-    if tier == "fast":
-        both = geoseg.encode(scene, tmp_path / "fast.store", model=model, store={"tier": "fast"})
+    if kept:
+        both = geoseg.encode(scene, tmp_path / "other.store", model=model, store=kept)
     made = both.to_files(
         "brick; lawn; lake", tmp_path / "map", fast=fast, options=QUICK, products=bare
     )
