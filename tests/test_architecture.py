@@ -57,8 +57,9 @@ ROOMS: dict[str, set[str]] = {
     "changes": FOUNDATION | {"io", "vector", "xarray"},
     "store": FOUNDATION | INPUTS | {"inference", "run"},
     "ask": FOUNDATION | INPUTS | {"inference", "run", "lazy", "pipeline", "store"},
-    "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask"},
-    "correction": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "pooling"},
+    "probe": FOUNDATION | {"text", "store"},
+    "pooling": FOUNDATION | INPUTS | {"inference", "store", "ask", "probe"},
+    "correction": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "pooling", "probe"},
     "suggestion": FOUNDATION | INPUTS | {"inference", "run", "store", "ask", "correction"},
     "testing": FOUNDATION | INPUTS | {"inference"},
 }

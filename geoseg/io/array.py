@@ -15,7 +15,7 @@ import xarray
 
 from geoseg._texts import Limits, Stretch, parse_stretch
 from geoseg.errors import GeosegWarning, OptionError, SceneError
-from geoseg.io.described import is_sentinel, settle_crs
+from geoseg.io.described import is_sentinel, settle_crs, where_is
 from geoseg.io.grid import Grid
 from geoseg.io.placing import NAME, axes_of, directions, grid_of, north_up, spatial_dims, turn
 from geoseg.io.planes import ArraySource, Fills, Planes, choose_bands, planes_of, variables_of
@@ -348,9 +348,7 @@ def _valid(data: npt.NDArray[Any], fills: Fills) -> BoolArray:
     if not known:
         return valid
     hits = [
-        np.zeros(band.shape, np.bool_)
-        if fill is None
-        else band == np.float64(fill).astype(data.dtype if floating else np.float64)
+        np.zeros(band.shape, np.bool_) if fill is None else where_is(band, fill)
         for band, fill in zip(data, fills, strict=True)
     ]
     sentinels = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
@@ -30,6 +31,7 @@ from geoseg.io.bands import (
 from geoseg.io.crs import crs_name, parse_crs, same_crs, why_no_scene
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.formats import what_it_is
+from geoseg.types import BoolArray
 
 
 def gdal_reason(error: BaseException) -> str:
@@ -238,6 +240,20 @@ def nodata_as(value: float | None, dtype: str) -> float | None:
     if value != int(value) or not limits.min <= value <= limits.max:
         return None
     return int(value)
+
+
+def where_is(values: npt.NDArray[Any], value: float) -> BoolArray:
+    """Where values are one that a file names, for example its nodata.
+
+    Whole numbers are compared as such: as fractions, which numpy takes both for, they are slow, and
+    those beyond 2^53 alike.
+    """
+    if np.issubdtype(values.dtype, np.integer):
+        kind = np.iinfo(values.dtype)
+        if not (kind.min <= value <= kind.max and float(value).is_integer()):
+            return np.zeros(values.shape, np.bool_)
+        return np.asarray(values == values.dtype.type(int(value)))
+    return np.asarray(values == np.float64(value).astype(values.dtype))
 
 
 def is_sentinel(nodata: float) -> bool:

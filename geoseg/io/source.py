@@ -39,6 +39,7 @@ from geoseg.io.described import (
     special_nodata,
     units_of,
     untold_band,
+    where_is,
 )
 from geoseg.io.fingerprint import server_complaint
 from geoseg.io.grid import Grid, pieces
@@ -373,7 +374,7 @@ class RasterSource:
             valid &= ~self._holds_nodata(data, fetch)
         for value in self.fill:
             # One value of a band is a dark or a saturated pixel; one no sensor measures is a hole.
-            hits = data == value
+            hits = where_is(data, value)
             valid &= ~(hits.any(axis=0) if is_sentinel(value) else hits.all(axis=0))
         return valid
 
@@ -419,7 +420,7 @@ class RasterSource:
         if all(value is None for value in values):
             return np.zeros(data.shape[1:], np.bool_)
         hits = [
-            band == value if value is not None else np.zeros(band.shape, np.bool_)
+            where_is(band, value) if value is not None else np.zeros(band.shape, np.bool_)
             for band, value in zip(data, values, strict=True)
         ]
         sentinels = [
@@ -432,7 +433,7 @@ class RasterSource:
             if not nodata.any():
                 break
             value = self.nodata[band - 1]
-            nodata &= fetch([band])[0] == value if value is not None else False
+            nodata &= where_is(fetch([band])[0], value) if value is not None else False
         return nodata
 
     def _render(self, index: Pixels, valid: BoolArray) -> tuple[Pixels, BoolArray]:
