@@ -257,7 +257,7 @@ class _Known:
         truth, logits, seen = [], [], []
         for (index, pixel, _), look in zip(placed, looks, strict=True):
             asked = _logits_at(segmenter, pixels, pixel)
-            if asked is None or look is None:
+            if asked is None or look is None or not np.isfinite(look).all():
                 continue
             best = [
                 asked[query_classes == k].max() + c.offset for k, c in enumerate(classes.classes)

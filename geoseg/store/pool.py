@@ -177,12 +177,17 @@ def survey_of_field(file: StoreFile) -> Survey:
     if not len(known):
         raise SceneError("the scene holds no data, so that nothing is like anything in it")
     some = known[np.linspace(0, len(known) - 1, min(len(known), _BLOCKS)).astype(int)]
-    size = file.layout.directions
-    mean, square = np.zeros(size), np.zeros((size, size))
-    for block in some.tolist():
-        cells = _cells(file, block, np.s_[1:-1], np.s_[1:-1])
-        mean += cells.mean(0) / len(some)
-        square += cells.T @ cells / (len(cells) * len(some))
+    size, side, cell = file.layout.directions, file.layout.block, file.layout.cell
+    mean, square, count = np.zeros(size), np.zeros((size, size)), 0
+    for row, col in some.tolist():
+        here = Window(row * side, col * side, side, side).slices()
+        valid = file.read("fast/valid", *here)[::cell, ::cell] > 0
+        inner = (slice(1, 1 + length) for length in valid.shape)
+        cells = _cells(file, (row, col), *inner)[valid.ravel()]
+        mean += cells.sum(0)
+        square += cells.T @ cells
+        count += len(cells)
+    mean, square = mean / max(count, 1), square / max(count, 1)
     basis = file.read("fast/basis").astype(np.float64)
     cls = file.cls_tokens[np.isfinite(file.cls_tokens).all(-1)]
     return Survey.of(basis @ mean, basis @ square @ basis.T, _units(torch.from_numpy(cls)).numpy())
