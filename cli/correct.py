@@ -83,6 +83,8 @@ def correct(
     elif not quiet:
         words = f"right: {100 * done.before:.0f} % before, {100 * done.after:.0f} % left out"
         typer.echo(words, err=True)
+        if not done.spread:
+            typer.echo("the places say nothing that mends the map; it stays as it is", err=True)
         for one in moved:
             line = f"{one['from']} -> {one['to']}: {one['pixels']:,} pixels"
             typer.echo(_run.printable(line), err=True)

@@ -314,6 +314,28 @@ def test_corrections_of_other_maps_are_refused(
     assert told["right_left_out"] >= told["right_before"]
 
 
+def test_places_that_the_map_has_right_change_nothing(
+    both: Store, tmp_path: Path, runner: CliRunner
+) -> None:
+    bare = geoseg.Products(polygons="none", preview=False)
+    made = both.to_files("brick; lake", tmp_path / "map", options=QUICK, products=bare)
+    with rasterio.open(made.out / "labels.tif") as raster:
+        labels = raster.read(1)
+    points = known_points(9)
+    at = ((int(5000000 - p.y), int(p.x - 500000)) for p in points.geometry)
+    points["class"] = [("brick", "lake")[labels[place]] for place in at]
+    points.to_file(tmp_path / "points.gpkg")
+    done = runner.invoke(app, [
+        "correct", str(both.path), "--map", str(made.out), "--out", str(tmp_path / "new"),
+        "--points", str(tmp_path / "points.gpkg"), "--polygons", "none", "--no-preview",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "right: 100 % before, 100 % left out" in done.stderr
+    assert "the places say nothing that mends the map; it stays as it is" in done.stderr
+    with rasterio.open(tmp_path / "new" / "labels.tif") as raster:
+        assert (raster.read(1) == labels).all()
+
+
 @pytest.mark.parametrize(
     ("reading", "flag"),
     [({"bands": (3, 2, 1)}, "bands"), ({"stretch": "2,98"}, "stretch"), ({"nodata": 7}, "nodata")],
