@@ -3,7 +3,8 @@
 While windows run, the same megabytes come and go with every one of them, and glibc would hand them
 to the system and back page by page; in a Dask worker, which is started with
 ``MALLOC_TRIM_THRESHOLD_=65536``, nearly all of them. Measured on a small model: 59 ms a window
-instead of 67, in a worker instead of 100. The stages after that each need other memory, and their
+instead of 67, in a worker instead of 100. The logits of windows with many words are larger than what
+glibc keeps by its own rule, and come as new pages each time. The stages after that each need other memory, and their
 peaks would add up: 180 MB after the polygons of a scene of 85 million pixels.
 
 glibc tells nobody what its settings are, so they cannot be put back; they are only made where the
@@ -20,7 +21,7 @@ from contextlib import contextmanager, suppress
 # As in <malloc.h>. The two thresholds are in bytes; 0 arenas are as many as glibc likes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KIB, _MIB = 2**10, 2**20
-_KEEPING = {_M_TRIM_THRESHOLD: 256 * _MIB, _M_MMAP_THRESHOLD: 32 * _MIB, _M_ARENA_MAX: 1}
+_KEEPING = {_M_TRIM_THRESHOLD: 2**30, _M_MMAP_THRESHOLD: 2**30, _M_ARENA_MAX: 1}
 _GIVING = {_M_TRIM_THRESHOLD: 128 * _KIB, _M_MMAP_THRESHOLD: 128 * _KIB, _M_ARENA_MAX: 0}
 _AS_IF_LEFT_ALONE = {_M_TRIM_THRESHOLD: 64 * _MIB, _M_MMAP_THRESHOLD: 32 * _MIB, _M_ARENA_MAX: 0}
 
@@ -62,7 +63,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let a process that only runs windows keep up to 256 MiB of what it frees.
+    """Let a process that only runs windows keep what it frees, up to 1 GiB.
 
     Threads that start from now on get no store of their own: each would keep the most that its
     thread ever held. Nothing happens in a process that is neither geoseg's own nor a child, as
