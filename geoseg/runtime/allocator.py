@@ -3,9 +3,10 @@
 While windows run, the same megabytes come and go with every one of them, and glibc would hand them
 to the system and back page by page; in a Dask worker, which is started with
 ``MALLOC_TRIM_THRESHOLD_=65536``, nearly all of them. Measured on a small model: 59 ms a window
-instead of 67, in a worker instead of 100. The logits of windows with many words are larger than what
-glibc keeps by its own rule, and come as new pages each time. The stages after that each need other memory, and their
-peaks would add up: 180 MB after the polygons of a scene of 85 million pixels.
+instead of 67, in a worker instead of 100. The logits of windows with many words are larger than
+what glibc keeps by its own rule, and would come as new pages each time. The stages after that each
+need other memory, and their peaks would add up: 180 MB after the polygons of a scene of 85 million
+pixels.
 
 glibc tells nobody what its settings are, so they cannot be put back; they are only made where the
 process is geoseg's own. Nothing happens with another C library.
