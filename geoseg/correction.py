@@ -88,8 +88,8 @@ def correct(
     """Make a map anew from a few places whose class a person knows.
 
     Offsets of the classes, and directions from the places beside the words, are fitted with a
-    strong belief that the map is right as it is. How strong is what left-out places speak for; if
-    by any belief the places of some class are told worse, the words stay as they are.
+    strong belief that the map is right as it is. How strong is what left-out places speak for, none
+    of whose classes may be told worse; where nothing is better, the words stay as they are.
 
     Parameters
     ----------

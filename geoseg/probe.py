@@ -82,17 +82,17 @@ class Lean:
         for entry, offset, direction in zip(some, self.offsets, self.directions, strict=True):
             own = words[first : first + len(entry.prompts)].astype(np.float64)
             first += len(entry.prompts)
+            if not (offset or direction.any()):
+                made.append(entry)
+                continue
             kept, share = 1 - entry.share, entry.share
             if not entry.prompts:
                 own, kept, share = np.zeros((1, len(direction))), 0.0, 1.0
             elif not entry.example:
                 kept, share = 1.0, 0.0
-            before = kept * own + share * np.array(entry.example or 0.0)
-            vector = share * np.array(entry.example or 0.0)
-            vector = vector + np.linalg.norm(before, axis=1).mean() * direction
-            if not (offset or direction.any()):
-                made.append(entry)
-                continue
+            pull = share * np.array(entry.example or 0.0)
+            before = kept * own + pull
+            vector = pull + np.linalg.norm(before, axis=1).mean() * direction
             after = kept * own + vector
             old, new = (v @ scene / np.linalg.norm(v, axis=1) for v in (before, after))
             gained = float(offset + direction @ scene + np.mean(old - new))
